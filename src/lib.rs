@@ -1,0 +1,3 @@
+//! Floodmark: Kafka to exact, always-current counts in Parquet.
+
+pub mod model;

@@ -1,0 +1,196 @@
+//! Cells as sorted bytes: what is counted, and where it lives.
+//!
+//! A cell of `counts` is `(customer, dimension, window_start, dimension_value)` within a segment. [`Cell::encode`] writes the
+//! four so that comparing bytes compares the tuple in the order of the files: `customer` and `dimension` escaped and
+//! terminated (0x00 → 00 FF, end 00 01), `window_start` as 8 big-endian bytes with the sign flipped, the value as the rest.
+
+use md5::{Digest, Md5};
+use serde::{Deserialize, Serialize};
+
+use super::time::{Granularity, Lane, TimeUs};
+
+/// Longest dimension value, in bytes, that is kept as it is; see [`shorten`].
+pub const CELL_VALUE_BYTES_MAX: usize = 512;
+
+/// The unit of merging: the cells of one granularity, one period and one bucket of customers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Segment {
+    /// Granularity of its cells.
+    pub granularity: Granularity,
+    /// Bucket of its customers.
+    pub bucket: u16,
+    /// Start of its period ([`Granularity::period`]).
+    pub period_start: TimeUs,
+}
+
+/// A cell within its segment.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cell {
+    /// The customer.
+    pub customer: String,
+    /// Name of the dimension.
+    pub dimension: String,
+    /// Start of the window.
+    pub window_start: TimeUs,
+    /// Value of the dimension; '' where absent, and for `total`.
+    pub value: String,
+}
+
+/// Length in bytes of the key's head: lane, granularity, bucket, period start.
+const HEAD: usize = 1 + 1 + 2 + 8;
+
+impl Cell {
+    /// Appends the cell's sorted bytes to `out`.
+    pub fn encode(customer: &[u8], dimension: &[u8], window_start: TimeUs, value: &[u8], out: &mut Vec<u8>) {
+        push_escaped(customer, out);
+        push_escaped(dimension, out);
+        out.extend_from_slice(&sortable(window_start));
+        out.extend_from_slice(value);
+    }
+
+    /// Reads a cell from its sorted bytes; `None` when they are not a cell's.
+    pub fn decode(bytes: &[u8]) -> Option<Cell> {
+        let (customer, rest) = take_escaped(bytes)?;
+        let (dimension, rest) = take_escaped(rest)?;
+        let (start, value) = rest.split_first_chunk::<8>()?;
+        Some(Cell {
+            customer: String::from_utf8(customer).ok()?,
+            dimension: String::from_utf8(dimension).ok()?,
+            window_start: unsortable(*start),
+            value: std::str::from_utf8(value).ok()?.to_owned(),
+        })
+    }
+
+    /// Appends the head of an update's key, that sorts updates by lane and segment before the cell's own bytes.
+    pub fn encode_head(lane: Lane, segment: Segment, out: &mut Vec<u8>) {
+        out.push(lane as u8);
+        out.push(segment.granularity as u8);
+        out.extend_from_slice(&segment.bucket.to_be_bytes());
+        out.extend_from_slice(&sortable(segment.period_start));
+    }
+
+    /// Splits an update's key into lane, segment and the cell's own bytes; `None` when it is not one.
+    pub fn decode_head(key: &[u8]) -> Option<(Lane, Segment, &[u8])> {
+        let (head, cell) = key.split_first_chunk::<HEAD>()?;
+        let lane = *Lane::ALL.get(head[0] as usize)?;
+        let granularity = *Granularity::ALL.get(head[1] as usize)?;
+        let bucket = u16::from_be_bytes([head[2], head[3]]);
+        let period_start = unsortable(head[4..].try_into().ok()?);
+        Some((lane, Segment { granularity, bucket, period_start }, cell))
+    }
+}
+
+/// The bucket of a customer: the first 32 bits of md5(customer) >> (32 − log2 `buckets`). `buckets` is a power of two ≤ 65536.
+pub fn bucket_of(customer: &[u8], buckets: u32) -> u16 {
+    debug_assert!(buckets.is_power_of_two() && buckets <= 1 << 16);
+    let digest = Md5::digest(customer);
+    let first = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
+    (u64::from(first) >> (32 - buckets.trailing_zeros())) as u16
+}
+
+/// A value of more than [`CELL_VALUE_BYTES_MAX`] bytes becomes its longest UTF-8 prefix of at most 495 bytes, `~`, and 16 hex
+/// digits of its md5: at most 512 bytes, and still apart from its neighbours.
+pub fn shorten(value: &mut String) {
+    if value.len() <= CELL_VALUE_BYTES_MAX {
+        return;
+    }
+    let digest = Md5::digest(value.as_bytes());
+    let mut end = CELL_VALUE_BYTES_MAX - 17;
+    while !value.is_char_boundary(end) {
+        end -= 1;
+    }
+    value.truncate(end);
+    value.push('~');
+    for byte in &digest[..8] {
+        value.push_str(&format!("{byte:02x}"));
+    }
+}
+
+fn sortable(time: TimeUs) -> [u8; 8] {
+    ((time as u64) ^ (1 << 63)).to_be_bytes()
+}
+
+fn unsortable(bytes: [u8; 8]) -> TimeUs {
+    (u64::from_be_bytes(bytes) ^ (1 << 63)) as i64
+}
+
+fn push_escaped(text: &[u8], out: &mut Vec<u8>) {
+    if text.contains(&0) {
+        for &byte in text {
+            out.push(byte);
+            if byte == 0 {
+                out.push(0xff);
+            }
+        }
+    } else {
+        out.extend_from_slice(text);
+    }
+    out.extend_from_slice(&[0, 1]);
+}
+
+fn take_escaped(bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let mut text = Vec::new();
+    let mut rest = bytes;
+    loop {
+        let zero = rest.iter().position(|&byte| byte == 0)?;
+        text.extend_from_slice(&rest[..zero]);
+        let next = *rest.get(zero + 1)?;
+        rest = &rest[zero + 2..];
+        match next {
+            0xff => text.push(0),
+            1 => return Some((text, rest)),
+            _ => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn encoded(cell: &Cell) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        Cell::encode(
+            cell.customer.as_bytes(),
+            cell.dimension.as_bytes(),
+            cell.window_start,
+            cell.value.as_bytes(),
+            &mut bytes,
+        );
+        bytes
+    }
+
+    prop_compose! {
+        fn any_cell()(customer in "[\u{0}\u{1}ab\u{ff}]{0,4}", dimension in "[\u{0}ab]{0,3}", start: i64, value in "[\u{0}ab]{0,3}") -> Cell {
+            Cell { customer, dimension, window_start: start, value }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_sort_as_the_tuple_does(a in any_cell(), b in any_cell()) {
+            prop_assert_eq!(encoded(&a).cmp(&encoded(&b)), a.cmp(&b));
+            prop_assert_eq!(Cell::decode(&encoded(&a)), Some(a));
+        }
+    }
+
+    #[test]
+    fn bucket_is_the_top_bits_of_md5() {
+        // md5('') = d41d8cd9…, so 1101 0100 …: 6 of 8, 13 of 16.
+        assert_eq!(bucket_of(b"", 8), 6);
+        assert_eq!(bucket_of(b"", 16), 13);
+        assert_eq!(bucket_of(b"", 1), 0);
+    }
+
+    #[test]
+    fn long_values_keep_a_prefix_and_a_digest() {
+        let mut same = "é".repeat(256);
+        shorten(&mut same);
+        assert_eq!(same.len(), 512);
+        let mut long = "é".repeat(257);
+        shorten(&mut long);
+        assert_eq!(long.len(), 494 + 17);
+        assert_eq!(long.chars().nth(247), Some('~'));
+    }
+}

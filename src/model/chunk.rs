@@ -1,0 +1,40 @@
+//! Bytes of many small things in one allocation: what flows between local stages is a chunk, never a boxed string.
+
+use serde::{Deserialize, Serialize};
+
+/// A place in an [`Arena`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    start: u32,
+    len: u32,
+}
+
+/// An append-only buffer of bytes, at most 4 GiB; its user cuts chunks long before.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Arena {
+    bytes: Vec<u8>,
+}
+
+impl Arena {
+    /// Appends `bytes` and says where they are.
+    pub fn push(&mut self, bytes: &[u8]) -> Span {
+        let start = u32::try_from(self.bytes.len()).expect("a chunk is cut long before 4 GiB");
+        self.bytes.extend_from_slice(bytes);
+        Span { start, len: u32::try_from(bytes.len()).expect("a record is far below 4 GiB") }
+    }
+
+    /// The bytes at `span`.
+    pub fn get(&self, span: Span) -> &[u8] {
+        &self.bytes[span.start as usize..span.start as usize + span.len as usize]
+    }
+
+    /// Bytes held.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether nothing was pushed.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}

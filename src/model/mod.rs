@@ -1,0 +1,15 @@
+//! The words of the product as plain types: time, cells, records, outcomes. No I/O; everything else stands on these.
+
+mod cell;
+mod chunk;
+mod outcome;
+mod record;
+mod tally;
+mod time;
+
+pub use cell::{CELL_VALUE_BYTES_MAX, Cell, Segment, bucket_of, shorten};
+pub use chunk::{Arena, Span};
+pub use outcome::{Outcome, Reason, Rejection};
+pub use record::{RecordRef, Records, TimestampType};
+pub use tally::Tally;
+pub use time::{Epoch, Granularity, Lane, Period, TimeUs, Zone};

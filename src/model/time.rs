@@ -1,0 +1,292 @@
+//! Epochs, windows, periods and lanes: all arithmetic on time, in microseconds since 1970 UTC.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, Datelike, NaiveDate, Utc};
+use serde::{Deserialize, Serialize};
+
+/// Number of an epoch: one commit of records to `raw`; 1, 2, 3 …; 0 is "nothing yet". It is the timestamp of the dataflow.
+pub type Epoch = u64;
+
+/// Microseconds since 1970-01-01T00:00:00Z.
+pub type TimeUs = i64;
+
+const SECOND: i64 = 1_000_000;
+const MINUTE: i64 = 60 * SECOND;
+const HOUR: i64 = 60 * MINUTE;
+const DAY: i64 = 24 * HOUR;
+
+/// The time zone in which windows are cut. UTC first; a value, so that others can follow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Zone {
+    /// Coordinated Universal Time.
+    #[default]
+    Utc,
+}
+
+/// The length of a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Granularity {
+    /// 60 s.
+    Minute,
+    /// 60 minutes.
+    Hour,
+    /// A calendar day.
+    Day,
+    /// An ISO week, from Monday.
+    Week,
+    /// A calendar month.
+    Month,
+    /// A calendar year.
+    Year,
+}
+
+impl Granularity {
+    /// All, finest first.
+    pub const ALL: [Granularity; 6] = [
+        Granularity::Minute,
+        Granularity::Hour,
+        Granularity::Day,
+        Granularity::Week,
+        Granularity::Month,
+        Granularity::Year,
+    ];
+
+    /// The name in job files and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Granularity::Minute => "minute",
+            Granularity::Hour => "hour",
+            Granularity::Day => "day",
+            Granularity::Week => "week",
+            Granularity::Month => "month",
+            Granularity::Year => "year",
+        }
+    }
+
+    /// The start of the window that holds `time`.
+    pub fn window_start(self, time: TimeUs, zone: Zone) -> TimeUs {
+        let Zone::Utc = zone;
+        match self {
+            Granularity::Minute => time - time.rem_euclid(MINUTE),
+            Granularity::Hour => time - time.rem_euclid(HOUR),
+            Granularity::Day => time - time.rem_euclid(DAY),
+            // 1970-01-01 was a Thursday: Monday lies three days before it.
+            Granularity::Week => time - (time + 3 * DAY).rem_euclid(7 * DAY),
+            Granularity::Month => {
+                let date = date_of(time);
+                start_of(date.year(), date.month())
+            }
+            Granularity::Year => start_of(date_of(time).year(), 1),
+        }
+    }
+
+    /// The end (exclusive) of the window that starts at `start`.
+    pub fn window_end(self, start: TimeUs, zone: Zone) -> TimeUs {
+        let Zone::Utc = zone;
+        match self {
+            Granularity::Minute => start + MINUTE,
+            Granularity::Hour => start + HOUR,
+            Granularity::Day => start + DAY,
+            Granularity::Week => start + 7 * DAY,
+            Granularity::Month => {
+                let date = date_of(start);
+                match date.month() {
+                    12 => start_of(date.year() + 1, 1),
+                    month => start_of(date.year(), month + 1),
+                }
+            }
+            Granularity::Year => start_of(date_of(start).year() + 1, 1),
+        }
+    }
+
+    /// The lane of a window's on-time records; `None` where on time and late are published together (`coarse`).
+    pub fn lane(self) -> Option<Lane> {
+        match self {
+            Granularity::Minute => Some(Lane::Minute),
+            Granularity::Hour => Some(Lane::Hour),
+            Granularity::Day => Some(Lane::Day),
+            _ => None,
+        }
+    }
+
+    /// The period in whose file a window lives: minutes in files of an hour, hours of a day, days of a month, all else of a year.
+    pub fn period(self) -> Period {
+        match self {
+            Granularity::Minute => Period::Hour,
+            Granularity::Hour => Period::Day,
+            Granularity::Day => Period::Month,
+            _ => Period::Year,
+        }
+    }
+}
+
+impl fmt::Display for Granularity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Granularity {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Granularity::ALL
+            .into_iter()
+            .find(|granularity| granularity.name() == name)
+            .ok_or_else(|| format!("no granularity is called {name:?}; there are minute, hour, day, week, month, year"))
+    }
+}
+
+/// The span of time that one file of `counts` holds, written as a UTC prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Period {
+    /// `2026-01-13T0405`
+    Minute,
+    /// `2026-01-13T04`
+    Hour,
+    /// `2026-01-13`
+    Day,
+    /// `2026-01`
+    Month,
+    /// `2026`
+    Year,
+}
+
+impl Period {
+    /// The start of the period that holds `window_start`.
+    pub fn start(self, window_start: TimeUs) -> TimeUs {
+        match self {
+            Period::Minute => Granularity::Minute,
+            Period::Hour => Granularity::Hour,
+            Period::Day => Granularity::Day,
+            Period::Month => Granularity::Month,
+            Period::Year => Granularity::Year,
+        }
+        .window_start(window_start, Zone::Utc)
+    }
+
+    /// The partition value of the period that starts at `start`.
+    pub fn label(self, start: TimeUs) -> String {
+        let pattern = match self {
+            Period::Minute => "%Y-%m-%dT%H%M",
+            Period::Hour => "%Y-%m-%dT%H",
+            Period::Day => "%Y-%m-%d",
+            Period::Month => "%Y-%m",
+            Period::Year => "%Y",
+        };
+        utc(start).format(pattern).to_string()
+    }
+
+    /// The period and its start, from a partition value; `None` when it is not one.
+    pub fn parse(label: &str) -> Option<(Period, TimeUs)> {
+        let (period, padding) = match label.len() {
+            4 => (Period::Year, "-01-01T0000"),
+            7 => (Period::Month, "-01T0000"),
+            10 => (Period::Day, "T0000"),
+            13 => (Period::Hour, "00"),
+            15 => (Period::Minute, ""),
+            _ => return None,
+        };
+        let full = format!("{label}{padding}");
+        let time = chrono::NaiveDateTime::parse_from_str(&full, "%Y-%m-%dT%H%M").ok()?;
+        Some((period, time.and_utc().timestamp_micros()))
+    }
+}
+
+/// What is published together, with an epoch of its own in each version of `counts`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lane {
+    /// On-time records of minute windows.
+    Minute,
+    /// On-time records of hour windows.
+    Hour,
+    /// On-time records of day windows.
+    Day,
+    /// Late records of minute, hour and day windows.
+    Late,
+}
+
+impl Lane {
+    /// All lanes; a lane's index here is its number in keys.
+    pub const ALL: [Lane; 4] = [Lane::Minute, Lane::Hour, Lane::Day, Lane::Late];
+
+    /// The name in tables and settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Lane::Minute => "minute",
+            Lane::Hour => "hour",
+            Lane::Day => "day",
+            Lane::Late => "late",
+        }
+    }
+
+    /// The lane with this name.
+    pub fn from_name(name: &str) -> Option<Lane> {
+        Lane::ALL.into_iter().find(|lane| lane.name() == name)
+    }
+}
+
+fn utc(time: TimeUs) -> DateTime<Utc> {
+    DateTime::from_timestamp_micros(time).expect("times are between the years 2000 and 2100, or a window around them")
+}
+
+fn date_of(time: TimeUs) -> NaiveDate {
+    utc(time).date_naive()
+}
+
+fn start_of(year: i32, month: u32) -> TimeUs {
+    NaiveDate::from_ymd_opt(year, month, 1)
+        .and_then(|date| date.and_hms_opt(0, 0, 0))
+        .expect("the first of a month exists")
+        .and_utc()
+        .timestamp_micros()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> TimeUs {
+        text.parse::<DateTime<Utc>>().expect("a time").timestamp_micros()
+    }
+
+    #[test]
+    fn windows_start_and_end_at_calendar_borders() {
+        let time = at("2024-12-31T23:59:59.999999Z");
+        let cases = [
+            (Granularity::Minute, "2024-12-31T23:59:00Z", "2025-01-01T00:00:00Z"),
+            (Granularity::Hour, "2024-12-31T23:00:00Z", "2025-01-01T00:00:00Z"),
+            (Granularity::Day, "2024-12-31T00:00:00Z", "2025-01-01T00:00:00Z"),
+            (Granularity::Week, "2024-12-30T00:00:00Z", "2025-01-06T00:00:00Z"),
+            (Granularity::Month, "2024-12-01T00:00:00Z", "2025-01-01T00:00:00Z"),
+            (Granularity::Year, "2024-01-01T00:00:00Z", "2025-01-01T00:00:00Z"),
+        ];
+        for (granularity, start, end) in cases {
+            let window_start = granularity.window_start(time, Zone::Utc);
+            assert_eq!(window_start, at(start), "{granularity}");
+            assert_eq!(granularity.window_end(window_start, Zone::Utc), at(end), "{granularity}");
+        }
+    }
+
+    #[test]
+    fn periods_are_utc_prefixes_and_read_back() {
+        let time = at("2026-01-13T04:05:06Z");
+        for (period, label) in [
+            (Period::Year, "2026"),
+            (Period::Month, "2026-01"),
+            (Period::Day, "2026-01-13"),
+            (Period::Hour, "2026-01-13T04"),
+            (Period::Minute, "2026-01-13T0405"),
+        ] {
+            let start = period.start(time);
+            assert_eq!(period.label(start), label);
+            assert_eq!(Period::parse(label), Some((period, start)));
+        }
+        assert_eq!(Period::parse("2026-13"), None);
+        assert_eq!(Period::parse("x"), None);
+    }
+}
