@@ -25,6 +25,15 @@ impl TimestampType {
             TimestampType::LogAppendTime => "LogAppendTime",
         }
     }
+
+    /// The type of this name; what is unknown is not available.
+    pub fn from_name(name: &str) -> Self {
+        match name {
+            "CreateTime" => TimestampType::CreateTime,
+            "LogAppendTime" => TimestampType::LogAppendTime,
+            _ => TimestampType::NotAvailable,
+        }
+    }
 }
 
 /// One Kafka message as it came, and when it was ingested. Borrowed from a [`Records`] chunk, a Kafka buffer or an archive row.

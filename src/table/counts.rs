@@ -1,0 +1,272 @@
+//! The table `counts`: one row per cell, in segments. `schemas/counts.json` describes its columns.
+//!
+//! A segment is one Parquet file per version, sorted by (customer_id, dimension, window_start, dimension_value). Here are its
+//! name and place, its encoder and its reader; merging updates into it is [`crate::dataflow`]'s `merge`.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use bytes::Bytes;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_writer::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+
+use super::TableError;
+use super::log::{Definition, File, State};
+use super::stats::{Stats, widen};
+use crate::model::{Granularity, Lane, Period, Segment, TimeUs, Zone};
+
+/// The table property that pins the number of buckets.
+pub const BUCKETS: &str = "floodmark.buckets";
+
+/// Rows of a batch, both ways.
+pub const BATCH_ROWS: usize = 8192;
+
+/// Rows in a row group, and in a page: one customer's series should cost a few pages.
+const ROW_GROUP_ROWS: usize = 262_144;
+const PAGE_ROWS: usize = 8192;
+
+/// The application transaction that holds a lane's epoch.
+pub fn lane_txn(lane: Lane) -> String {
+    format!("lane/{}", lane.name())
+}
+
+/// The application transaction that says up to which time (ms) a lane is complete.
+pub fn complete_until_txn(lane: Lane) -> String {
+    format!("complete_until/{}", lane.name())
+}
+
+fn time_type() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
+
+static FILE_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    Arc::new(Schema::new(vec![
+        Field::new("customer_id", DataType::Utf8, false),
+        Field::new("window_start", time_type(), false),
+        Field::new("window_end", time_type(), false),
+        Field::new("dimension", DataType::Utf8, false),
+        Field::new("dimension_value", DataType::Utf8, false),
+        Field::new("event_count", DataType::Int64, false),
+    ]))
+});
+
+/// The columns of a file: all but the partition columns.
+pub fn file_schema() -> SchemaRef {
+    Arc::clone(&FILE_SCHEMA)
+}
+
+/// The table as it is made, with this many buckets.
+pub fn definition(buckets: u32) -> Definition {
+    let mut fields: Vec<_> = FILE_SCHEMA.fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new("granularity", DataType::Utf8, false)));
+    fields.push(Arc::new(Field::new("period", DataType::Utf8, false)));
+    fields.push(Arc::new(Field::new("bucket", DataType::Int32, false)));
+    Definition {
+        schema: Arc::new(Schema::new(fields)),
+        partitioned_by: &["granularity", "period", "bucket"],
+        properties: BTreeMap::from([
+            (BUCKETS.to_owned(), buckets.to_string()),
+            ("delta.checkpointInterval".to_owned(), "100".to_owned()),
+        ]),
+    }
+}
+
+/// The number of buckets that the table was made with.
+///
+/// # Errors
+/// [`TableError::Corrupt`] when its property is not a power of two.
+pub fn buckets(state: &State) -> Result<u32, TableError> {
+    let found = state.properties.get(BUCKETS).map(String::as_str).unwrap_or_default();
+    match found.parse::<u32>() {
+        Ok(buckets) if buckets.is_power_of_two() && buckets <= 1 << 16 => Ok(buckets),
+        _ => Err(TableError::Corrupt {
+            table: "counts".to_owned(),
+            what: format!("property {BUCKETS} = {found:?}, expected a power of two"),
+        }),
+    }
+}
+
+/// The segment that a live file holds.
+///
+/// # Errors
+/// [`TableError::Corrupt`] when its partition values are not a segment's.
+pub fn segment_of(file: &File) -> Result<Segment, TableError> {
+    let value = |name: &str| file.partition.get(name).map(String::as_str).unwrap_or_default();
+    let segment = || {
+        let granularity: Granularity = value("granularity").parse().ok()?;
+        let bucket = value("bucket").parse().ok()?;
+        let (_, period_start) = Period::parse(value("period"))?;
+        Some(Segment { granularity, bucket, period_start })
+    };
+    segment().ok_or_else(|| TableError::Corrupt {
+        table: "counts".to_owned(),
+        what: format!("{}: its partition values {:?} are not a segment's", file.path, file.partition),
+    })
+}
+
+/// Encodes one segment from columns that arrive in order.
+pub struct SegmentWriter {
+    segment: Segment,
+    writer: ArrowWriter<Vec<u8>>,
+    rows: u64,
+    windows: Option<(TimeUs, TimeUs)>,
+    counts: Option<(i64, i64)>,
+    first_customer: Option<String>,
+    last_customer: String,
+}
+
+/// Rows of a segment in columns, in file order.
+pub struct Columns {
+    /// customer_id
+    pub customer: StringArray,
+    /// dimension
+    pub dimension: StringArray,
+    /// window_start
+    pub window_start: TimestampMicrosecondArray,
+    /// dimension_value
+    pub value: StringArray,
+    /// event_count
+    pub event_count: Int64Array,
+}
+
+impl Columns {
+    /// The columns of a batch as a [`SegmentWriter`] wrote it.
+    ///
+    /// # Errors
+    /// A text that says which column is not as expected.
+    pub fn of(batch: &RecordBatch) -> Result<Columns, String> {
+        let column = |name: &str, wanted: &DataType| match batch.column_by_name(name) {
+            Some(column) if column.data_type() == wanted => Ok(column),
+            Some(column) => Err(format!("column {name} is {}, expected {wanted}", column.data_type())),
+            None => Err(format!("expected a column {name}, found none")),
+        };
+        Ok(Columns {
+            customer: column("customer_id", &DataType::Utf8)?.as_string::<i32>().clone(),
+            dimension: column("dimension", &DataType::Utf8)?.as_string::<i32>().clone(),
+            window_start: column("window_start", &time_type())?.as_primitive::<TimestampMicrosecondType>().clone(),
+            value: column("dimension_value", &DataType::Utf8)?.as_string::<i32>().clone(),
+            event_count: column("event_count", &DataType::Int64)?.as_primitive::<Int64Type>().clone(),
+        })
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.customer.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl SegmentWriter {
+    /// An empty segment.
+    ///
+    /// # Errors
+    /// [`TableError::Corrupt`] when the encoder refuses the schema.
+    pub fn new(segment: Segment) -> Result<Self, TableError> {
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+            .set_data_page_row_count_limit(PAGE_ROWS)
+            .build();
+        let writer = ArrowWriter::try_new(Vec::new(), file_schema(), Some(properties)).map_err(encoding)?;
+        Ok(SegmentWriter {
+            segment,
+            writer,
+            rows: 0,
+            windows: None,
+            counts: None,
+            first_customer: None,
+            last_customer: String::new(),
+        })
+    }
+
+    /// Appends rows.
+    ///
+    /// # Errors
+    /// [`TableError::Corrupt`] when the encoder fails.
+    pub fn write(&mut self, columns: Columns) -> Result<(), TableError> {
+        if columns.is_empty() {
+            return Ok(());
+        }
+        self.rows += columns.len() as u64;
+        columns.window_start.values().iter().for_each(|&start| widen(&mut self.windows, start));
+        columns.event_count.values().iter().for_each(|&count| widen(&mut self.counts, count));
+        self.first_customer.get_or_insert_with(|| columns.customer.value(0).to_owned());
+        columns.customer.value(columns.len() - 1).clone_into(&mut self.last_customer);
+
+        let granularity = self.segment.granularity;
+        // Neighbours mostly share their window: a month's end is looked up once, not once a row.
+        let mut last = (TimeUs::MIN, TimeUs::MIN);
+        let ends: Vec<TimeUs> = (columns.window_start.values().iter())
+            .map(|&start| {
+                if last.0 != start {
+                    last = (start, granularity.window_end(start, Zone::Utc));
+                }
+                last.1
+            })
+            .collect();
+        let arrays: Vec<ArrayRef> = vec![
+            Arc::new(columns.customer),
+            Arc::new(columns.window_start.with_timezone("UTC")),
+            Arc::new(TimestampMicrosecondArray::from(ends).with_timezone("UTC")),
+            Arc::new(columns.dimension),
+            Arc::new(columns.value),
+            Arc::new(columns.event_count),
+        ];
+        let batch = RecordBatch::try_new(file_schema(), arrays).map_err(|error| encoding(error.into()))?;
+        self.writer.write(&batch).map_err(encoding)
+    }
+
+    /// Ends the segment; `None` where it has no rows. `name` tells the file from all others.
+    ///
+    /// # Errors
+    /// [`TableError::Corrupt`] when the encoder fails.
+    pub fn finish(self, name: &str) -> Result<Option<(File, Bytes)>, TableError> {
+        let Some(first_customer) = self.first_customer else { return Ok(None) };
+        let bytes = self.writer.into_inner().map_err(encoding)?;
+        let granularity = self.segment.granularity;
+        let (first_window, last_window) = self.windows.unwrap_or_default();
+        let ends = (granularity.window_end(first_window, Zone::Utc), granularity.window_end(last_window, Zone::Utc));
+        let stats = Stats::new(self.rows)
+            .text("customer_id", &first_customer, &self.last_customer)
+            .time("window_start", self.windows, 0)
+            .time("window_end", Some(ends), 0)
+            .int("event_count", self.counts, 0)
+            .into_json();
+        let period = granularity.period().label(self.segment.period_start);
+        let bucket = self.segment.bucket;
+        let file = File {
+            path: format!("granularity={granularity}/period={period}/bucket={bucket}/{name}.parquet"),
+            size: bytes.len() as u64,
+            rows: self.rows,
+            partition: BTreeMap::from([
+                ("granularity".to_owned(), granularity.name().to_owned()),
+                ("period".to_owned(), period),
+                ("bucket".to_owned(), bucket.to_string()),
+            ]),
+            stats,
+        };
+        Ok(Some((file, Bytes::from(bytes))))
+    }
+}
+
+/// Reads a segment's file, in batches of [`BATCH_ROWS`].
+///
+/// # Errors
+/// [`TableError::Corrupt`] when it is no Parquet file.
+pub fn read_segment(file: &File, bytes: Bytes) -> Result<ParquetRecordBatchReader, TableError> {
+    ParquetRecordBatchReaderBuilder::try_new(bytes)
+        .and_then(|builder| builder.with_batch_size(BATCH_ROWS).build())
+        .map_err(|error| TableError::Corrupt { table: "counts".to_owned(), what: format!("{}: {error}", file.path) })
+}
+
+fn encoding(error: parquet::errors::ParquetError) -> TableError {
+    TableError::Corrupt { table: "counts".to_owned(), what: format!("a segment can not be encoded: {error}") }
+}

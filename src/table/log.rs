@@ -1,0 +1,553 @@
+//! A table's Delta log as a sequence of compare-and-swaps.
+//!
+//! A commit is one conditional create of `_delta_log/<version>.json`: whoever creates version n + 1 had read version n. That is
+//! the only guard that we rely on, so it is all that is used for writing; the state (live files, application transactions)
+//! is kept up to date from our own commits and read from the log only at a start and after a lost race.
+//!
+//! A lost reply is no problem: the commit's bytes carry a nonce, so the same bytes are sent again until the version exists, and
+//! comparing what stands there with what was sent says who won. Format: the Delta protocol, reader 1, writer 2.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel;
+use deltalake_core::kernel::{Action, Add, Remove, StructType, Transaction};
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use url::Url;
+
+use super::TableError;
+use super::store::{Backoff, may_pass};
+
+/// Commits between two checkpoints.
+const CHECKPOINT_INTERVAL: u64 = 100;
+
+/// The application transaction that names the writer.
+pub const WRITER_GENERATION: &str = "writer/generation";
+
+/// A live file of a table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct File {
+    /// Path below the table.
+    pub path: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Number of rows.
+    pub rows: u64,
+    /// Partition column → value.
+    pub partition: BTreeMap<String, String>,
+    /// Delta's statistics, as JSON text.
+    pub stats: String,
+}
+
+/// What a table holds in one version.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    /// The version; 0 is the empty table.
+    pub version: u64,
+    /// Live files by path.
+    pub files: BTreeMap<String, File>,
+    /// Application transactions.
+    pub txns: BTreeMap<String, i64>,
+    /// Table properties.
+    pub properties: BTreeMap<String, String>,
+    /// Names of the columns, partition columns included.
+    pub columns: Vec<String>,
+}
+
+impl State {
+    /// The value of an application transaction; absent is 0.
+    pub fn txn(&self, id: &str) -> i64 {
+        self.txns.get(id).copied().unwrap_or(0)
+    }
+}
+
+/// What a commit changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Commit {
+    /// Files that become live.
+    pub add: Vec<File>,
+    /// Live files that are superseded.
+    pub remove: Vec<File>,
+    /// Application transactions.
+    pub txns: Vec<(String, i64)>,
+}
+
+/// A table's log.
+#[derive(Clone, Debug)]
+pub struct Log {
+    name: String,
+    url: Url,
+    store: Arc<dyn ObjectStore>,
+}
+
+/// What a table is when it is made.
+pub struct Definition {
+    /// Columns, partition columns included.
+    pub schema: arrow::datatypes::SchemaRef,
+    /// Partition columns.
+    pub partitioned_by: &'static [&'static str],
+    /// Table properties.
+    pub properties: BTreeMap<String, String>,
+}
+
+impl Log {
+    /// The log of table `name` below `root`.
+    pub fn new(root: &super::Root, name: &str) -> Log {
+        let (store, url) = root.table(name);
+        Log { name: name.to_owned(), url, store }
+    }
+
+    /// The table's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The store of the table's files.
+    pub fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
+    }
+
+    /// Reads the newest version; `None` where there is no table.
+    ///
+    /// # Errors
+    /// [`TableError::Storage`], [`TableError::Corrupt`].
+    pub async fn load(&self) -> Result<Option<State>, TableError> {
+        let mut state = match self.last_checkpoint().await? {
+            Some(version) => Some(self.read_checkpoint(version).await?),
+            None => None,
+        };
+        let after = state.as_ref().map(|state| state.version);
+        let offset = match after {
+            Some(version) => commit_path(version),
+            None => Path::from("_delta_log"),
+        };
+        let listed: Vec<_> = self
+            .store
+            .list_with_offset(Some(&Path::from("_delta_log")), &offset)
+            .try_collect()
+            .await
+            .map_err(|error| self.storage("listing the log", error))?;
+        let mut versions: Vec<u64> = listed
+            .iter()
+            .filter_map(|meta| meta.location.filename()?.strip_suffix(".json")?.parse().ok())
+            .filter(|version| after.is_none_or(|after| *version > after))
+            .collect();
+        versions.sort_unstable();
+        for version in versions {
+            let expected = state.as_ref().map_or(0, |state| state.version + 1);
+            if version != expected {
+                return Err(self.corrupt(format!("_delta_log lacks version {expected}, the next one there is {version}")));
+            }
+            let bytes = self.read(&commit_path(version)).await?;
+            let state = state.get_or_insert_default();
+            self.apply(state, version, &bytes)?;
+        }
+        Ok(state)
+    }
+
+    /// Reads the versions after `state`'s into it; whether there were any.
+    ///
+    /// # Errors
+    /// As [`Log::load`].
+    pub async fn refresh(&self, state: &mut State) -> Result<bool, TableError> {
+        let before = state.version;
+        loop {
+            let next = state.version + 1;
+            match self.store.get(&commit_path(next)).await {
+                Ok(found) => {
+                    let bytes = found.bytes().await.map_err(|error| self.storage("reading the log", error))?;
+                    self.apply(state, next, &bytes)?;
+                }
+                Err(StoreError::NotFound { .. }) => return Ok(state.version > before),
+                Err(error) => return Err(self.storage("reading the log", error)),
+            }
+        }
+    }
+
+    /// Reads the table, making it first where there is none.
+    ///
+    /// # Errors
+    /// [`TableError::Invalid`] when a table with other columns or partitions is there, and as [`Log::load`].
+    pub async fn load_or_create(&self, definition: &Definition, now_ms: i64) -> Result<State, TableError> {
+        if let Some(state) = self.load().await? {
+            let wanted: Vec<String> = definition.schema.fields().iter().map(|field| field.name().clone()).collect();
+            if state.columns != wanted {
+                return Err(TableError::Invalid(format!(
+                    "{} holds a table with columns {:?}, expected {:?}: it is not a table of this job; choose another tables.url",
+                    self.url, state.columns, wanted
+                )));
+            }
+            return Ok(state);
+        }
+        let schema: StructType = definition
+            .schema
+            .as_ref()
+            .try_into_kernel()
+            .map_err(|error| self.corrupt(format!("its schema can not be a Delta schema: {error}")))?;
+        let schema = serde_json::to_string(&schema).map_err(|error| self.corrupt(error.to_string()))?;
+        let lines = [
+            json!({"commitInfo": {"timestamp": now_ms, "operation": "CREATE TABLE", "engineInfo": engine(), "nonce": nonce()}}),
+            json!({"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}}),
+            json!({"metaData": {
+                "id": table_id(),
+                "name": self.name,
+                "format": {"provider": "parquet", "options": {}},
+                "schemaString": schema,
+                "partitionColumns": definition.partitioned_by,
+                "configuration": definition.properties,
+                "createdTime": now_ms,
+            }}),
+        ];
+        let bytes = join(lines.iter().map(Value::to_string));
+        match self.create(0, bytes).await {
+            Ok(()) | Err(TableError::Lost { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        self.load().await?.ok_or_else(|| self.corrupt("it is gone right after it was made".to_owned()))
+    }
+
+    /// Commits exactly on top of `state`, and brings `state` up to date. Waits as long as the store is away.
+    ///
+    /// # Errors
+    /// [`TableError::Lost`] when version `state.version + 1` is somebody else's (`state` is unchanged: [`Log::refresh`] it);
+    /// [`TableError::Storage`] when the store says no for good; [`TableError::Corrupt`] when a file to be removed is not
+    /// live: that would be a bug, and nothing is committed.
+    pub async fn commit(&self, state: &mut State, commit: &Commit, operation: &str, now_ms: i64) -> Result<(), TableError> {
+        if let Some(file) = commit.remove.iter().find(|file| !state.files.contains_key(&file.path)) {
+            return Err(self.corrupt(format!("a commit would remove {}, which is not live in version {}", file.path, state.version)));
+        }
+        let version = state.version + 1;
+        let info = json!({"commitInfo": {
+            "timestamp": now_ms,
+            "operation": operation,
+            "operationParameters": {},
+            "readVersion": state.version,
+            "engineInfo": engine(),
+            "nonce": nonce(),
+        }});
+        let actions = (commit.txns.iter())
+            .map(|(id, value)| {
+                Action::Txn(Transaction { app_id: id.clone(), version: *value, last_updated: Some(now_ms) })
+            })
+            .chain(commit.remove.iter().map(|file| Action::Remove(remove_action(file, now_ms))))
+            .chain(commit.add.iter().map(|file| Action::Add(add_action(file, now_ms))))
+            .map(|action| serde_json::to_string(&action))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| self.corrupt(error.to_string()))?;
+        let bytes = join(std::iter::once(info.to_string()).chain(actions));
+        self.create(version, bytes).await?;
+
+        state.version = version;
+        for file in &commit.remove {
+            state.files.remove(&file.path);
+        }
+        for file in &commit.add {
+            state.files.insert(file.path.clone(), file.clone());
+        }
+        state.txns.extend(commit.txns.iter().cloned());
+        if version.is_multiple_of(CHECKPOINT_INTERVAL) {
+            self.checkpoint(version);
+        }
+        Ok(())
+    }
+
+    /// Takes the table for a new writer: commits generation `g + 1` and returns it, with `state` read after it.
+    ///
+    /// # Errors
+    /// As [`Log::commit`], but for a lost race: then the next number is tried.
+    pub async fn fence(&self, state: &mut State, at_least: i64, now_ms: i64) -> Result<i64, TableError> {
+        loop {
+            let generation = (state.txn(WRITER_GENERATION) + 1).max(at_least);
+            let commit = Commit { txns: vec![(WRITER_GENERATION.to_owned(), generation)], ..Commit::default() };
+            match self.commit(state, &commit, "FENCE", now_ms).await {
+                Ok(()) => return Ok(generation),
+                Err(TableError::Lost { .. }) => {
+                    self.refresh(state).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Says that `state` is no longer ours when a newer writer has taken the table.
+    ///
+    /// # Errors
+    /// [`TableError::Fenced`].
+    pub fn check_generation(&self, state: &State, ours: i64) -> Result<(), TableError> {
+        match state.txn(WRITER_GENERATION) {
+            theirs if theirs == ours => Ok(()),
+            theirs => Err(TableError::Fenced { table: self.name.clone(), ours, theirs }),
+        }
+    }
+
+    /// Creates the log entry `version`. Sends the same bytes until the version exists, then looks whose it is.
+    async fn create(&self, version: u64, bytes: Bytes) -> Result<(), TableError> {
+        let path = commit_path(version);
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let mut backoff = Backoff::new();
+        loop {
+            match self.store.put_opts(&path, bytes.clone().into(), options.clone()).await {
+                Ok(_) => return Ok(()),
+                // Also the answer when our own earlier try had landed and its reply was lost.
+                Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => match self.read(&path).await {
+                    Ok(there) if there == bytes => return Ok(()),
+                    Ok(_) => return Err(TableError::Lost { table: self.name.clone(), version }),
+                    Err(error) => {
+                        tracing::warn!(table = self.name, version, %error, "outcome of a commit unknown, asking again; check the store");
+                    }
+                },
+                Err(error) if may_pass(&error) => {
+                    tracing::warn!(table = self.name, version, %error, "outcome of a commit unknown, trying again; check the store");
+                }
+                Err(error) => return Err(self.storage(&format!("committing version {version}"), error)),
+            }
+            backoff.pause().await;
+        }
+    }
+
+    /// Writes a checkpoint in the background: it only makes opening faster, so its failure is no error.
+    fn checkpoint(&self, version: u64) {
+        let log = self.clone();
+        tokio::spawn(async move {
+            let result = async {
+                let store = deltalake_core::logstore::default_logstore(
+                    Arc::clone(&log.store),
+                    Arc::clone(&log.store),
+                    &log.url,
+                    &Default::default(),
+                );
+                let mut table = deltalake_core::DeltaTable::new(store);
+                table.load_version(version).await?;
+                deltalake_core::checkpoints::create_checkpoint(&table, None).await
+            };
+            match result.await {
+                Ok(()) => tracing::debug!(table = log.name, version, "checkpoint written"),
+                Err(error) => tracing::warn!(table = log.name, version, %error, "no checkpoint; opening the table stays slower"),
+            }
+        });
+    }
+
+    async fn last_checkpoint(&self) -> Result<Option<u64>, TableError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct LastCheckpoint {
+            version: u64,
+            parts: Option<u32>,
+        }
+        match self.store.get(&Path::from("_delta_log/_last_checkpoint")).await {
+            Ok(found) => {
+                let bytes = found.bytes().await.map_err(|error| self.storage("reading _last_checkpoint", error))?;
+                let last: LastCheckpoint = serde_json::from_slice(&bytes)
+                    .map_err(|error| self.corrupt(format!("_delta_log/_last_checkpoint: {error}")))?;
+                if last.parts.is_some_and(|parts| parts > 1) {
+                    return Err(TableError::Invalid(format!(
+                        "{}: its checkpoint is in several parts, written by another program; expected a single one",
+                        self.url
+                    )));
+                }
+                Ok(Some(last.version))
+            }
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.storage("reading _last_checkpoint", error)),
+        }
+    }
+
+    async fn read_checkpoint(&self, version: u64) -> Result<State, TableError> {
+        let path = Path::from(format!("_delta_log/{version:020}.checkpoint.parquet"));
+        let bytes = self.read(&path).await?;
+        let corrupt = |error: String| self.corrupt(format!("{path}: {error}"));
+        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(bytes)
+            .and_then(|builder| builder.build())
+            .map_err(|error| corrupt(error.to_string()))?;
+        let mut state = State { version, ..State::default() };
+        for batch in reader {
+            let batch = batch.map_err(|error| corrupt(error.to_string()))?;
+            // Rows of a checkpoint are actions in columns: as JSON they are the lines of a commit.
+            let mut writer = arrow::json::LineDelimitedWriter::new(Vec::new());
+            writer.write(&batch).and_then(|()| writer.finish()).map_err(|error| corrupt(error.to_string()))?;
+            self.apply(&mut state, version, &writer.into_inner())?;
+        }
+        Ok(state)
+    }
+
+    fn apply(&self, state: &mut State, version: u64, bytes: &[u8]) -> Result<(), TableError> {
+        let corrupt = |what: String| self.corrupt(format!("_delta_log, version {version}: {what}"));
+        for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+            let action: Line = serde_json::from_slice(line).map_err(|error| corrupt(error.to_string()))?;
+            if let Some(add) = action.add {
+                let file = add.into_file().map_err(corrupt)?;
+                state.files.insert(file.path.clone(), file);
+            }
+            if let Some(remove) = action.remove {
+                state.files.remove(&decoded(&remove.path));
+            }
+            if let Some(txn) = action.txn {
+                state.txns.insert(txn.app_id, txn.version);
+            }
+            if let Some(metadata) = action.meta_data {
+                let schema: SchemaText =
+                    serde_json::from_str(&metadata.schema_string).map_err(|error| corrupt(error.to_string()))?;
+                state.columns = schema.fields.into_iter().map(|field| field.name).collect();
+                state.properties = metadata.configuration;
+            }
+        }
+        state.version = version;
+        Ok(())
+    }
+
+    async fn read(&self, path: &Path) -> Result<Bytes, TableError> {
+        let reading = |error| self.storage(&format!("reading {path}"), error);
+        self.store.get(path).await.map_err(reading)?.bytes().await.map_err(reading)
+    }
+
+    fn storage(&self, doing: &str, error: StoreError) -> TableError {
+        TableError::storage(format!("table {} at {}: {doing}", self.name, self.url), error)
+    }
+
+    fn corrupt(&self, what: String) -> TableError {
+        TableError::Corrupt { table: self.name.clone(), what }
+    }
+}
+
+/// One line of a commit, the parts that a state is made of. (delta-rs' own type refuses the fields of newer writers.)
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Line {
+    add: Option<AddLine>,
+    remove: Option<RemoveLine>,
+    txn: Option<TxnLine>,
+    meta_data: Option<MetadataLine>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AddLine {
+    path: String,
+    #[serde(default)]
+    partition_values: BTreeMap<String, Option<String>>,
+    size: u64,
+    stats: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RemoveLine {
+    path: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TxnLine {
+    app_id: String,
+    version: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MetadataLine {
+    schema_string: String,
+    #[serde(default)]
+    configuration: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct SchemaText {
+    fields: Vec<FieldText>,
+}
+
+#[derive(Deserialize)]
+struct FieldText {
+    name: String,
+}
+
+impl AddLine {
+    fn into_file(self) -> Result<File, String> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Rows {
+            num_records: u64,
+        }
+        let path = decoded(&self.path);
+        let stats = self.stats.ok_or_else(|| format!("file {path} has no statistics"))?;
+        let rows: Rows = serde_json::from_str(&stats).map_err(|error| format!("statistics of {path}: {error}"))?;
+        let partition = self.partition_values.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect();
+        Ok(File { path, size: self.size, rows: rows.num_records, partition, stats })
+    }
+}
+
+/// Paths stand in the log as URIs. Ours need no escapes; those of other programs may have them.
+fn decoded(path: &str) -> String {
+    if !path.contains('%') {
+        return path.to_owned();
+    }
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let hex = tail.get(..2).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        match (byte, hex) {
+            (b'%', Some(value)) => {
+                bytes.push(value);
+                rest = &tail[2..];
+            }
+            _ => {
+                bytes.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn add_action(file: &File, now_ms: i64) -> Add {
+    Add {
+        path: file.path.clone(),
+        partition_values: file.partition.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect(),
+        size: file.size as i64,
+        modification_time: now_ms,
+        data_change: true,
+        stats: Some(file.stats.clone()),
+        ..Add::default()
+    }
+}
+
+fn remove_action(file: &File, now_ms: i64) -> Remove {
+    let partition: HashMap<_, _> =
+        file.partition.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect();
+    Remove {
+        path: file.path.clone(),
+        data_change: true,
+        deletion_timestamp: Some(now_ms),
+        extended_file_metadata: Some(true),
+        partition_values: Some(partition),
+        size: Some(file.size as i64),
+        ..Remove::default()
+    }
+}
+
+fn commit_path(version: u64) -> Path {
+    Path::from(format!("_delta_log/{version:020}.json"))
+}
+
+fn join(lines: impl Iterator<Item = String>) -> Bytes {
+    Bytes::from(lines.collect::<Vec<_>>().join("\n"))
+}
+
+fn engine() -> String {
+    format!("floodmark/{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// Makes the bytes of every commit its own, also those of two processes at the same moment.
+fn nonce() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+/// A random UUID, version 4.
+fn table_id() -> String {
+    let bits = (rand::random::<u128>() & !(0xf << 76) & !(0x3 << 62)) | (4 << 76) | (2 << 62);
+    let hex = format!("{bits:032x}");
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}

@@ -1,0 +1,419 @@
+//! The table `raw`: every record as it came, with its outcome. `schemas/raw.json` describes its columns.
+//!
+//! In: chunks of records with their outcomes. Out: Parquet files of one epoch and one [`Kind`]; and, for a restart, those
+//! rows again as records. Nothing here decides anything: the archive keeps what it is given.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryBuilder, Int32Builder, Int64Builder, ListBuilder, RecordBatch, StringBuilder,
+    StructBuilder, TimestampMicrosecondBuilder,
+};
+use arrow::datatypes::{DataType, Field, Fields, Int32Type, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use bytes::Bytes;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_writer::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+use serde::{Deserialize, Serialize};
+
+use super::TableError;
+use super::log::{Definition, File};
+use super::stats::{Stats, widen};
+use crate::model::{Epoch, Granularity, Outcome, Period, RecordRef, Records, TimeUs, TimestampType};
+
+/// The application transaction that names the newest epoch.
+pub const EPOCH: &str = "epoch";
+
+/// Event times further than this from Kafka's timestamp are kept in files apart, so that pruning works for the rest.
+pub const STRAY_US: i64 = 3_600_000_000;
+
+/// Rows in a row group: bounds what a reader holds.
+const ROW_GROUP_ROWS: usize = 65_536;
+
+/// Rows read back at a time.
+const READ_BATCH_ROWS: usize = 4096;
+
+/// The application transaction that holds a partition's next offset.
+pub fn offset_txn(topic: &str, partition: i32) -> String {
+    format!("kafka/{topic}/{partition}")
+}
+
+/// The application transaction that holds the check of a partition's last record.
+pub fn check_txn(topic: &str, partition: i32) -> String {
+    format!("kafka/{topic}/{partition}/check")
+}
+
+/// Which file of an epoch a row goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    /// Event time close to Kafka's timestamp.
+    Main,
+    /// Rejected, no event time, or a stray one.
+    Apart,
+}
+
+impl Kind {
+    /// Both.
+    pub const ALL: [Kind; 2] = [Kind::Main, Kind::Apart];
+
+    /// The kind of a row.
+    pub fn of(record: &RecordRef<'_>, outcome: &Outcome, event_time: Option<TimeUs>) -> Kind {
+        let near = match (event_time, record.timestamp_ms) {
+            (Some(event), Some(ms)) => (event - ms * 1000).abs() <= STRAY_US,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        if near && !matches!(outcome, Outcome::Rejected(_)) { Kind::Main } else { Kind::Apart }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Main => "main",
+            Kind::Apart => "apart",
+        }
+    }
+}
+
+fn time_type() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
+
+fn header_fields() -> Fields {
+    Fields::from(vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::Binary, true)])
+}
+
+static FILE_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    let header = Field::new("element", DataType::Struct(header_fields()), false);
+    Arc::new(Schema::new(vec![
+        Field::new("epoch", DataType::Int64, false),
+        Field::new("ingested_at", time_type(), false),
+        Field::new("kafka_topic", DataType::Utf8, false),
+        Field::new("kafka_partition", DataType::Int32, false),
+        Field::new("kafka_offset", DataType::Int64, false),
+        Field::new("kafka_timestamp", time_type(), true),
+        Field::new("kafka_timestamp_type", DataType::Utf8, false),
+        Field::new("key", DataType::Binary, true),
+        Field::new("value", DataType::Binary, true),
+        Field::new("headers", DataType::List(Arc::new(header)), false),
+        Field::new("event_time", time_type(), true),
+        Field::new("outcome", DataType::Utf8, false),
+        Field::new("reason", DataType::Utf8, true),
+        Field::new("field", DataType::Utf8, true),
+        Field::new("expected", DataType::Utf8, true),
+        Field::new("found", DataType::Utf8, true),
+    ]))
+});
+
+/// The columns of a file: all but the partition column.
+pub fn file_schema() -> SchemaRef {
+    Arc::clone(&FILE_SCHEMA)
+}
+
+/// The table as it is made.
+pub fn definition() -> Definition {
+    let mut fields: Vec<_> = FILE_SCHEMA.fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new("ingest_date", DataType::Date32, false)));
+    Definition {
+        schema: Arc::new(Schema::new(fields)),
+        partitioned_by: &["ingest_date"],
+        properties: BTreeMap::from([("delta.checkpointInterval".to_owned(), "100".to_owned())]),
+    }
+}
+
+/// Rows of `raw`, being gathered into a batch.
+pub struct Rows {
+    topics: Arc<[String]>,
+    epoch: Int64Builder,
+    ingested_at: TimestampMicrosecondBuilder,
+    topic: StringBuilder,
+    partition: Int32Builder,
+    offset: Int64Builder,
+    timestamp: TimestampMicrosecondBuilder,
+    timestamp_type: StringBuilder,
+    key: BinaryBuilder,
+    value: BinaryBuilder,
+    headers: ListBuilder<StructBuilder>,
+    event_time: TimestampMicrosecondBuilder,
+    outcome: StringBuilder,
+    rejection: [StringBuilder; 4],
+    bytes: usize,
+}
+
+impl Rows {
+    /// No rows yet; `topics` are the job's.
+    pub fn new(topics: Arc<[String]>) -> Self {
+        let time = || TimestampMicrosecondBuilder::new().with_timezone("UTC");
+        let header = StructBuilder::from_fields(header_fields(), 0);
+        let element = Field::new("element", DataType::Struct(header_fields()), false);
+        Rows {
+            topics,
+            epoch: Int64Builder::new(),
+            ingested_at: time(),
+            topic: StringBuilder::new(),
+            partition: Int32Builder::new(),
+            offset: Int64Builder::new(),
+            timestamp: time(),
+            timestamp_type: StringBuilder::new(),
+            key: BinaryBuilder::new(),
+            value: BinaryBuilder::new(),
+            headers: ListBuilder::new(header).with_field(element),
+            event_time: time(),
+            outcome: StringBuilder::new(),
+            rejection: std::array::from_fn(|_| StringBuilder::new()),
+            bytes: 0,
+        }
+    }
+
+    /// Bytes of keys, values and headers gathered.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Appends row `index` of `records`.
+    pub fn push(&mut self, records: &Records, index: usize, outcome: &Outcome, event_time: Option<TimeUs>) {
+        let record = records.get(index);
+        self.epoch.append_value(record.epoch as i64);
+        self.ingested_at.append_value(record.ingested_at);
+        self.topic.append_value(&self.topics[usize::from(record.topic)]);
+        self.partition.append_value(record.partition);
+        self.offset.append_value(record.offset);
+        self.timestamp.append_option(record.timestamp_ms.map(|ms| ms * 1000));
+        self.timestamp_type.append_value(record.timestamp_type.name());
+        self.key.append_option(record.key);
+        self.value.append_option(record.value);
+        self.bytes += 64 + record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
+        for (name, value) in records.headers(index) {
+            let header = self.headers.values();
+            // Header names are text in Kafka; what is not UTF-8 in one is replaced, its value is kept as it is.
+            let name = String::from_utf8_lossy(name);
+            self.bytes += name.len() + value.map_or(0, <[u8]>::len);
+            if let Some(names) = header.field_builder::<StringBuilder>(0) {
+                names.append_value(name);
+            }
+            if let Some(values) = header.field_builder::<BinaryBuilder>(1) {
+                values.append_option(value);
+            }
+            header.append(true);
+        }
+        self.headers.append(true);
+        self.event_time.append_option(event_time);
+        self.outcome.append_value(outcome.name());
+        let columns = match outcome {
+            Outcome::Rejected(rejection) => [
+                Some(rejection.reason.name()),
+                rejection.field.as_deref(),
+                Some(rejection.expected.as_str()),
+                Some(rejection.found.as_str()),
+            ],
+            _ => [None; 4],
+        };
+        for (builder, value) in self.rejection.iter_mut().zip(columns) {
+            builder.append_option(value);
+        }
+    }
+
+    /// The rows as one batch; leaves none.
+    pub fn finish(&mut self) -> RecordBatch {
+        self.bytes = 0;
+        let mut columns: Vec<ArrayRef> = vec![
+            Arc::new(self.epoch.finish()),
+            Arc::new(self.ingested_at.finish()),
+            Arc::new(self.topic.finish()),
+            Arc::new(self.partition.finish()),
+            Arc::new(self.offset.finish()),
+            Arc::new(self.timestamp.finish()),
+            Arc::new(self.timestamp_type.finish()),
+            Arc::new(self.key.finish()),
+            Arc::new(self.value.finish()),
+            Arc::new(self.headers.finish()),
+            Arc::new(self.event_time.finish()),
+            Arc::new(self.outcome.finish()),
+        ];
+        columns.extend(self.rejection.iter_mut().map(|builder| Arc::new(builder.finish()) as ArrayRef));
+        RecordBatch::try_new(file_schema(), columns).expect("every builder got one value a row, of its column's type")
+    }
+}
+
+/// Encodes one file of `raw`: compressed as it grows, so that an epoch costs its compressed size.
+pub struct FileWriter {
+    writer: ArrowWriter<Vec<u8>>,
+    rows: u64,
+    ingested_at: Option<(TimeUs, TimeUs)>,
+    epoch: Option<(i64, i64)>,
+    partition: Option<(i64, i64)>,
+    offset: Option<(i64, i64)>,
+    event_time: Option<(TimeUs, TimeUs)>,
+    event_time_nulls: u64,
+}
+
+/// An encoded file, before it is stored.
+pub struct Encoded {
+    /// What the log will say of it.
+    pub file: File,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl FileWriter {
+    /// An empty file.
+    ///
+    /// # Errors
+    /// [`TableError::Corrupt`] when the encoder refuses the schema.
+    pub fn new() -> Result<Self, TableError> {
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+            .set_column_dictionary_enabled(ColumnPath::from("value"), false)
+            .set_column_statistics_enabled(ColumnPath::from("value"), EnabledStatistics::None)
+            .set_column_statistics_enabled(ColumnPath::from("key"), EnabledStatistics::None)
+            .build();
+        let writer = ArrowWriter::try_new(Vec::new(), file_schema(), Some(properties)).map_err(encoding)?;
+        Ok(FileWriter {
+            writer,
+            rows: 0,
+            ingested_at: None,
+            epoch: None,
+            partition: None,
+            offset: None,
+            event_time: None,
+            event_time_nulls: 0,
+        })
+    }
+
+    /// Appends a batch of [`Rows`].
+    ///
+    /// # Errors
+    /// [`TableError::Corrupt`] when the encoder fails.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), TableError> {
+        self.rows += batch.num_rows() as u64;
+        let times = |column: usize| batch.column(column).as_primitive::<TimestampMicrosecondType>();
+        times(1).values().iter().for_each(|&time| widen(&mut self.ingested_at, time));
+        let ints = |column: usize| batch.column(column).as_primitive::<Int64Type>().values().iter();
+        ints(0).for_each(|&epoch| widen(&mut self.epoch, epoch));
+        ints(4).for_each(|&offset| widen(&mut self.offset, offset));
+        let partitions = batch.column(3).as_primitive::<Int32Type>().values();
+        partitions.iter().for_each(|&partition| widen(&mut self.partition, i64::from(partition)));
+        let event_times = times(10);
+        self.event_time_nulls += event_times.null_count() as u64;
+        event_times.iter().flatten().for_each(|time| widen(&mut self.event_time, time));
+        self.writer.write(batch).map_err(encoding)
+    }
+
+    /// Ends the file; `None` where it has no rows. `name` tells it from all others: generation, epoch, process, attempt.
+    ///
+    /// # Errors
+    /// [`TableError::Corrupt`] when the encoder fails.
+    pub fn finish(self, kind: Kind, name: &str) -> Result<Option<Encoded>, TableError> {
+        let Some((ingested_at, _)) = self.ingested_at else { return Ok(None) };
+        let bytes = self.writer.into_inner().map_err(encoding)?;
+        let date = Period::Day.label(Granularity::Day.window_start(ingested_at, crate::model::Zone::Utc));
+        let stats = Stats::new(self.rows)
+            .int("epoch", self.epoch, 0)
+            .time("ingested_at", self.ingested_at, 0)
+            .int("kafka_partition", self.partition, 0)
+            .int("kafka_offset", self.offset, 0)
+            .time("event_time", self.event_time, self.event_time_nulls)
+            .into_json();
+        let file = File {
+            path: format!("ingest_date={date}/{name}-{}.parquet", kind.name()),
+            size: bytes.len() as u64,
+            rows: self.rows,
+            partition: BTreeMap::from([("ingest_date".to_owned(), date)]),
+            stats,
+        };
+        Ok(Some(Encoded { file, bytes }))
+    }
+}
+
+fn encoding(error: parquet::errors::ParquetError) -> TableError {
+    TableError::Corrupt { table: "raw".to_owned(), what: format!("a file can not be encoded: {error}") }
+}
+
+/// The least and greatest epoch in a file of `raw`.
+///
+/// # Errors
+/// [`TableError::Corrupt`] when its statistics do not say.
+pub fn epochs_of(file: &File) -> Result<(Epoch, Epoch), TableError> {
+    #[derive(Deserialize)]
+    struct Range {
+        epoch: Epoch,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct EpochStats {
+        min_values: Range,
+        max_values: Range,
+    }
+    let stats: EpochStats = serde_json::from_str(&file.stats).map_err(|error| TableError::Corrupt {
+        table: "raw".to_owned(),
+        what: format!("statistics of {}: {error}", file.path),
+    })?;
+    Ok((stats.min_values.epoch, stats.max_values.epoch))
+}
+
+/// The rows of a file of `raw` with an epoch in `after + 1 ..= up_to`, as records, a chunk at a time. Keys, headers and topics
+/// are left out: nothing is counted by them.
+///
+/// # Errors
+/// [`TableError::Corrupt`], also from the iterator, when the file can not be read.
+pub fn read_records(
+    file: &File,
+    bytes: Bytes,
+    after: Epoch,
+    up_to: Epoch,
+) -> Result<impl Iterator<Item = Result<Records, TableError>>, TableError> {
+    let path = file.path.clone();
+    let corrupt = move |what: String| TableError::Corrupt { table: "raw".to_owned(), what: format!("{path}: {what}") };
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| corrupt(error.to_string()))?;
+    let wanted =
+        ["epoch", "ingested_at", "kafka_partition", "kafka_offset", "kafka_timestamp", "kafka_timestamp_type", "value"];
+    let projection = ProjectionMask::columns(builder.parquet_schema(), wanted);
+    let batches = builder
+        .with_projection(projection)
+        .with_batch_size(READ_BATCH_ROWS)
+        .build()
+        .map_err(|error| corrupt(error.to_string()))?;
+    Ok(batches.map(move |batch| {
+        let batch = batch.map_err(|error| corrupt(error.to_string()))?;
+        records_of(&batch, after, up_to).map_err(&corrupt)
+    }))
+}
+
+fn records_of(batch: &RecordBatch, after: Epoch, up_to: Epoch) -> Result<Records, String> {
+    let column = |name: &str| match (batch.column_by_name(name), FILE_SCHEMA.field_with_name(name)) {
+        (Some(column), Ok(field)) if column.data_type() == field.data_type() => Ok(column),
+        (Some(column), _) => Err(format!("column {name} is {}, not as in schemas/raw.json", column.data_type())),
+        (None, _) => Err(format!("expected a column {name}, found none")),
+    };
+    let epochs = column("epoch")?.as_primitive::<Int64Type>();
+    let ingested = column("ingested_at")?.as_primitive::<TimestampMicrosecondType>();
+    let partitions = column("kafka_partition")?.as_primitive::<Int32Type>();
+    let offsets = column("kafka_offset")?.as_primitive::<Int64Type>();
+    let timestamps = column("kafka_timestamp")?.as_primitive::<TimestampMicrosecondType>();
+    let types = column("kafka_timestamp_type")?.as_string::<i32>();
+    let values = column("value")?.as_binary::<i32>();
+    let mut records = Records::default();
+    for row in 0..batch.num_rows() {
+        let epoch = epochs.value(row) as Epoch;
+        if epoch <= after || epoch > up_to {
+            continue;
+        }
+        let record = RecordRef {
+            epoch,
+            ingested_at: ingested.value(row),
+            topic: 0,
+            partition: partitions.value(row),
+            offset: offsets.value(row),
+            timestamp_ms: timestamps.is_valid(row).then(|| timestamps.value(row).div_euclid(1000)),
+            timestamp_type: TimestampType::from_name(types.value(row)),
+            key: None,
+            value: values.is_valid(row).then(|| values.value(row)),
+        };
+        records.push(record, std::iter::empty());
+    }
+    Ok(records)
+}

@@ -1,0 +1,131 @@
+//! Where tables live: an object store and a prefix, from a URL; and writes that outlast an outage.
+
+use std::collections::BTreeMap;
+use std::path::{Path as FsPath, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt};
+use url::Url;
+
+use super::TableError;
+
+/// The folder that holds the tables `raw` and `counts`.
+#[derive(Clone, Debug)]
+pub struct Root {
+    url: Url,
+    store: Arc<dyn ObjectStore>,
+}
+
+impl Root {
+    /// Opens a local path, `file://`, `s3://`, `gs://`, `az://` or `memory://`. `options` are named as object_store names them.
+    ///
+    /// # Errors
+    /// [`TableError::Invalid`] when the URL or an option is not understood.
+    pub fn open(location: &str, options: &BTreeMap<String, String>) -> Result<Root, TableError> {
+        let invalid = |why: String| TableError::Invalid(format!("tables.url = {location:?}: {why}"));
+        let url = match Url::parse(location) {
+            // A single letter is a drive, not a scheme.
+            Ok(url) if url.scheme().len() > 1 => url,
+            _ => {
+                let path = absolute(FsPath::new(location)).map_err(|error| invalid(error.to_string()))?;
+                Url::from_directory_path(path).map_err(|()| invalid("not a path that a URL can hold".to_owned()))?
+            }
+        };
+        if url.scheme() == "file" {
+            let path = url.to_file_path().map_err(|()| invalid("expected file:///an/absolute/path".to_owned()))?;
+            std::fs::create_dir_all(&path)
+                .map_err(|error| invalid(format!("the folder can not be made: {error}; check the path and its permissions")))?;
+            let store = LocalFileSystem::new_with_prefix(&path).map_err(|error| invalid(error.to_string()))?;
+            return Ok(Root { url, store: Arc::new(store) });
+        }
+        if url.scheme() == "memory" {
+            return Ok(Root { url, store: Arc::new(InMemory::new()) });
+        }
+        let mut options = options.clone();
+        if url.scheme() == "s3" {
+            // A commit is a conditional create; this is what it needs to be told of S3.
+            options.entry("conditional_put".to_owned()).or_insert_with(|| "etag".to_owned());
+        }
+        let (store, prefix) = object_store::parse_url_opts(&url, &options).map_err(|error| invalid(error.to_string()))?;
+        Ok(Root { url, store: Arc::new(PrefixStore::new(store, prefix)) })
+    }
+
+    /// A root on a store that is there already: for tests.
+    pub fn on(store: Arc<dyn ObjectStore>) -> Root {
+        Root { url: Url::parse("memory:///").expect("a constant URL"), store }
+    }
+
+    /// The URL.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// The store of one table, and the table's URL.
+    pub fn table(&self, name: &str) -> (Arc<dyn ObjectStore>, Url) {
+        let mut url = self.url.clone();
+        if !url.path().ends_with('/') {
+            url.set_path(&format!("{}/", url.path()));
+        }
+        url.set_path(&format!("{}{name}/", url.path()));
+        (Arc::new(PrefixStore::new(Arc::clone(&self.store), name)), url)
+    }
+}
+
+fn absolute(path: &FsPath) -> std::io::Result<PathBuf> {
+    std::path::absolute(path)
+}
+
+/// Whether trying again may help: anything but an answer that says no for good.
+pub(super) fn may_pass(error: &StoreError) -> bool {
+    !matches!(
+        error,
+        StoreError::NotFound { .. }
+            | StoreError::InvalidPath { .. }
+            | StoreError::NotSupported { .. }
+            | StoreError::NotImplemented { .. }
+            | StoreError::UnknownConfigurationKey { .. }
+            | StoreError::PermissionDenied { .. }
+            | StoreError::Unauthenticated { .. }
+    )
+}
+
+/// Pauses between tries, growing to five seconds.
+pub(super) struct Backoff {
+    next: Duration,
+}
+
+impl Backoff {
+    pub(super) fn new() -> Self {
+        Backoff { next: Duration::from_millis(50) }
+    }
+
+    pub(super) async fn pause(&mut self) {
+        tokio::time::sleep(self.next).await;
+        self.next = (self.next * 2).min(Duration::from_secs(5));
+    }
+}
+
+/// Writes a file under a name that nobody else uses, until the store takes it: while the store is away the epoch waits.
+///
+/// # Errors
+/// [`TableError::Storage`] when the store says no for good.
+pub async fn write_file(store: &dyn ObjectStore, path: &str, bytes: Bytes) -> Result<(), TableError> {
+    let location = Path::from(path);
+    let mut backoff = Backoff::new();
+    loop {
+        match store.put(&location, bytes.clone().into()).await {
+            Ok(_) => return Ok(()),
+            Err(error) if may_pass(&error) => {
+                tracing::warn!(path, %error, "file not written, trying again; check the store");
+                backoff.pause().await;
+            }
+            Err(error) => return Err(TableError::storage(format!("writing {path}"), error)),
+        }
+    }
+}
