@@ -1,3 +1,5 @@
 //! Floodmark: Kafka to exact, always-current counts in Parquet.
 
 pub mod model;
+
+pub mod job;
