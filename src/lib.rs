@@ -1,4 +1,9 @@
 //! Floodmark: Kafka to exact, always-current counts in Parquet.
 
 pub mod model;
+
+pub mod job;
+
+pub mod decode;
+
 pub mod table;

@@ -1,0 +1,396 @@
+//! Decodes records: bytes and Kafka's timestamp in, an [`Event`] and its [`Outcome`] out.
+//!
+//! ```text
+//! value ─► size, UTF-8 ─► JSON object | access-log line ─► places ─► customer, event time, fields ─► where ─► values
+//! ```
+//!
+//! Pure: what comes out depends on the record's value, its Kafka timestamp and the logic, on no clock and no other record. State:
+//! buffers that are reused, so that decoding does not allocate once they have grown (but for texts that are escaped, shortened or
+//! lower-cased beyond ASCII). A record that can not be counted is data, not an error.
+//!
+//! Rules that are checked first win: `empty`, `too_large`, `not_utf8`, `bad_json` or `bad_line`; then over all that the job
+//! needs `missing_field`, `wrong_type`, `bad_time`, `time_out_of_range`. Only then `where` is asked: what is filtered is well-formed.
+//! A field that only `exists` asks about may be an object or array; any other that is used may not.
+
+mod found;
+mod json;
+mod line;
+#[cfg(test)]
+mod tests;
+mod text;
+mod time;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::job::{Condition, FieldSpec, Format, LineField, Logic, Place, Transform};
+use crate::model::{Outcome, Reason, RecordRef, Rejection, TimeUs, shorten};
+
+use found::{Found, Kind, Slot};
+use json::Trie;
+
+/// A decoded record; a buffer that [`Decoder::decode`] fills anew each time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    /// The customer; of use when the outcome is [`Outcome::Counted`].
+    pub customer: String,
+    /// The event time, whenever it can be read, also of what is rejected or filtered. Counted ones are from 2000 to 2099;
+    /// others lie at least in the years 1 to 9999.
+    pub event_time: Option<TimeUs>,
+    /// One for each of the logic's dimensions, in their order; '' where absent, and for `total`. Of use when counted.
+    pub values: Vec<String>,
+}
+
+impl Event {
+    fn clear(&mut self, dimensions: usize) {
+        self.customer.clear();
+        self.event_time = None;
+        self.values.resize_with(dimensions, String::new);
+        for value in &mut self.values {
+            value.clear();
+        }
+    }
+}
+
+/// Decodes records by a job's logic. One for each worker.
+#[derive(Debug)]
+pub struct Decoder {
+    plan: Plan,
+    found: Found,
+    fields: Vec<FieldText>,
+    spare: String,
+}
+
+/// The logic, compiled to slots. Never changes.
+#[derive(Debug)]
+struct Plan {
+    parser: Parser,
+    record_bytes_max: usize,
+    customer: Customer,
+    event_time: Vec<usize>,
+    fields: Vec<FieldPlan>,
+    /// Index of the field, and what must hold.
+    filters: Vec<(usize, Condition)>,
+    /// Index of each dimension's field; `None` for `total`.
+    dimensions: Vec<Option<usize>>,
+}
+
+#[derive(Debug)]
+enum Parser {
+    Json(Trie),
+    AccessLog,
+}
+
+#[derive(Debug)]
+enum Customer {
+    Constant(String),
+    Found(Finder),
+}
+
+/// Slots to look at in order, and what is done with the text.
+#[derive(Debug)]
+struct Finder {
+    slots: Vec<usize>,
+    transforms: Vec<Transform>,
+}
+
+/// A field that a dimension or filter uses.
+#[derive(Debug)]
+struct FieldPlan {
+    name: String,
+    finder: Finder,
+    /// Whether its text is used, not only whether it is there.
+    needs_text: bool,
+}
+
+/// A field of the record at hand.
+#[derive(Debug, Default)]
+struct FieldText {
+    text: String,
+    is_composite: bool,
+}
+
+/// What the event time's place holds.
+enum Time {
+    Good,
+    Missing,
+    WrongType,
+    Bad,
+    OutOfRange,
+}
+
+impl Decoder {
+    /// Compiles the logic.
+    pub fn new(logic: &Logic) -> Decoder {
+        let plan = Plan::new(logic);
+        let slots = match &plan.parser {
+            Parser::Json(trie) => trie.slots(),
+            Parser::AccessLog => LineField::ALL.len(),
+        };
+        let fields = plan.fields.iter().map(|_| FieldText::default()).collect();
+        Decoder { plan, found: Found::new(slots), fields, spare: String::new() }
+    }
+
+    /// Decodes one record into `event`. A failure of the decoder itself rejects the record; the next one is decoded as ever.
+    pub fn decode(&mut self, record: RecordRef<'_>, event: &mut Event) -> Outcome {
+        event.clear(self.plan.dimensions.len());
+        let decoded = guarded(|| self.decode_value(record.value, record.timestamp_ms, event));
+        match decoded {
+            Ok(Ok(true)) => Outcome::Counted,
+            Ok(Ok(false)) => Outcome::Filtered,
+            Ok(Err(rejection)) => Outcome::Rejected(rejection),
+            Err(message) => {
+                event.clear(self.plan.dimensions.len());
+                let expected = format!("a decoder that does not fail: {message}");
+                Outcome::Rejected(rejection(Reason::DecoderPanic, None, &expected, record.value.unwrap_or_default()))
+            }
+        }
+    }
+
+    /// Whether the event is counted (or filtered).
+    fn decode_value(
+        &mut self,
+        value: Option<&[u8]>,
+        timestamp_ms: Option<i64>,
+        event: &mut Event,
+    ) -> Result<bool, Box<Rejection>> {
+        let Decoder { plan, found, fields, spare } = self;
+        let input = plan.text(value)?;
+        found.clear();
+        plan.parse(input, found)?;
+
+        let time = plan.time(input, found, timestamp_ms, &mut event.event_time);
+        let customer = plan.customer(input, found, &mut event.customer, spare)?;
+        let time_slot = first(found, &plan.event_time);
+        let reject_time =
+            |reason, expected| Err(rejection(reason, Some("event_time"), expected, shown(found, time_slot, input)));
+        if let Time::Missing = time {
+            return reject_time(Reason::MissingField, plan.time_expected());
+        }
+        if let Some(slot) = customer {
+            return Err(rejection(Reason::WrongType, Some("customer"), "a string", shown(found, slot, input)));
+        }
+        if let Time::WrongType = time {
+            return reject_time(Reason::WrongType, plan.time_expected());
+        }
+        for (field, out) in plan.fields.iter().zip(fields.iter_mut()) {
+            let slot = first(found, &field.finder.slots);
+            out.is_composite = slot.kind == Kind::Composite;
+            if out.is_composite && field.needs_text {
+                let expected = "a string, number or boolean";
+                return Err(rejection(Reason::WrongType, Some(&field.name), expected, shown(found, slot, input)));
+            }
+            let text = if out.is_composite { "" } else { found.text(slot, input) };
+            text::transform(text, &field.finder.transforms, &mut out.text, spare);
+        }
+        match time {
+            Time::Bad => return reject_time(Reason::BadTime, plan.time_expected()),
+            Time::OutOfRange => {
+                let expected = "from 2000 to 2099, and at most 24 h after Kafka's timestamp";
+                return reject_time(Reason::TimeOutOfRange, expected);
+            }
+            Time::Good | Time::Missing | Time::WrongType => {}
+        }
+
+        for (field, condition) in &plan.filters {
+            let field = &fields[*field];
+            if !text::holds(condition, &field.text, field.is_composite) {
+                return Ok(false);
+            }
+        }
+        for (dimension, value) in plan.dimensions.iter().zip(&mut event.values) {
+            if let Some(field) = dimension {
+                value.push_str(&fields[*field].text);
+                shorten(value);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Plan {
+    fn new(logic: &Logic) -> Plan {
+        let mut needs: Vec<Option<bool>> = vec![None; logic.fields.len()];
+        let mut need = |field: usize, text: bool| needs[field] = Some(text || needs[field] == Some(true));
+        logic.dimensions.iter().filter_map(|dimension| dimension.field).for_each(|field| need(field, true));
+        logic.filters.iter().for_each(|filter| need(filter.field, needs_text(&filter.condition)));
+
+        let mut places = Places::default();
+        let customer = match &logic.customer {
+            FieldSpec::Constant(text) => Customer::Constant(text.clone()),
+            FieldSpec::Found { places: found, transforms } => Customer::Found(places.finder(found, transforms)),
+        };
+        let event_time = places.finder(&logic.event_time, &[]);
+        // Fields that nothing uses are not looked for; the others are numbered anew.
+        let mut numbers = vec![None; logic.fields.len()];
+        let mut fields = Vec::new();
+        for (index, field) in logic.fields.iter().enumerate() {
+            if let (Some(needs_text), FieldSpec::Found { places: found, transforms }) = (needs[index], &field.spec) {
+                numbers[index] = Some(fields.len());
+                fields.push(FieldPlan {
+                    name: field.name.clone(),
+                    finder: places.finder(found, transforms),
+                    needs_text,
+                });
+            }
+        }
+        let number = |index: usize| numbers[index].expect("a field that is used was numbered");
+        let mut plan = Plan {
+            parser: Parser::AccessLog,
+            record_bytes_max: logic.record_bytes_max,
+            customer,
+            event_time: event_time.slots,
+            filters: logic.filters.iter().map(|filter| (number(filter.field), filter.condition.clone())).collect(),
+            dimensions: logic.dimensions.iter().map(|dimension| dimension.field.map(number)).collect(),
+            fields,
+        };
+        if logic.format == Format::Json {
+            plan.compile_json(&places.pointers);
+        }
+        plan
+    }
+
+    /// Until now slots are numbers of pointers; the trie has an order of its own.
+    fn compile_json(&mut self, pointers: &[&[String]]) {
+        let (trie, slots) = Trie::new(pointers);
+        let customer = match &mut self.customer {
+            Customer::Found(finder) => finder.slots.as_mut_slice(),
+            Customer::Constant(_) => &mut [],
+        };
+        let fields = self.fields.iter_mut().flat_map(|field| &mut field.finder.slots);
+        for slot in customer.iter_mut().chain(&mut self.event_time).chain(fields) {
+            *slot = slots[*slot];
+        }
+        self.parser = Parser::Json(trie);
+    }
+
+    /// The value as text.
+    fn text<'v>(&self, value: Option<&'v [u8]>) -> Result<&'v str, Box<Rejection>> {
+        let value = value.unwrap_or_default();
+        if value.is_empty() {
+            return Err(rejection(Reason::Empty, None, "a value", value));
+        }
+        if value.len() > self.record_bytes_max {
+            let expected = format!("at most {} bytes", self.record_bytes_max);
+            return Err(rejection(Reason::TooLarge, None, &expected, format!("{} bytes", value.len()).as_bytes()));
+        }
+        std::str::from_utf8(value).map_err(|_| rejection(Reason::NotUtf8, None, "UTF-8", value))
+    }
+
+    fn parse(&self, input: &str, found: &mut Found) -> Result<(), Box<Rejection>> {
+        match &self.parser {
+            Parser::Json(trie) => trie
+                .read(input, found)
+                .map_err(|_| rejection(Reason::BadJson, None, "one JSON object", input.as_bytes())),
+            Parser::AccessLog => line::read(input, found).ok_or_else(|| {
+                rejection(Reason::BadLine, None, "a line of an access log, common or combined", input.as_bytes())
+            }),
+        }
+    }
+
+    fn time(&self, input: &str, found: &Found, timestamp_ms: Option<i64>, readable: &mut Option<TimeUs>) -> Time {
+        let slot = first(found, &self.event_time);
+        if !Found::is_present(slot) {
+            return Time::Missing;
+        }
+        let text = found.text(slot, input);
+        let read = match (slot.kind, &self.parser) {
+            (Kind::Number, _) => time::milliseconds(text),
+            (Kind::Text | Kind::Unescaped, Parser::Json(_)) => time::rfc3339(text),
+            (Kind::Text | Kind::Unescaped, Parser::AccessLog) => time::access_log(text),
+            _ => return Time::WrongType,
+        };
+        let Some(read) = read else { return Time::Bad };
+        *readable = time::writable(read);
+        if time::in_range(read, timestamp_ms) { Time::Good } else { Time::OutOfRange }
+    }
+
+    fn time_expected(&self) -> &'static str {
+        match self.parser {
+            Parser::Json(_) => "an RFC 3339 time with its offset, or integer milliseconds",
+            Parser::AccessLog => "a time as in 17/May/2015:10:05:03 +0000",
+        }
+    }
+
+    /// Puts the customer into `out`; the slot comes back when it is of a wrong type, which is told after what is missing.
+    fn customer(
+        &self,
+        input: &str,
+        found: &Found,
+        out: &mut String,
+        spare: &mut String,
+    ) -> Result<Option<Slot>, Box<Rejection>> {
+        let finder = match &self.customer {
+            Customer::Constant(text) => {
+                out.push_str(text);
+                return Ok(None);
+            }
+            Customer::Found(finder) => finder,
+        };
+        let slot = first(found, &finder.slots);
+        if Found::is_present(slot) && !matches!(slot.kind, Kind::Text | Kind::Unescaped) {
+            return Ok(Some(slot));
+        }
+        text::transform(found.text(slot, input), &finder.transforms, out, spare);
+        if out.is_empty() {
+            let shown = shown(found, slot, input);
+            return Err(rejection(Reason::MissingField, Some("customer"), "a string that is not empty", shown));
+        }
+        Ok(None)
+    }
+}
+
+/// Gives slots to places: pointers are collected, fields of a line have slots of their own.
+#[derive(Default)]
+struct Places<'l> {
+    pointers: Vec<&'l [String]>,
+}
+
+impl<'l> Places<'l> {
+    fn finder(&mut self, places: &'l [Place], transforms: &[Transform]) -> Finder {
+        let slots = places.iter().map(|place| match place {
+            Place::Line(field) => *field as usize,
+            Place::Pointer(pointer) => {
+                self.pointers.push(pointer);
+                self.pointers.len() - 1
+            }
+        });
+        Finder { slots: slots.collect(), transforms: transforms.to_vec() }
+    }
+}
+
+fn needs_text(condition: &Condition) -> bool {
+    match condition {
+        Condition::Exists(_) => false,
+        Condition::Not(inner) => needs_text(inner),
+        Condition::Equals(_) | Condition::In(_) | Condition::Prefix(_) => true,
+    }
+}
+
+/// The first slot with something in it; else the first, so that an error can show what is there.
+fn first(found: &Found, slots: &[usize]) -> Slot {
+    let mut all = slots.iter().map(|index| found.slot(*index));
+    all.clone().find(|slot| Found::is_present(*slot)).or_else(|| all.next()).unwrap_or_default()
+}
+
+/// What stands at a slot, for an error.
+fn shown<'a>(found: &'a Found, slot: Slot, input: &'a str) -> &'a [u8] {
+    match slot.kind {
+        Kind::Null => b"null",
+        Kind::Text | Kind::Unescaped if !Found::is_present(slot) => b"\"\"",
+        _ => found.text(slot, input).as_bytes(),
+    }
+}
+
+fn rejection(reason: Reason, field: Option<&str>, expected: &str, found: &[u8]) -> Box<Rejection> {
+    Box::new(Rejection::new(reason, field, expected, found))
+}
+
+/// Runs `work`; a panic in it becomes its message.
+fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    // What `work` leaves half done is cleared before it is used again.
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "a panic without a message".to_owned())
+    })
+}

@@ -1,0 +1,130 @@
+//! Reads `[[where]]`, `[dimensions]` and `[granularities]`: what is left out and what is counted.
+
+use super::error::{JobError, did_you_mean};
+use super::event::checked_name;
+use super::logic::{Condition, Dimension, Field, Filter, Logic};
+use super::read::{Section, Value};
+use crate::model::Granularity;
+
+/// Granularities that can be counted so far.
+const COUNTED: [(Granularity, i64); 3] = [(Granularity::Minute, 20), (Granularity::Hour, 60), (Granularity::Day, 300)];
+
+/// Grace is at most a day: it only says when a record is published.
+const GRACE_SECONDS_MAX: u64 = 86_400;
+
+const CONDITIONS: [&str; 5] = ["equals", "in", "prefix", "exists", "not"];
+
+pub(super) fn filters(root: &Section<'_>, fields: &[Field]) -> Result<Vec<Filter>, JobError> {
+    let Some(value) = root.get("where") else { return Ok(Vec::new()) };
+    let mut filters: Vec<Filter> = Vec::new();
+    for item in value.list("conditions")? {
+        let section = item.section(&["field", "equals", "in", "prefix", "exists", "not"])?;
+        let field = field(&section.need("field", "the name of a field")?, fields)?;
+        let filter = Filter { field, condition: condition(&section, &CONDITIONS)? };
+        if filters.contains(&filter) {
+            return Err(item.fault("the same condition a second time", "each condition once"));
+        }
+        filters.push(filter);
+    }
+    Ok(filters)
+}
+
+fn condition(section: &Section<'_>, known: &[&'static str]) -> Result<Condition, JobError> {
+    let kind = section.exactly_one(known)?;
+    let value = section.need(kind, "a condition")?;
+    Ok(match kind {
+        "equals" => Condition::Equals(text(&value)?),
+        "in" => Condition::In(value.distinct("strings", text)?),
+        "prefix" => Condition::Prefix(text(&value)?),
+        "exists" => Condition::Exists(value.boolean()?),
+        _ => {
+            // `not` of `not` would only hide what is meant.
+            let known = &CONDITIONS[..4];
+            Condition::Not(Box::new(condition(&value.section(known)?, known)?))
+        }
+    })
+}
+
+fn text(value: &Value<'_>) -> Result<String, JobError> {
+    if value.is_empty_string() {
+        return Err(value.fault("an empty string", "a string that is not empty; for absent fields, exists = false"));
+    }
+    value.text()
+}
+
+fn field(value: &Value<'_>, fields: &[Field]) -> Result<usize, JobError> {
+    let name = value.text()?;
+    find(&name, fields).ok_or_else(|| {
+        let hint = did_you_mean(&name, fields.iter().map(|field| field.name.as_str()));
+        value.fault(format!("{name:?}"), format!("the name of a field in [event.fields]{hint}"))
+    })
+}
+
+fn find(name: &str, fields: &[Field]) -> Option<usize> {
+    fields.iter().position(|field| field.name == name)
+}
+
+pub(super) fn dimensions(root: &Section<'_>, fields: &[Field]) -> Result<Vec<Dimension>, JobError> {
+    let mut dimensions = Vec::new();
+    if let Some(value) = root.get("dimensions") {
+        for (name, value) in value.entries()? {
+            dimensions.push(dimension(checked_name(name, &value)?, &value, fields)?);
+        }
+    }
+    if !dimensions.iter().any(|dimension| dimension.name == Logic::TOTAL) {
+        let granularities = COUNTED.map(|(granularity, _)| granularity).to_vec();
+        dimensions.push(Dimension { name: Logic::TOTAL.to_owned(), field: None, granularities });
+    }
+    dimensions.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(dimensions)
+}
+
+fn dimension(name: String, value: &Value<'_>, fields: &[Field]) -> Result<Dimension, JobError> {
+    let section = value.section(&["field", "granularities"])?;
+    let field = match (name == Logic::TOTAL, section.get("field")) {
+        (true, None) => None,
+        (true, Some(value)) => return Err(value.not("no field: `total` counts every event")),
+        (false, Some(value)) => Some(field(&value, fields)?),
+        (false, None) => Some(find(&name, fields).ok_or_else(|| {
+            let hint = did_you_mean(&name, fields.iter().map(|field| field.name.as_str()));
+            value.fault("no `field`, and no field of the dimension's own name", format!("field = \"…\"{hint}"))
+        })?),
+    };
+    let list = section.need("granularities", "a list of granularities, as in [\"minute\", \"hour\", \"day\"]")?;
+    let mut granularities = list.distinct("granularities", granularity)?;
+    granularities.sort_unstable();
+    if granularities.first().is_none_or(|finest| *finest > Granularity::Day) {
+        return Err(list.fault("only granularities longer than a day", "day, hour or minute among them"));
+    }
+    Ok(Dimension { name, field, granularities })
+}
+
+fn granularity(value: &Value<'_>) -> Result<Granularity, JobError> {
+    let granularity = value.one_of(&Granularity::ALL.map(|granularity| (granularity.name(), granularity)))?;
+    counted(granularity, value)?;
+    Ok(granularity)
+}
+
+fn counted(granularity: Granularity, value: &Value<'_>) -> Result<usize, JobError> {
+    COUNTED.iter().position(|(counted, _)| *counted == granularity).ok_or_else(|| {
+        value.fault(format!("\"{granularity}\""), "minute, hour or day; week, month and year come in a later version")
+    })
+}
+
+/// `[granularities.NAME]`: the grace of each, in µs.
+pub(super) fn graces_us(root: &Section<'_>) -> Result<[i64; 3], JobError> {
+    let mut seconds = COUNTED.map(|(_, seconds)| seconds);
+    if let Some(value) = root.get("granularities") {
+        for (name, value) in value.entries()? {
+            let granularity = name.parse::<Granularity>().map_err(|_| {
+                let hint = did_you_mean(name, Granularity::ALL.map(Granularity::name));
+                value.fault("an unknown granularity", format!("one of minute, hour, day{hint}"))
+            })?;
+            let index = counted(granularity, &value)?;
+            let default = seconds[index] as u64;
+            let section = value.section(&["grace_seconds"])?;
+            seconds[index] = section.integer("grace_seconds", default, 0..=GRACE_SECONDS_MAX)? as i64;
+        }
+    }
+    Ok(seconds.map(|seconds| seconds * 1_000_000))
+}

@@ -1,0 +1,57 @@
+//! What is wrong with a job file, and where.
+
+use std::fmt;
+
+/// A job file that can not be used. Nothing was started; the user has to change the file or the environment.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// The file can not be read.
+    #[error("{file}: can not be read: {source}")]
+    Read {
+        /// The file.
+        file: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Something in the file is wrong.
+    #[error("{0}")]
+    Invalid(Box<Fault>),
+}
+
+/// One thing that is wrong in a job file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The file as the user named it.
+    pub file: String,
+    /// Line and column, from 1; `None` where the fault has no place (a missing section).
+    pub place: Option<(usize, usize)>,
+    /// The key with its sections, as in `tables.buckets`; empty where the file is not TOML.
+    pub key: String,
+    /// What was found.
+    pub found: String,
+    /// What would have been right, and perhaps the nearest known name.
+    pub expected: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file)?;
+        if let Some((line, column)) = self.place {
+            write!(f, ":{line}:{column}")?;
+        }
+        if !self.key.is_empty() {
+            write!(f, ": {}", self.key)?;
+        }
+        write!(f, ": found {}; expected {}", self.found, self.expected)
+    }
+}
+
+/// A hint at the name of `known` that is nearest to `name`, or nothing when none is near.
+pub(super) fn did_you_mean<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> String {
+    known
+        .into_iter()
+        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
+        .filter(|(likeness, _)| *likeness > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map_or_else(String::new, |(_, candidate)| format!("; did you mean `{candidate}`?"))
+}

@@ -1,0 +1,144 @@
+//! Reads `[event]`: format, customer, event time and fields.
+
+use super::error::JobError;
+use super::logic::{Field, FieldSpec, Format, LineField, Logic, Place, Transform};
+use super::read::{Section, Value};
+
+const FORMATS: [(&str, Format); 2] = [("json", Format::Json), ("access_log", Format::AccessLog)];
+const TRANSFORMS: [(&str, Transform); 3] =
+    [("url_host", Transform::UrlHost), ("url_path", Transform::UrlPath), ("lower_case", Transform::LowerCase)];
+
+/// 1 GiB: what Kafka and Parquet can still carry in one value.
+const RECORD_BYTES_MAX: u64 = 1 << 30;
+
+/// Names that mean something of their own in outcomes and tables.
+const RESERVED: [&str; 3] = ["customer", "event_time", Logic::TOTAL];
+
+/// Longest name of a field or dimension, in bytes.
+const NAME_BYTES_MAX: usize = 64;
+
+/// What `[event]` says.
+pub(super) struct EventSection {
+    pub(super) format: Format,
+    pub(super) customer: FieldSpec,
+    pub(super) event_time: Vec<Place>,
+    pub(super) fields: Vec<Field>,
+    pub(super) record_bytes_max: usize,
+}
+
+pub(super) fn read(root: &Section<'_>) -> Result<EventSection, JobError> {
+    let section = root.need("event", "a section [event]")?.section(&[
+        "format",
+        "customer",
+        "event_time",
+        "record_bytes_max",
+        "fields",
+    ])?;
+    let format = section.need("format", "\"json\" or \"access_log\"")?.one_of(&FORMATS)?;
+    let example = match format {
+        Format::Json => "{ pointer = \"/…\" }",
+        Format::AccessLog => "{ field = \"…\" }",
+    };
+    let customer = section.need("customer", &format!("where the customer is found, as in {example}"))?;
+    let customer = spec(&customer, format, &["constant", "pointer", "field", "first_of", "transform"])?;
+    let event_time = section.need("event_time", &format!("where the event time is found, as in {example}"))?;
+    let event_time = time(&event_time, format)?;
+    let mut fields = Vec::new();
+    if let Some(value) = section.get("fields") {
+        for (name, value) in value.entries()? {
+            let name = checked_name(name, &value)?;
+            if RESERVED.contains(&name.as_str()) {
+                return Err(
+                    value.fault(format!("the name {name:?}"), "another name: this one has a meaning of its own")
+                );
+            }
+            let spec = spec(&value, format, &["pointer", "field", "first_of", "transform"])?;
+            fields.push(Field { name, spec });
+        }
+    }
+    fields.sort_by(|a, b| a.name.cmp(&b.name));
+    let record_bytes_max = section.integer("record_bytes_max", 1 << 20, 1..=RECORD_BYTES_MAX)? as usize;
+    Ok(EventSection { format, customer, event_time, fields, record_bytes_max })
+}
+
+/// A name of a field or dimension: it goes into tables and SQL.
+pub(super) fn checked_name(name: &str, value: &Value<'_>) -> Result<String, JobError> {
+    let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    if name.len() > NAME_BYTES_MAX
+        || !name.starts_with(|first: char| first.is_ascii_lowercase())
+        || !name.bytes().all(legal)
+    {
+        let expected = format!("a name of at most {NAME_BYTES_MAX} of a-z, 0-9 and `_` that begins with a letter");
+        return Err(value.fault(format!("the name {name:?}"), expected));
+    }
+    Ok(name.to_owned())
+}
+
+fn spec(value: &Value<'_>, format: Format, known: &[&'static str]) -> Result<FieldSpec, JobError> {
+    let section = value.section(known)?;
+    let (transforms, choices): (Vec<&str>, Vec<&str>) = known.iter().partition(|key| **key == "transform");
+    debug_assert!(transforms.len() <= 1);
+    if section.exactly_one(&choices)? == "constant" {
+        if let Some(transform) = section.get("transform") {
+            return Err(transform.fault("a transform of a constant", "the constant as it is to be counted"));
+        }
+        return Ok(FieldSpec::Constant(section.need("constant", "a string")?.text()?));
+    }
+    let transforms = match section.get("transform") {
+        Some(list) => list.distinct("transforms", |item| item.one_of(&TRANSFORMS))?,
+        None => Vec::new(),
+    };
+    Ok(FieldSpec::Found { places: places(&section, format)?, transforms })
+}
+
+fn time(value: &Value<'_>, format: Format) -> Result<Vec<Place>, JobError> {
+    let section = value.section(&["pointer", "field", "first_of"])?;
+    section.exactly_one(&["pointer", "field", "first_of"])?;
+    let places = places(&section, format)?;
+    if format == Format::AccessLog && places != [Place::Line(LineField::Time)] {
+        return Err(value.fault("another field than `time`", "{ field = \"time\" }"));
+    }
+    Ok(places)
+}
+
+/// What one of `pointer`, `field` and `first_of` says; exactly one is there.
+fn places(section: &Section<'_>, format: Format) -> Result<Vec<Place>, JobError> {
+    if let Some(list) = section.get("first_of") {
+        return list.distinct("places", |item| place(item, format));
+    }
+    let (right, wrong) = match format {
+        Format::Json => ("pointer", "field"),
+        Format::AccessLog => ("field", "pointer"),
+    };
+    if let Some(value) = section.get(wrong) {
+        return Err(value.fault(format!("`{wrong}`"), format!("`{right}`, for this format")));
+    }
+    Ok(vec![place(&section.need(right, "a place")?, format)?])
+}
+
+fn place(value: &Value<'_>, format: Format) -> Result<Place, JobError> {
+    match format {
+        Format::Json => pointer(value).map(Place::Pointer),
+        Format::AccessLog => {
+            let names = LineField::ALL.map(|field| (field.name(), field));
+            value.one_of(&names).map(Place::Line)
+        }
+    }
+}
+
+/// A JSON pointer (RFC 6901), unescaped.
+fn pointer(value: &Value<'_>) -> Result<Vec<String>, JobError> {
+    let text = value.text()?;
+    let wrong =
+        || value.fault(format!("{text:?}"), "a JSON pointer: `/name`, `/outer/inner`; `~1` for `/`, `~0` for `~`");
+    let rest = text.strip_prefix('/').ok_or_else(wrong)?;
+    rest.split('/')
+        .map(|part| {
+            let plain = part.replace("~0", "").replace("~1", "");
+            if plain.contains('~') {
+                return Err(wrong());
+            }
+            Ok(part.replace("~1", "/").replace("~0", "~"))
+        })
+        .collect()
+}

@@ -1,0 +1,204 @@
+//! The counting part of a job: where each thing is found, what is left out, what is counted.
+//!
+//! Two jobs whose `Logic` is equal count the same for the same records.
+
+use serde::Serialize;
+
+use crate::model::Granularity;
+
+/// What is counted, and how it is found in a record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Logic {
+    /// What a record's value is.
+    pub format: Format,
+    /// The customer.
+    pub customer: FieldSpec,
+    /// The event time: never a constant, never transformed.
+    pub event_time: Vec<Place>,
+    /// Fields by name, sorted; dimensions and filters refer to them by index.
+    pub fields: Vec<Field>,
+    /// All must hold, or the record is filtered; no two are equal.
+    pub filters: Vec<Filter>,
+    /// Sorted by name; `total` is always among them.
+    pub dimensions: Vec<Dimension>,
+    /// Grace in µs of minute, hour and day: a record is late for a window from `window_end + grace` on.
+    pub graces_us: [i64; 3],
+    /// A larger value is rejected as `too_large`, in bytes.
+    pub record_bytes_max: usize,
+}
+
+impl Logic {
+    /// Name of the dimension that counts every event, with the value ''.
+    pub const TOTAL: &'static str = "total";
+
+    /// How long after its end a window still takes records as on time, in µs. Week, month and year know no lateness: 0.
+    pub fn grace_us(&self, granularity: Granularity) -> i64 {
+        self.graces_us.get(granularity as usize).copied().unwrap_or(0)
+    }
+}
+
+/// What a record's value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// One JSON object.
+    Json,
+    /// One line of an access log, common or combined, with or without the virtual host in front.
+    AccessLog,
+}
+
+/// A field that dimensions and filters can use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Field {
+    /// Its name in the job file.
+    pub name: String,
+    /// Where it is found; never a constant.
+    pub spec: FieldSpec,
+}
+
+/// How a text is found in a record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FieldSpec {
+    /// The same for every record (customers only); not empty.
+    Constant(String),
+    /// In the first of `places` that is there, not null and not empty; then through `transforms` in order.
+    Found {
+        /// Where to look, in order; at least one, each once.
+        places: Vec<Place>,
+        /// What is done with the text.
+        transforms: Vec<Transform>,
+    },
+}
+
+/// A place in a record, of the job's format.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// A JSON pointer (RFC 6901) as its unescaped parts; at least one.
+    Pointer(Vec<String>),
+    /// A field of an access-log line.
+    Line(LineField),
+}
+
+/// Fields of an access-log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LineField {
+    /// The virtual host in front of the line, without its port.
+    VirtualHost,
+    /// The client's address or name.
+    Client,
+    /// The client's identity by RFC 1413.
+    Ident,
+    /// The authenticated user.
+    User,
+    /// The time between the brackets.
+    Time,
+    /// The request line.
+    Request,
+    /// The request's method.
+    Method,
+    /// The path of the request's target, without query and fragment.
+    Path,
+    /// The query of the request's target, without its `?`.
+    Query,
+    /// The request's protocol.
+    Protocol,
+    /// The response's status.
+    Status,
+    /// The response's size.
+    Bytes,
+    /// The referrer.
+    Referrer,
+    /// The user agent.
+    UserAgent,
+}
+
+impl LineField {
+    /// All, in the order of [`LineField`] as a number.
+    pub const ALL: [LineField; 14] = [
+        LineField::VirtualHost,
+        LineField::Client,
+        LineField::Ident,
+        LineField::User,
+        LineField::Time,
+        LineField::Request,
+        LineField::Method,
+        LineField::Path,
+        LineField::Query,
+        LineField::Protocol,
+        LineField::Status,
+        LineField::Bytes,
+        LineField::Referrer,
+        LineField::UserAgent,
+    ];
+
+    /// The name in job files.
+    pub fn name(self) -> &'static str {
+        match self {
+            LineField::VirtualHost => "virtual_host",
+            LineField::Client => "client",
+            LineField::Ident => "ident",
+            LineField::User => "user",
+            LineField::Time => "time",
+            LineField::Request => "request",
+            LineField::Method => "method",
+            LineField::Path => "path",
+            LineField::Query => "query",
+            LineField::Protocol => "protocol",
+            LineField::Status => "status",
+            LineField::Bytes => "bytes",
+            LineField::Referrer => "referrer",
+            LineField::UserAgent => "user_agent",
+        }
+    }
+}
+
+/// What is done with a text that was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transform {
+    /// The host of a URL in lower case, without user and port; '' when the text is no URL with a host.
+    UrlHost,
+    /// The path of a URL, without query and fragment; '/' when the URL has none; '' when the text is no URL.
+    UrlPath,
+    /// Unicode lower case.
+    LowerCase,
+}
+
+/// A condition on a field.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Filter {
+    /// Index in [`Logic::fields`].
+    pub field: usize,
+    /// What must hold for its text, after transforms and before it is shortened.
+    pub condition: Condition,
+}
+
+/// What must hold for a text. A field that is absent, null or empty has the text ''.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// It is this text, byte by byte.
+    Equals(String),
+    /// It is one of these.
+    In(Vec<String>),
+    /// It begins with this.
+    Prefix(String),
+    /// It is there and not empty, or (`false`) it is not.
+    Exists(bool),
+    /// The condition does not hold.
+    Not(Box<Condition>),
+}
+
+/// A way in which events are counted apart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Dimension {
+    /// The name in `counts`.
+    pub name: String,
+    /// Index in [`Logic::fields`]; `None` for `total`.
+    pub field: Option<usize>,
+    /// Lengths of its windows, finest first, each once; day or finer among them.
+    pub granularities: Vec<Granularity>,
+}

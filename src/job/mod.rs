@@ -1,0 +1,107 @@
+//! Job files: TOML in, types that can not be wrong afterwards out.
+//!
+//! A job says where records come from, where the tables are, what is counted (its [`Logic`]), and at which pace. Values can come
+//! from the environment as `${NAME}` or `${NAME:-default}`. Unknown keys are refused; every fault names file, line, column, key,
+//! what was found and what was expected. Values of options that look secret are never printed.
+//!
+//! ```text
+//! name                                 of the job
+//! [source]         topics, start       [source.kafka]     librdkafka's properties
+//! [tables]         url, buckets        [tables.options]   object_store's options
+//! [event]          format, customer, event_time, record_bytes_max
+//! [event.fields.NAME]                  pointer | field | first_of, transform
+//! [[where]]                            field, equals | in | prefix | exists | not
+//! [dimensions.NAME]                    field, granularities
+//! [granularities.NAME]                 grace_seconds
+//! [settings]                           epoch_seconds, …
+//! ```
+
+mod count;
+mod error;
+mod event;
+mod expand;
+mod logic;
+mod read;
+mod redact;
+mod settings;
+mod source;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+pub use error::{Fault, JobError};
+pub use logic::{Condition, Dimension, Field, FieldSpec, Filter, Format, LineField, Logic, Place, Transform};
+pub use settings::Settings;
+pub use source::{Source, Start};
+pub use tables::Tables;
+
+use read::{File, Section};
+
+/// A checked job file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// The job's name, for logs and names of clients.
+    pub name: String,
+    /// Where records come from.
+    pub source: Source,
+    /// Where the tables are.
+    pub tables: Tables,
+    /// What is counted.
+    pub logic: Logic,
+    /// Pace and bounds.
+    pub settings: Settings,
+}
+
+impl Job {
+    /// Reads a job file; values come from the environment of this process.
+    ///
+    /// # Errors
+    /// The file can not be read, or something in it is wrong.
+    pub fn load(path: &Path) -> Result<Job, JobError> {
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|source| JobError::Read { file: file.clone(), source })?;
+        Job::parse(&text, &file, &|name| std::env::var(name).ok())
+    }
+
+    /// Reads the text of a job file; `file` is its name in errors, `env` the environment.
+    ///
+    /// # Errors
+    /// Something in the text is wrong.
+    pub fn parse(text: &str, file: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Job, JobError> {
+        let file = File { name: file, text, env };
+        let document = file.document()?;
+        let root = Section::root(
+            &file,
+            document.get_ref(),
+            &["name", "source", "tables", "event", "where", "dimensions", "granularities", "settings"],
+        )?;
+        let name = name(&root)?;
+        let source = source::read(&root)?;
+        let tables = tables::read(&root)?;
+        let event = event::read(&root)?;
+        let filters = count::filters(&root, &event.fields)?;
+        let dimensions = count::dimensions(&root, &event.fields)?;
+        let logic = Logic {
+            format: event.format,
+            customer: event.customer,
+            event_time: event.event_time,
+            fields: event.fields,
+            filters,
+            dimensions,
+            graces_us: count::graces_us(&root)?,
+            record_bytes_max: event.record_bytes_max,
+        };
+        Ok(Job { name, source, tables, logic, settings: settings::read(&root)? })
+    }
+}
+
+fn name(root: &Section<'_>) -> Result<String, JobError> {
+    let value = root.need("name", "the job's name")?;
+    let name = value.text()?;
+    if name.len() > 64 || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
+        return Err(value.fault(format!("{name:?}"), "at most 64 letters, digits, `-`, `_` and `.`"));
+    }
+    Ok(name)
+}
