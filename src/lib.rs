@@ -1,3 +1,4 @@
 //! Floodmark: Kafka to exact, always-current counts in Parquet.
 
+pub mod dev;
 pub mod model;
