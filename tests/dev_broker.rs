@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use floodmark::dev::{DevCommand, Generated, Traffic, TrafficOptions, TrafficRange, write_record_line};
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
 const PARTITIONS: i32 = 3;
@@ -160,5 +162,47 @@ fn what_can_not_be_sent_says_why() {
     ] {
         let error = format!("{:#}", dev(&line).expect_err(&line));
         assert!(error.contains(part), "{line}: {error}");
+    }
+}
+
+#[test]
+fn records_that_are_not_delivered_are_counted() {
+    let (broker, address) = broker(&["refused"]);
+    let refusal = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 100];
+    broker.request_errors(RDKafkaApiKey::Produce, &refusal);
+    let gen_line = format!("gen --brokers {address} --topic refused --events 50 -X enable.idempotence=false");
+    let error = dev(&gen_line).expect_err("refused").to_string();
+    assert!(error.starts_with("50 of 50 records were not delivered to topic refused; the first: "), "{error}");
+    assert!(error.contains("TopicAuthorizationFailed"), "{error}");
+}
+
+/// What `dev broker --help` says about its limit.
+#[test]
+fn the_embedded_broker_drops_the_oldest_past_5_mib_a_partition() {
+    let (_broker, address) = broker(&["lz4", "zstd"]);
+    for (compression, held_about) in [("lz4", 29_000), ("zstd", 49_000)] {
+        let topic = format!("--brokers {address} --topic {compression} -X compression.type={compression}");
+        dev(&format!("gen {topic} --from {FROM} --events 250000")).expect("sent");
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &address)
+            .set("group.id", "test")
+            .set("auto.offset.reset", "error")
+            .create()
+            .expect("a consumer");
+        let (low, high) = consumer.fetch_watermarks(compression, 0, Duration::from_secs(10)).expect("watermarks");
+        assert!(low > 0 && (high - low).abs_diff(held_about) < 6_000, "{compression}: {low} to {high}");
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(compression, 0, Offset::Offset(0)).expect("an offset");
+        consumer.assign(&assignment).expect("assigned");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let error = loop {
+            assert!(Instant::now() < deadline, "no error");
+            match consumer.poll(Duration::from_millis(200)) {
+                Some(Ok(message)) => panic!("offset {} was read", message.offset()),
+                Some(Err(error)) => break error,
+                None => {}
+            }
+        };
+        assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::AutoOffsetReset), "{error}");
     }
 }

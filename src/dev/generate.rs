@@ -93,7 +93,7 @@ pub struct GenArgs {
     #[arg(long)]
     pub too_large: bool,
 
-    /// Pad events up to this many bytes, in actionParameters; without padding they have about BARE_BYTES
+    /// Pad events up to this many bytes, in actionParameters; without padding they have 507 on average
     #[arg(long, value_name = "BYTES", default_value_t = 500)]
     pub event_bytes: usize,
 }

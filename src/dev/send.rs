@@ -162,6 +162,13 @@ impl Sender {
 
     fn create(&self, config: &ClientConfig, partitions: i32) -> anyhow::Result<()> {
         let topic = &self.topic;
+        // librdkafka's mock cluster has no controller: it would be asked until time is up.
+        let cluster = self.producer.client().fetch_cluster_id(ANSWER).unwrap_or_default();
+        ensure!(
+            !cluster.starts_with("mockCluster"),
+            "there is no topic {topic}, and the embedded broker can not create it when asked to: \
+             start it with `floodmark dev broker --topic {topic}:{partitions}`"
+        );
         // Replication −1 is the broker's default.
         let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
         let mut config = config.clone();
@@ -179,10 +186,6 @@ impl Sender {
         };
         match code {
             RDKafkaErrorCode::TopicAlreadyExists => Ok(()),
-            RDKafkaErrorCode::UnsupportedFeature => bail!(
-                "there is no topic {topic}, and this broker can not create topics when asked to; \
-                 start the embedded one with `floodmark dev broker --topic {topic}:{partitions}`"
-            ),
             code => bail!("can not create topic {topic} with {partitions} partitions: {code}"),
         }
     }

@@ -664,7 +664,10 @@ mod tests {
             }
             digest = mix(digest ^ record.timestamp_ms as u64 ^ record.partition as u64);
         }
-        assert_eq!(digest, 2_824_854_848_673_712_169, "a changed generator makes old seeds mean other bytes: say so in the commit");
+        assert_eq!(
+            digest, 2_824_854_848_673_712_169,
+            "a changed generator makes old seeds mean other bytes: say so in the commit"
+        );
     }
 
     #[test]
