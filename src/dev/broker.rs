@@ -8,23 +8,29 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use rdkafka::mocking::MockCluster;
 
-use super::StopSignals;
+use super::stop::StopSignals;
 
-/// Run an embedded Kafka broker: in memory, for trying things out
-///
-/// It is librdkafka's mock cluster on a free port of 127.0.0.1, and its address is the one line on stdout. Any Kafka client can
-/// produce to it and consume from it; nothing is written to disk, and all is gone when it ends (SIGINT or SIGTERM, exit code 0).
-///
-/// LIMIT: it keeps the newest 5 MiB (compressed, as sent) and at most 100,000 batches of each partition. Past that the oldest
-/// batches are dropped at once, read or not: the log's start moves up, and a consumer that was slower than the producer finds
-/// its offset out of range (a floodmark job stops then, with the range that is gone). So let the consumer keep up, or spread the
-/// records over more partitions. A partition holds some 29,000 events of `floodmark dev gen` (180 bytes each in lz4),
-/// or 49,000 with `-X compression.type=zstd` (107 bytes).
-///
-/// Topics can not be created by a client's request: name them here. A topic that is not named is made when a client first asks
-/// for it by name, with 4 partitions. Transactions are only pretended; there is one broker, no TLS and no authentication.
+/// The long help.
+pub(super) const HELP: &str = "\
+Run an embedded Kafka broker: in memory, for trying things out
+
+It is librdkafka's mock cluster on a free port of 127.0.0.1, and its address is the one line on
+stdout. Any Kafka client can produce to it and consume from it. Nothing is written to disk; all is
+gone when it ends (SIGINT or SIGTERM, exit code 0).
+
+THE LIMIT: of each partition it keeps the newest 5 MiB (compressed, as sent) and at most 100,000
+batches. Past that the oldest batches are dropped at once, read or not: the log's start moves up,
+and a consumer that was slower than the producer finds its offset out of range (a floodmark job
+stops then and names the range that is gone). A partition holds some 29,000 events of
+`floodmark dev gen` (180 bytes each in lz4), or 49,000 with -X compression.type=zstd (107 bytes).
+So give a topic enough partitions for all that is not yet read, or slow the producer with --rate.
+
+Topics can not be created through Kafka's own request: name them here. A topic that is not named
+appears, with 4 partitions, when a client asks for it by name. Transactions are only pretended;
+there is one broker, no TLS, no authentication.";
+
+/// Options of `floodmark dev broker`.
 #[derive(Args, Clone, Debug)]
-#[command(verbatim_doc_comment)]
 pub struct BrokerArgs {
     /// A topic and its number of partitions; may be given many times
     #[arg(long = "topic", value_name = "NAME:PARTITIONS", value_parser = topic)]

@@ -11,11 +11,12 @@ use anyhow::{Context, bail};
 use chrono::{DateTime, NaiveDate, SecondsFormat};
 use clap::Args;
 
-use super::StopSignals;
 use super::format::write_record_line;
 use super::progress::{self, Progress, duration, grouped, short};
+use super::schedule::TrafficRange;
 use super::send::{KafkaArgs, Sender};
-use super::traffic::{Generated, Traffic, TrafficOptions, TrafficRange};
+use super::stop::StopSignals;
+use super::traffic::{Generated, Traffic, TrafficOptions};
 
 /// Partitions where nothing says how many.
 const PARTITIONS: i32 = 4;
@@ -23,13 +24,19 @@ const PARTITIONS: i32 = 4;
 const EVENTS: u64 = 100_000;
 const HOUR_MS: f64 = 3_600_000.0;
 
-/// Generate web-analytics events: seeded, with late and broken ones, to a topic or a file
-///
-/// Events are JSON as in schemas/event.schema.json: customers follow Zipf's law (shop-00000 is the busiest), the day has a rhythm,
-/// some fields are now and then absent. Each record's Kafka timestamp is set: its event time plus a delay, of some 20 to 220 ms
-/// for most. Records come in the order of their Kafka timestamps. The same options with the same --from give the same bytes.
+/// The long help.
+pub(super) const HELP: &str = "\
+Generate web-analytics events: seeded, with late and broken ones, to a topic or a file
+
+Events are JSON as in schemas/event.schema.json. Customers follow Zipf's law (shop-00000 is the
+busiest), the day has a rhythm in UTC, some fields are now and then absent. Each record's Kafka
+timestamp is set: its event time plus a delay, of 20 to 220 ms for most. Records come in the order
+of their Kafka timestamps. The same options with the same --from give the same bytes.
+
+It returns when Kafka has acknowledged every record; exit code 1 if one was not delivered.";
+
+/// Options of `floodmark dev gen`.
 #[derive(Args, Clone, Debug)]
-#[command(verbatim_doc_comment)]
 pub struct GenArgs {
     #[command(flatten)]
     /// How to reach Kafka.

@@ -9,20 +9,26 @@ use std::sync::atomic::Ordering;
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 
-use super::StopSignals;
 use super::format::read_record_line;
 use super::progress::{self, Progress, duration, grouped, short};
 use super::send::{KafkaArgs, Sender};
+use super::stop::StopSignals;
 use super::text::access_log_ms;
 
 /// Lines in a row that go to the same partition.
 const BLOCK: u64 = 100;
 
-/// Send the lines of a file to a topic
-///
-/// Each line is one record: its bytes without the newline, whatever they are; an empty line is an empty record. No keys are set.
+/// The long help.
+pub(super) const HELP: &str = "\
+Send the lines of a file to a topic
+
+Each line is one record: its bytes without the newline, whatever they are; an empty line is a record
+with an empty value. Lines have no keys.
+
+It returns when Kafka has acknowledged every record; exit code 1 if one was not delivered.";
+
+/// Options of `floodmark dev produce`.
 #[derive(Args, Clone, Debug)]
-#[command(verbatim_doc_comment)]
 pub struct ProduceArgs {
     /// The file; - is stdin
     #[arg(value_name = "FILE", requires = "topic")]

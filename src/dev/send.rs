@@ -27,7 +27,7 @@ const POLL_EVERY: u32 = 1024;
 #[derive(Args, Clone, Debug, Default)]
 pub struct KafkaArgs {
     /// Kafka's addresses, as host:port,host:port
-    #[arg(long, value_name = "HOST:PORT", env = "FLOODMARK_BROKERS", requires = "topic")]
+    #[arg(long, value_name = "HOST:PORT", requires = "topic")]
     pub brokers: Option<String>,
 
     /// The topic to send to

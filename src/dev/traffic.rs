@@ -7,27 +7,15 @@
 
 use thiserror::Error;
 
+use super::event::{Event, EventWriter, FAULTS, RECORD_BYTES_MAX};
 use super::random::{Random, Weighted, mix};
-use super::text::{hex, push_number, push_padded, push_rfc3339_ms, push_uuid};
-use super::vocabulary::{ACTIONS, COUNTRIES, Country, DEVICES, PATHS, REFERRERS, SEARCHES, WORDS};
+use super::schedule::{Schedule, TrafficRange};
+use super::text::hex;
 use crate::model::Reason;
-
-/// What broken records are broken by, in the order of the cycle; each with that many variants.
-const FAULTS: [(Reason, u64); 7] = [
-    (Reason::Empty, 2),
-    (Reason::NotUtf8, 3),
-    (Reason::BadJson, 5),
-    (Reason::MissingField, 5),
-    (Reason::WrongType, 4),
-    (Reason::BadTime, 4),
-    (Reason::TimeOutOfRange, 5),
-];
 
 /// Of the broken records, one in so many is too large, if wanted at all.
 const TOO_LARGE_EVERY: u64 = 50;
 const TOO_LARGE_FIRST: u64 = 7;
-/// The largest record that a job takes, by default (`record_bytes_max`).
-const RECORD_BYTES_MAX: usize = 1 << 20;
 
 /// Visitors by customer; a session is a visitor's half hour.
 const VISITORS: u64 = 4000;
@@ -35,7 +23,6 @@ const SESSION_MS: i64 = 1_800_000;
 
 /// A record delayed by at least this is called late, in milliseconds.
 const LATE_MS_MIN: i64 = 60_000;
-const MINUTE_MS: i64 = 60_000;
 const DAY_MS: i64 = 86_400_000;
 const YEAR_2000_MS: i64 = 946_684_800_000;
 const YEAR_2100_MS: i64 = 4_102_444_800_000;
@@ -61,17 +48,6 @@ pub struct TrafficOptions {
     pub too_large: bool,
     /// Events are padded up to this many bytes.
     pub event_bytes: usize,
-}
-
-/// A range of time and how many records it gets, by a daily rhythm in UTC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TrafficRange {
-    /// First millisecond since 1970.
-    pub from_ms: i64,
-    /// End (exclusive).
-    pub to_ms: i64,
-    /// Number of records.
-    pub events: u64,
 }
 
 impl Default for TrafficOptions {
@@ -129,12 +105,8 @@ pub struct Traffic {
     options: TrafficOptions,
     random: Random,
     customers: Weighted,
-    countries: Weighted,
-    actions: Weighted,
-    devices: Weighted,
+    writer: EventWriter,
     schedule: Option<Schedule>,
-    /// 64 KiB of words, from which padding is cut.
-    padding: Vec<u8>,
     made: u64,
     broken_made: u64,
     /// The record that is broken next; infinite for none.
@@ -149,20 +121,12 @@ impl Traffic {
     pub fn new(options: TrafficOptions) -> Result<Self, InvalidTraffic> {
         options.check()?;
         let mut random = Random::new(options.seed);
-        let mut padding = Vec::with_capacity(1 << 16);
-        while padding.len() < 1 << 16 {
-            padding.extend_from_slice(random.pick(&WORDS).as_bytes());
-            padding.push(b' ');
-        }
         let mut traffic = Traffic {
             customers: Weighted::zipf(options.customers, options.zipf),
-            countries: Weighted::new(&COUNTRIES.map(|country| f64::from(country.weight))),
-            actions: Weighted::new(&ACTIONS.map(|(_, weight)| f64::from(weight))),
-            devices: Weighted::new(&DEVICES.map(|device| f64::from(device.weight))),
+            writer: EventWriter::new(options.event_bytes, &mut random),
             schedule: options.range.map(Schedule::new),
             options,
             random,
-            padding,
             made: 0,
             broken_made: 0,
             broken_next: 0.0,
@@ -211,10 +175,10 @@ impl Traffic {
         value.clear();
         let event = Event { customer, visitor, session, event_time_ms, timestamp_ms };
         match fault {
-            None => self.write(&event, Oddity::default(), value),
+            None => self.writer.write(&event, &mut self.random, value),
             Some((Reason::Empty, 0)) => out.value = None,
             Some((Reason::Empty, _)) => {}
-            Some((reason, variant)) => self.write_broken(&event, reason, variant, value),
+            Some(fault) => self.writer.write_broken(&event, fault, &mut self.random, value),
         }
         self.made += 1;
     }
@@ -240,17 +204,17 @@ impl Traffic {
         let number = self.broken_made;
         self.broken_made += 1;
         self.break_next();
-        if !self.options.too_large {
-            let (reason, variants) = FAULTS[(number % FAULTS.len() as u64) as usize];
-            return Some((reason, number / FAULTS.len() as u64 % variants));
+        let mut turn = number;
+        if self.options.too_large {
+            if number % TOO_LARGE_EVERY == TOO_LARGE_FIRST {
+                return Some((Reason::TooLarge, 0));
+            }
+            // The others take turns as if it were not there.
+            turn -= (number + TOO_LARGE_EVERY - TOO_LARGE_FIRST - 1) / TOO_LARGE_EVERY;
         }
-        if number % TOO_LARGE_EVERY == TOO_LARGE_FIRST {
-            return Some((Reason::TooLarge, 0));
-        }
-        // As if the large ones were not there.
-        let number = number - (number + TOO_LARGE_EVERY - TOO_LARGE_FIRST - 1) / TOO_LARGE_EVERY;
-        let (reason, variants) = FAULTS[(number % FAULTS.len() as u64) as usize];
-        Some((reason, number / FAULTS.len() as u64 % variants))
+        let kinds = FAULTS.len() as u64;
+        let (reason, variants) = FAULTS[(turn % kinds) as usize];
+        Some((reason, turn / kinds % variants))
     }
 
     /// Of each 1 / `broken_share` records one is broken, at a random place among them.
@@ -260,206 +224,6 @@ impl Traffic {
         } else {
             f64::INFINITY
         };
-    }
-
-    fn write_broken(&mut self, event: &Event, reason: Reason, variant: u64, out: &mut Vec<u8>) {
-        let mut oddity = Oddity::default();
-        match (reason, variant) {
-            (Reason::MissingField, 0) => oddity.customer = Field::Absent,
-            (Reason::MissingField, 1) => oddity.time = Field::Absent,
-            (Reason::MissingField, 2) => oddity.customer = Field::Json("null"),
-            (Reason::MissingField, 3) => oddity.time = Field::Json("null"),
-            (Reason::MissingField, _) => oddity.customer = Field::Json("\"\""),
-            (Reason::WrongType, 0) => oddity.customer = Field::Json("[\"shop-00001\"]"),
-            (Reason::WrongType, 1) => oddity.time = Field::Json("true"),
-            (Reason::WrongType, 2) => oddity.customer = Field::Json("{\"id\":7}"),
-            (Reason::WrongType, _) => oddity.time = Field::Json("{\"seconds\":1767225600}"),
-            (Reason::BadTime, 0) => oddity.time = Field::Json("\"yesterday\""),
-            (Reason::BadTime, 1) => oddity.time = Field::Json("\"2026-02-30T12:00:00.000Z\""),
-            (Reason::BadTime, 2) => oddity.time = Field::Json("\"13/01/2026 04:05\""),
-            (Reason::BadTime, _) => oddity.time = Field::Json("\"2026-01-13T25:61:00Z\""),
-            (Reason::TimeOutOfRange, 0) => oddity.time = Field::Time(YEAR_2000_MS - 1),
-            (Reason::TimeOutOfRange, 1) => oddity.time = Field::Time(YEAR_2100_MS),
-            (Reason::TimeOutOfRange, 2) => oddity.time = Field::Time(event.timestamp_ms + DAY_MS + 1),
-            (Reason::TimeOutOfRange, 3) => oddity.time = Field::Json("0"),
-            (Reason::TimeOutOfRange, _) => oddity.time = Field::Time(event.timestamp_ms + 400 * DAY_MS),
-            (Reason::TooLarge, _) => oddity.bytes_min = RECORD_BYTES_MAX + 1 + self.random.below(4096) as usize,
-            _ => {}
-        }
-        self.write(event, oddity, out);
-        let half = out.len() / 2;
-        match (reason, variant) {
-            // A byte that UTF-8 never has, a character cut short at the end, something that is no text at all.
-            (Reason::NotUtf8, 0) => out[half] = 0xff,
-            (Reason::NotUtf8, 1) => out.push(0xc3),
-            (Reason::NotUtf8, _) => {
-                out.clear();
-                out.push(0xff);
-                for _ in 0..8 {
-                    out.extend_from_slice(&self.random.next().to_le_bytes());
-                }
-            }
-            // Cut short, an array, two objects, another text, a comma too many.
-            (Reason::BadJson, 0) => {
-                let mut end = half;
-                while out[end] & 0b1100_0000 == 0b1000_0000 {
-                    end -= 1;
-                }
-                out.truncate(end);
-            }
-            (Reason::BadJson, 1) => {
-                out.insert(0, b'[');
-                out.push(b']');
-            }
-            (Reason::BadJson, 2) => out.extend_from_within(..),
-            (Reason::BadJson, 3) => {
-                out.clear();
-                out.extend_from_slice(b"GET /health HTTP/1.1");
-            }
-            (Reason::BadJson, _) => {
-                let end = out.len() - 1;
-                out.insert(end, b',');
-            }
-            _ => {}
-        }
-    }
-
-    fn write(&mut self, event: &Event, oddity: Oddity, out: &mut Vec<u8>) {
-        let bits = self.random.next();
-        let action = self.actions.draw(self.random.next());
-        let traits = mix(event.visitor ^ 0x7472_6169_7473);
-        let home = &COUNTRIES[self.countries.draw(traits)];
-        let product = mix(event.customer ^ (bits >> 48)) % 10_000;
-
-        out.extend_from_slice(b"{\"eventId\":\"");
-        push_uuid(out, self.random.next(), bits ^ event.session);
-        out.extend_from_slice(b"\",\"schemaVersion\":\"1.");
-        out.push(b'2' + (bits & 1) as u8);
-        out.push(b'"');
-        match oddity.customer {
-            Field::Absent => {}
-            Field::Json(json) => field(out, "analyticsCustomerId", json.as_bytes()),
-            _ => {
-                out.extend_from_slice(b",\"analyticsCustomerId\":\"shop-");
-                push_padded(out, event.customer, 5);
-                out.push(b'"');
-            }
-        }
-        out.extend_from_slice(b",\"sessionId\":\"");
-        out.extend_from_slice(&hex(event.session));
-        out.push(b'"');
-        match oddity.time {
-            Field::Absent => {}
-            Field::Json(json) => field(out, "dateTimeUtc", json.as_bytes()),
-            // Now and then milliseconds as an integer.
-            Field::Usual if bits >> 1 & 31 == 0 => {
-                out.extend_from_slice(b",\"dateTimeUtc\":");
-                push_number(out, event.event_time_ms.unsigned_abs());
-            }
-            Field::Usual => time_field(out, "dateTimeUtc", event.event_time_ms, None),
-            Field::Time(time_ms) => time_field(out, "dateTimeUtc", time_ms, None),
-        }
-        if bits >> 6 & 3 == 0 {
-            time_field(out, "dateTimeLocal", event.event_time_ms, Some(home.offset_minutes));
-        }
-        if bits >> 8 & 1 == 0 {
-            // The client's clock at its last try: just before Kafka got it.
-            time_field(out, "sentAt", (event.timestamp_ms - 15).max(event.event_time_ms), None);
-        }
-        self.write_page(event, action, product, bits, out);
-        self.write_user(event, traits, home, bits, out);
-        self.write_parameters(action, product, bits, out, oddity.bytes_min.max(self.options.event_bytes));
-    }
-
-    fn write_page(&self, event: &Event, action: usize, product: u64, bits: u64, out: &mut Vec<u8>) {
-        out.extend_from_slice(b",\"url\":\"https://shop-");
-        push_padded(out, event.customer, 5);
-        out.extend_from_slice(b".example");
-        match ACTIONS[action].0 {
-            "product_view" | "add_to_cart" | "add_to_wishlist" => {
-                out.extend_from_slice(b"/p/");
-                push_number(out, product);
-            }
-            "checkout" | "purchase" | "remove_from_cart" => out.extend_from_slice(b"/cart"),
-            "search" => out.extend_from_slice(b"/search"),
-            _ => out.extend_from_slice(PATHS[(bits >> 9) as usize % PATHS.len()].as_bytes()),
-        }
-        out.push(b'"');
-        let referrer = REFERRERS[(bits >> 15) as usize % REFERRERS.len()];
-        if !referrer.is_empty() {
-            text_field(out, "referrer", referrer);
-        }
-        text_field(out, "action", ACTIONS[action].0);
-    }
-
-    fn write_user(&self, event: &Event, traits: u64, home: &Country, bits: u64, out: &mut Vec<u8>) {
-        let device = &DEVICES[self.devices.draw(mix(traits))];
-        out.extend_from_slice(b",\"userInfo\":{\"visitorId\":\"");
-        out.extend_from_slice(&hex(event.visitor));
-        out.push(b'"');
-        if bits >> 21 & 1 == 0 {
-            text_field(out, "userAgent", device.agent);
-        }
-        text_field(out, "browser", device.browser);
-        text_field(out, "os", device.os);
-        text_field(out, "deviceType", device.kind);
-        if bits >> 23 & 1 == 0 {
-            text_field(out, "locale", home.locale);
-        }
-        // One visitor in sixteen can not be located, and a few are sent with null.
-        match traits >> 40 & 63 {
-            0..=2 => {}
-            3 => field(out, "country", b"null"),
-            _ => text_field(out, "country", home.code),
-        }
-        if bits >> 24 & 1 == 0 {
-            text_field(out, "timeZone", home.zone);
-        }
-        out.push(b'}');
-    }
-
-    fn write_parameters(&self, action: usize, product: u64, bits: u64, out: &mut Vec<u8>, bytes_min: usize) {
-        out.extend_from_slice(b",\"actionParameters\":{");
-        let empty = out.len();
-        match ACTIONS[action].0 {
-            "product_view" | "add_to_cart" | "add_to_wishlist" | "remove_from_cart" => {
-                out.extend_from_slice(b"\"productId\":\"p-");
-                push_number(out, product);
-                out.extend_from_slice(b"\",\"price\":");
-                push_number(out, 5 + product % 200);
-                out.extend_from_slice(b".95");
-            }
-            "purchase" | "checkout" => {
-                out.extend_from_slice(b"\"cartId\":\"");
-                out.extend_from_slice(&hex(bits));
-                out.extend_from_slice(b"\",\"items\":");
-                push_number(out, 1 + product % 5);
-                out.extend_from_slice(b",\"value\":");
-                push_number(out, 10 + product % 700);
-                out.extend_from_slice(b".5");
-            }
-            "search" => {
-                out.extend_from_slice(b"\"query\":\"");
-                out.extend_from_slice(SEARCHES[(bits >> 28) as usize % SEARCHES.len()].as_bytes());
-                out.push(b'"');
-            }
-            _ => {}
-        }
-        let closed = out.len() + b",\"context\":\"\"}}".len();
-        if let Some(mut missing) = bytes_min.checked_sub(closed).filter(|&missing| missing > 0) {
-            if out.len() > empty {
-                out.push(b',');
-            }
-            out.extend_from_slice(b"\"context\":\"");
-            while missing > 0 {
-                let start = (bits >> 33) as usize & 0x7fff;
-                let part = missing.min(self.padding.len() - start);
-                out.extend_from_slice(&self.padding[start..start + part]);
-                missing -= part;
-            }
-            out.push(b'"');
-        }
-        out.extend_from_slice(b"}}");
     }
 }
 
@@ -491,115 +255,6 @@ impl TrafficOptions {
             require(right, "range", "a start before its end, both in the years 2000 to 2099", &found)?;
         }
         Ok(())
-    }
-}
-
-/// What a record is about.
-struct Event {
-    customer: u64,
-    visitor: u64,
-    session: u64,
-    event_time_ms: i64,
-    timestamp_ms: i64,
-}
-
-/// What is unusual about an event.
-#[derive(Default)]
-struct Oddity {
-    customer: Field,
-    time: Field,
-    bytes_min: usize,
-}
-
-#[derive(Default)]
-enum Field {
-    #[default]
-    Usual,
-    Absent,
-    Json(&'static str),
-    Time(i64),
-}
-
-fn field(out: &mut Vec<u8>, name: &str, json: &[u8]) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b"\":");
-    out.extend_from_slice(json);
-}
-
-fn text_field(out: &mut Vec<u8>, name: &str, text: &str) {
-    field(out, name, b"\"");
-    out.extend_from_slice(text.as_bytes());
-    out.push(b'"');
-}
-
-fn time_field(out: &mut Vec<u8>, name: &str, time_ms: i64, offset_minutes: Option<i16>) {
-    field(out, name, b"\"");
-    push_rfc3339_ms(out, time_ms, offset_minutes);
-    out.push(b'"');
-}
-
-/// How busy each hour (UTC) is.
-const RHYTHM: [u64; 24] =
-    [55, 45, 38, 34, 33, 38, 50, 68, 85, 97, 104, 108, 112, 113, 112, 113, 117, 124, 133, 140, 138, 122, 98, 74];
-
-/// Spreads records over a range by the daily rhythm, in order.
-#[derive(Clone, Debug)]
-struct Schedule {
-    events: u64,
-    made: u64,
-    /// Weight of the whole range: rhythm times milliseconds.
-    total: u128,
-    /// Start of the present slot (a minute or less), the weight before it, and the range's end.
-    slot_ms: i64,
-    before: u128,
-    to_ms: i64,
-}
-
-impl Schedule {
-    fn new(range: TrafficRange) -> Self {
-        let mut schedule =
-            Schedule { events: range.events, made: 0, total: 0, slot_ms: range.from_ms, before: 0, to_ms: range.to_ms };
-        while schedule.slot_ms < schedule.to_ms {
-            schedule.step();
-        }
-        Schedule { total: schedule.before, slot_ms: range.from_ms, before: 0, ..schedule }
-    }
-
-    /// Linear from hour to hour, by the minute; times 60.
-    fn rhythm(time_ms: i64) -> u128 {
-        let minute = time_ms.rem_euclid(DAY_MS) / MINUTE_MS;
-        let (hour, minute) = ((minute / 60) as usize, (minute % 60) as u64);
-        u128::from(RHYTHM[hour] * (60 - minute) + RHYTHM[(hour + 1) % 24] * minute)
-    }
-
-    fn slot_end_ms(&self) -> i64 {
-        ((self.slot_ms.div_euclid(MINUTE_MS) + 1) * MINUTE_MS).min(self.to_ms)
-    }
-
-    fn step(&mut self) {
-        let end = self.slot_end_ms();
-        self.before += (end - self.slot_ms) as u128 * Schedule::rhythm(self.slot_ms);
-        self.slot_ms = end;
-    }
-
-    /// The n-th of N records lies where between n/N and (n+1)/N of the weight is behind it.
-    fn next(&mut self, jitter: u64) -> Option<i64> {
-        if self.made == self.events {
-            return None;
-        }
-        // 2²⁰ steps within: of a record's share of the weight.
-        let place = u128::from(self.made) << 20 | u128::from(jitter >> 44);
-        let target = self.total * place / (u128::from(self.events) << 20);
-        self.made += 1;
-        loop {
-            let rhythm = Schedule::rhythm(self.slot_ms);
-            let time_ms = self.slot_ms + ((target - self.before) / rhythm) as i64;
-            if time_ms < self.slot_end_ms() {
-                return Some(time_ms);
-            }
-            self.step();
-        }
     }
 }
 
