@@ -1,5 +1,6 @@
 //! Floodmark: Kafka to exact, always-current counts in Parquet.
 
+pub mod dev;
 pub mod model;
 
 pub mod job;

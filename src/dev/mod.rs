@@ -1,0 +1,52 @@
+//! `floodmark dev`: generated traffic, files into topics, an embedded broker. For trying things out, demos and tests; the job
+//! itself uses nothing of it. [`Traffic`] is the generator as an iterator.
+
+use clap::Subcommand;
+
+mod broker;
+mod event;
+mod format;
+mod generate;
+mod produce;
+mod progress;
+mod random;
+mod schedule;
+mod send;
+mod stop;
+mod text;
+mod traffic;
+mod vocabulary;
+
+pub use broker::BrokerArgs;
+pub use format::{RecordLine, read_record_line, write_record_line};
+pub use generate::GenArgs;
+pub use produce::{ProduceArgs, TimestampSource};
+pub use schedule::TrafficRange;
+pub use send::KafkaArgs;
+pub use traffic::{Generated, InvalidTraffic, Traffic, TrafficOptions};
+
+/// What `floodmark dev` can do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum DevCommand {
+    /// Generate web-analytics events: seeded, with late and broken ones, to a topic or a file
+    #[command(long_about = generate::HELP)]
+    Gen(GenArgs),
+    /// Send the lines of a file to a topic
+    #[command(long_about = produce::HELP)]
+    Produce(ProduceArgs),
+    /// Run an embedded Kafka broker: in memory, for trying things out
+    #[command(long_about = broker::HELP)]
+    Broker(BrokerArgs),
+}
+
+/// Runs one of them to its end.
+///
+/// # Errors
+/// As each says.
+pub fn run(command: DevCommand) -> anyhow::Result<()> {
+    match command {
+        DevCommand::Gen(args) => generate::run(args),
+        DevCommand::Produce(args) => produce::run(args),
+        DevCommand::Broker(args) => broker::run(args),
+    }
+}

@@ -1,0 +1,79 @@
+//! When generated records reach Kafka: a range of time filled by a daily rhythm, in order.
+
+const MINUTE_MS: i64 = 60_000;
+const DAY_MS: i64 = 86_400_000;
+
+/// A range of time and how many records it gets, by a daily rhythm in UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrafficRange {
+    /// First millisecond since 1970.
+    pub from_ms: i64,
+    /// End (exclusive).
+    pub to_ms: i64,
+    /// Number of records.
+    pub events: u64,
+}
+
+/// How busy each hour (UTC) is.
+const RHYTHM: [u64; 24] =
+    [55, 45, 38, 34, 33, 38, 50, 68, 85, 97, 104, 108, 112, 113, 112, 113, 117, 124, 133, 140, 138, 122, 98, 74];
+
+/// Spreads records over a range by the daily rhythm, in order.
+#[derive(Clone, Debug)]
+pub(super) struct Schedule {
+    events: u64,
+    made: u64,
+    /// Weight of the whole range: rhythm times milliseconds.
+    total: u128,
+    /// Start of the present slot (a minute or less), the weight before it, and the range's end.
+    slot_ms: i64,
+    before: u128,
+    to_ms: i64,
+}
+
+impl Schedule {
+    pub(super) fn new(range: TrafficRange) -> Self {
+        let mut schedule =
+            Schedule { events: range.events, made: 0, total: 0, slot_ms: range.from_ms, before: 0, to_ms: range.to_ms };
+        while schedule.slot_ms < schedule.to_ms {
+            schedule.step();
+        }
+        Schedule { total: schedule.before, slot_ms: range.from_ms, before: 0, ..schedule }
+    }
+
+    /// Linear from hour to hour, by the minute; times 60.
+    fn rhythm(time_ms: i64) -> u128 {
+        let minute = time_ms.rem_euclid(DAY_MS) / MINUTE_MS;
+        let (hour, minute) = ((minute / 60) as usize, (minute % 60) as u64);
+        u128::from(RHYTHM[hour] * (60 - minute) + RHYTHM[(hour + 1) % 24] * minute)
+    }
+
+    fn slot_end_ms(&self) -> i64 {
+        ((self.slot_ms.div_euclid(MINUTE_MS) + 1) * MINUTE_MS).min(self.to_ms)
+    }
+
+    fn step(&mut self) {
+        let end = self.slot_end_ms();
+        self.before += (end - self.slot_ms) as u128 * Schedule::rhythm(self.slot_ms);
+        self.slot_ms = end;
+    }
+
+    /// The n-th of N records lies where between n/N and (n+1)/N of the weight is behind it.
+    pub(super) fn next(&mut self, jitter: u64) -> Option<i64> {
+        if self.made == self.events {
+            return None;
+        }
+        // 2²⁰ steps within: of a record's share of the weight.
+        let place = u128::from(self.made) << 20 | u128::from(jitter >> 44);
+        let target = self.total * place / (u128::from(self.events) << 20);
+        self.made += 1;
+        loop {
+            let rhythm = Schedule::rhythm(self.slot_ms);
+            let time_ms = self.slot_ms + ((target - self.before) / rhythm) as i64;
+            if time_ms < self.slot_end_ms() {
+                return Some(time_ms);
+            }
+            self.step();
+        }
+    }
+}

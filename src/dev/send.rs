@@ -1,0 +1,293 @@
+//! Sends records to a topic: checks (or creates) the topic first, sends with back-pressure, counts what was delivered.
+//!
+//! In: records with their partition and timestamp, in order. Out: acknowledged records, in that order within a partition
+//! (the producer is idempotent). State: librdkafka's queue, bounded by `queue.buffering.max.*`; when full, the caller waits.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use futures::executor::block_on;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+
+/// How long Kafka may take to answer a question about a topic.
+const ANSWER: Duration = Duration::from_secs(15);
+/// Delivery reports are looked at every so many records.
+const POLL_EVERY: u32 = 1024;
+
+/// How to reach Kafka.
+#[derive(Args, Clone, Debug, Default)]
+pub struct KafkaArgs {
+    /// Kafka's addresses, as host:port,host:port
+    #[arg(long, value_name = "HOST:PORT", requires = "topic")]
+    pub brokers: Option<String>,
+
+    /// The topic to send to
+    #[arg(long, value_name = "NAME", requires = "brokers")]
+    pub topic: Option<String>,
+
+    /// A librdkafka property, such as -X security.protocol=SASL_SSL or -X compression.type=zstd; may be given many times
+    ///
+    /// Set unless given: enable.idempotence=true, compression.type=lz4, linger.ms=50, batch.size=1000000,
+    /// message.max.bytes=4000000, client.id=floodmark-dev.
+    #[arg(short = 'X', value_name = "KEY=VALUE", value_parser = property)]
+    pub properties: Vec<(String, String)>,
+}
+
+fn property(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
+        // What was found is not repeated: it may be a secret.
+        _ => Err("expected KEY=VALUE, such as compression.type=zstd".to_owned()),
+    }
+}
+
+/// A topic to send to.
+pub(super) struct Sender {
+    producer: BaseProducer<Deliveries>,
+    topic: String,
+    partitions: i32,
+    sent: u64,
+    unpolled: u32,
+}
+
+/// What became of the records, told by librdkafka.
+#[derive(Default)]
+struct Deliveries {
+    failed: AtomicU64,
+    first_failure: Mutex<Option<String>>,
+    last_error: Mutex<Option<String>>,
+}
+
+impl Deliveries {
+    fn last_error(&self) -> String {
+        let last = self.last_error.lock().expect("no panic while locked");
+        last.as_ref().map(|reason| format!("; last: {reason}")).unwrap_or_default()
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(?level, facility, message, "librdkafka");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka error");
+        // "All brokers are down" says less than the error before it.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *self.last_error.lock().expect("no panic while locked") = Some(reason.to_owned());
+        }
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, _: ()) {
+        if let Err((error, _)) = result {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+            self.first_failure.lock().expect("no panic while locked").get_or_insert_with(|| error.to_string());
+        }
+    }
+}
+
+impl Sender {
+    /// Connects and makes sure that the topic is there: with `partitions` it is created if absent, and must have that many.
+    ///
+    /// # Errors
+    /// A wrong property, no answer from Kafka, an unknown topic, another number of partitions.
+    pub(super) fn open(args: &KafkaArgs, partitions: Option<i32>) -> anyhow::Result<Sender> {
+        let (Some(brokers), Some(topic)) = (args.brokers.as_deref(), args.topic.as_deref()) else {
+            bail!("--brokers and --topic are needed to send to Kafka");
+        };
+        let mut config = ClientConfig::new();
+        for (key, value) in [
+            ("enable.idempotence", "true"),
+            ("compression.type", "lz4"),
+            ("linger.ms", "50"),
+            ("batch.size", "1000000"),
+            ("message.max.bytes", "4000000"),
+            ("client.id", "floodmark-dev"),
+        ] {
+            config.set(key, value);
+        }
+        for (key, value) in &args.properties {
+            // One property under two names: the one given wins.
+            if key == "compression.codec" {
+                config.remove("compression.type");
+            }
+            config.set(key, value);
+        }
+        config.set("bootstrap.servers", brokers);
+        let producer: BaseProducer<Deliveries> =
+            config.create_with_context(Deliveries::default()).context("can not set up the Kafka producer (see -X)")?;
+        let mut sender = Sender { producer, topic: topic.to_owned(), partitions: 0, sent: 0, unpolled: 0 };
+        sender.partitions = match (sender.partitions_now(brokers)?, partitions) {
+            (Some(found), None) => found,
+            (Some(found), Some(expected)) => {
+                ensure!(
+                    found == expected,
+                    "topic {topic} has {found} partitions, --partitions says {expected}: leave --partitions out, or give {found}"
+                );
+                found
+            }
+            (None, Some(partitions)) => {
+                sender.create(&config, partitions)?;
+                sender.wait_for_partitions(brokers, partitions)?;
+                partitions
+            }
+            (None, None) => bail!("there is no topic {topic} at {brokers}: give --partitions N to create it"),
+        };
+        Ok(sender)
+    }
+
+    /// The number of partitions, `None` without the topic. Asks for all topics: asking for one by name may create it.
+    fn partitions_now(&self, brokers: &str) -> anyhow::Result<Option<i32>> {
+        let metadata = self.producer.client().fetch_metadata(None, ANSWER).map_err(|error| {
+            self.producer.poll(Duration::from_millis(10));
+            let last = self.producer.context().last_error();
+            anyhow::anyhow!("no answer from Kafka at {brokers} within {} s ({error}{last})", ANSWER.as_secs())
+        })?;
+        let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
+        Ok(topic.map(|topic| topic.partitions().len() as i32).filter(|&count| count > 0))
+    }
+
+    fn create(&self, config: &ClientConfig, partitions: i32) -> anyhow::Result<()> {
+        let topic = &self.topic;
+        // librdkafka's mock cluster has no controller: it would be asked until time is up.
+        let cluster = self.producer.client().fetch_cluster_id(ANSWER).unwrap_or_default();
+        ensure!(
+            !cluster.starts_with("mockCluster"),
+            "there is no topic {topic}, and the embedded broker can not create it when asked to: \
+             start it with `floodmark dev broker --topic {topic}:{partitions}`"
+        );
+        // Replication −1 is the broker's default.
+        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
+        let mut config = config.clone();
+        for key in ["enable.idempotence", "compression.type", "compression.codec", "linger.ms", "batch.size"] {
+            config.remove(key);
+        }
+        let admin: AdminClient<DefaultClientContext> = config.create().context("can not set up the Kafka client")?;
+        let options = AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER));
+        let results = block_on(admin.create_topics([&new], &options));
+        let code = match results.map(|results| results.into_iter().next()) {
+            Ok(Some(Err((_, code)))) => code,
+            Ok(_) => return Ok(()),
+            Err(KafkaError::AdminOp(code)) => code,
+            Err(error) => return Err(error).with_context(|| format!("can not create topic {topic}")),
+        };
+        match code {
+            RDKafkaErrorCode::TopicAlreadyExists => Ok(()),
+            code => bail!("can not create topic {topic} with {partitions} partitions: {code}"),
+        }
+    }
+
+    fn wait_for_partitions(&self, brokers: &str, partitions: i32) -> anyhow::Result<()> {
+        let deadline = Instant::now() + ANSWER;
+        while self.partitions_now(brokers)? != Some(partitions) {
+            ensure!(
+                Instant::now() < deadline,
+                "topic {} was created, but its {partitions} partitions were not there after {} s",
+                self.topic,
+                ANSWER.as_secs()
+            );
+            self.producer.poll(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// Partitions of the topic.
+    pub(super) fn partitions(&self) -> i32 {
+        self.partitions
+    }
+
+    /// Hands a record to librdkafka; waits while its queue is full. `timestamp_ms` of `None` is now.
+    ///
+    /// # Errors
+    /// What can not be sent at all, such as a record over `message.max.bytes`; too many failed deliveries.
+    pub(super) fn send(
+        &mut self,
+        partition: i32,
+        timestamp_ms: Option<i64>,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+    ) -> anyhow::Result<()> {
+        let mut record = BaseRecord::<[u8], [u8]>::to(&self.topic).partition(partition);
+        (record.key, record.payload, record.timestamp) = (key, value, timestamp_ms);
+        while let Err((error, unsent)) = self.producer.send(record) {
+            if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
+                let bytes = value.map_or(0, <[u8]>::len);
+                return Err(error).with_context(|| {
+                    format!("can not send record {} ({bytes} bytes) to {}", self.sent + 1, self.topic)
+                });
+            }
+            record = unsent;
+            self.producer.poll(Duration::from_millis(20));
+            self.check_failures()?;
+        }
+        self.sent += 1;
+        self.unpolled += 1;
+        if self.unpolled == POLL_EVERY {
+            self.unpolled = 0;
+            self.producer.poll(Duration::ZERO);
+            self.check_failures()?;
+        }
+        Ok(())
+    }
+
+    /// Spends about this long on delivery reports.
+    pub(super) fn idle(&self, time: Duration) {
+        self.producer.poll(time);
+    }
+
+    /// Records that are not yet acknowledged; the last error, if any are.
+    pub(super) fn in_flight(&self) -> String {
+        match self.producer.in_flight_count() {
+            0 => String::new(),
+            count => format!("{count} in flight{}", self.producer.context().last_error()),
+        }
+    }
+
+    /// A failed delivery ends the work at once: what follows would leave a hole.
+    fn check_failures(&self) -> anyhow::Result<()> {
+        if self.producer.context().failed.load(Ordering::Relaxed) == 0 {
+            return Ok(());
+        }
+        self.fail()
+    }
+
+    fn fail(&self) -> anyhow::Result<()> {
+        let deliveries = self.producer.context();
+        let failed = deliveries.failed.load(Ordering::Relaxed);
+        let first = deliveries.first_failure.lock().expect("no panic while locked").clone().unwrap_or_default();
+        bail!(
+            "{failed} of {} records were not delivered to topic {}; the first: {first}{}",
+            self.sent,
+            self.topic,
+            deliveries.last_error()
+        )
+    }
+
+    /// Waits until every record is acknowledged; `waiting` is called about five times a second.
+    ///
+    /// # Errors
+    /// If any was not delivered (after librdkafka's `message.timeout.ms`).
+    pub(super) fn finish(&self, mut waiting: impl FnMut(&Sender)) -> anyhow::Result<()> {
+        while self.producer.in_flight_count() > 0 {
+            match self.producer.flush(Duration::from_millis(200)) {
+                Ok(()) | Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)) => waiting(self),
+                Err(error) => return Err(error).context("can not flush the Kafka producer"),
+            }
+        }
+        self.producer.poll(Duration::ZERO);
+        self.check_failures()
+    }
+}
