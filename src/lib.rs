@@ -1,10 +1,11 @@
 //! Floodmark: Kafka to exact, always-current counts in Parquet.
 
-pub mod dev;
-pub mod model;
-
-pub mod job;
-
+pub mod clock;
+pub mod dataflow;
 pub mod decode;
-
+pub mod dev;
+pub mod job;
+pub mod live;
+pub mod model;
+pub mod source;
 pub mod table;

@@ -141,7 +141,9 @@ impl Log {
         for version in versions {
             let expected = state.as_ref().map_or(0, |state| state.version + 1);
             if version != expected {
-                return Err(self.corrupt(format!("_delta_log lacks version {expected}, the next one there is {version}")));
+                return Err(
+                    self.corrupt(format!("_delta_log lacks version {expected}, the next one there is {version}"))
+                );
             }
             let bytes = self.read(&commit_path(version)).await?;
             let state = state.get_or_insert_default();
@@ -217,9 +219,18 @@ impl Log {
     /// [`TableError::Lost`] when version `state.version + 1` is somebody else's (`state` is unchanged: [`Log::refresh`] it);
     /// [`TableError::Storage`] when the store says no for good; [`TableError::Corrupt`] when a file to be removed is not
     /// live: that would be a bug, and nothing is committed.
-    pub async fn commit(&self, state: &mut State, commit: &Commit, operation: &str, now_ms: i64) -> Result<(), TableError> {
+    pub async fn commit(
+        &self,
+        state: &mut State,
+        commit: &Commit,
+        operation: &str,
+        now_ms: i64,
+    ) -> Result<(), TableError> {
         if let Some(file) = commit.remove.iter().find(|file| !state.files.contains_key(&file.path)) {
-            return Err(self.corrupt(format!("a commit would remove {}, which is not live in version {}", file.path, state.version)));
+            return Err(self.corrupt(format!(
+                "a commit would remove {}, which is not live in version {}",
+                file.path, state.version
+            )));
         }
         let version = state.version + 1;
         let info = json!({"commitInfo": {
@@ -294,7 +305,8 @@ impl Log {
             match self.store.put_opts(&path, bytes.clone().into(), options.clone()).await {
                 Ok(_) => return Ok(()),
                 // Also the answer when our own earlier try had landed and its reply was lost.
-                Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => match self.read(&path).await {
+                Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => match self.read(&path).await
+                {
                     Ok(there) if there == bytes => return Ok(()),
                     Ok(_) => return Err(TableError::Lost { table: self.name.clone(), version }),
                     Err(error) => {
@@ -327,7 +339,9 @@ impl Log {
             };
             match result.await {
                 Ok(()) => tracing::debug!(table = log.name, version, "checkpoint written"),
-                Err(error) => tracing::warn!(table = log.name, version, %error, "no checkpoint; opening the table stays slower"),
+                Err(error) => {
+                    tracing::warn!(table = log.name, version, %error, "no checkpoint; opening the table stays slower")
+                }
             }
         });
     }
@@ -474,7 +488,8 @@ impl AddLine {
         let path = decoded(&self.path);
         let stats = self.stats.ok_or_else(|| format!("file {path} has no statistics"))?;
         let rows: Rows = serde_json::from_str(&stats).map_err(|error| format!("statistics of {path}: {error}"))?;
-        let partition = self.partition_values.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect();
+        let partition =
+            self.partition_values.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect();
         Ok(File { path, size: self.size, rows: rows.num_records, partition, stats })
     }
 }

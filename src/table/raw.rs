@@ -10,8 +10,11 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BinaryBuilder, Int32Builder, Int64Builder, ListBuilder, RecordBatch, StringBuilder,
     StructBuilder, TimestampMicrosecondBuilder,
 };
-use arrow::datatypes::{DataType, Field, Fields, Int32Type, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{
+    DataType, Field, Fields, Int32Type, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+};
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::arrow_writer::ArrowWriter;
@@ -21,7 +24,7 @@ use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
 
 use super::TableError;
-use super::log::{Definition, File};
+use super::log::{Definition, File, State};
 use super::stats::{Stats, widen};
 use crate::model::{Epoch, Granularity, Outcome, Period, RecordRef, Records, TimeUs, TimestampType};
 
@@ -348,11 +351,37 @@ pub fn epochs_of(file: &File) -> Result<(Epoch, Epoch), TableError> {
         min_values: Range,
         max_values: Range,
     }
-    let stats: EpochStats = serde_json::from_str(&file.stats).map_err(|error| TableError::Corrupt {
+    let stats: EpochStats = statistics(file)?;
+    Ok((stats.min_values.epoch, stats.max_values.epoch))
+}
+
+/// The newest `ingested_at` of any live row; 0 where there is none.
+///
+/// # Errors
+/// [`TableError::Corrupt`] when a file's statistics do not say.
+pub fn newest_ingested_at(state: &State) -> Result<TimeUs, TableError> {
+    #[derive(Deserialize)]
+    struct Range {
+        ingested_at: DateTime<Utc>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct IngestedStats {
+        max_values: Range,
+    }
+    let mut newest = 0;
+    for file in state.files.values() {
+        let stats: IngestedStats = statistics(file)?;
+        newest = newest.max(stats.max_values.ingested_at.timestamp_micros());
+    }
+    Ok(newest)
+}
+
+fn statistics<'a, T: Deserialize<'a>>(file: &'a File) -> Result<T, TableError> {
+    serde_json::from_str(&file.stats).map_err(|error| TableError::Corrupt {
         table: "raw".to_owned(),
         what: format!("statistics of {}: {error}", file.path),
-    })?;
-    Ok((stats.min_values.epoch, stats.max_values.epoch))
+    })
 }
 
 /// The rows of a file of `raw` with an epoch in `after + 1 ..= up_to`, as records, a chunk at a time. Keys, headers and topics

@@ -32,7 +32,8 @@ impl Stats {
     pub(super) fn time(mut self, column: &str, range: Option<(TimeUs, TimeUs)>, nulls: u64) -> Self {
         if let Some((min, max)) = range {
             self.min.insert(column.to_owned(), json!(millis(min.div_euclid(1000))));
-            self.max.insert(column.to_owned(), json!(millis(max.div_euclid(1000) + i64::from(max.rem_euclid(1000) > 0))));
+            self.max
+                .insert(column.to_owned(), json!(millis(max.div_euclid(1000) + i64::from(max.rem_euclid(1000) > 0))));
         }
         self.nulls.insert(column.to_owned(), json!(nulls));
         self
@@ -50,7 +51,8 @@ impl Stats {
     }
 
     pub(super) fn into_json(self) -> String {
-        json!({"numRecords": self.rows, "minValues": self.min, "maxValues": self.max, "nullCount": self.nulls}).to_string()
+        json!({"numRecords": self.rows, "minValues": self.min, "maxValues": self.max, "nullCount": self.nulls})
+            .to_string()
     }
 }
 

@@ -39,8 +39,9 @@ impl Root {
         };
         if url.scheme() == "file" {
             let path = url.to_file_path().map_err(|()| invalid("expected file:///an/absolute/path".to_owned()))?;
-            std::fs::create_dir_all(&path)
-                .map_err(|error| invalid(format!("the folder can not be made: {error}; check the path and its permissions")))?;
+            std::fs::create_dir_all(&path).map_err(|error| {
+                invalid(format!("the folder can not be made: {error}; check the path and its permissions"))
+            })?;
             let store = LocalFileSystem::new_with_prefix(&path).map_err(|error| invalid(error.to_string()))?;
             return Ok(Root { url, store: Arc::new(store) });
         }
@@ -52,7 +53,8 @@ impl Root {
             // A commit is a conditional create; this is what it needs to be told of S3.
             options.entry("conditional_put".to_owned()).or_insert_with(|| "etag".to_owned());
         }
-        let (store, prefix) = object_store::parse_url_opts(&url, &options).map_err(|error| invalid(error.to_string()))?;
+        let (store, prefix) =
+            object_store::parse_url_opts(&url, &options).map_err(|error| invalid(error.to_string()))?;
         Ok(Root { url, store: Arc::new(PrefixStore::new(store, prefix)) })
     }
 

@@ -1,0 +1,135 @@
+//! `combine`: a worker's events to one update per cell and epoch, at each dimension's finest granularity.
+//!
+//! In: events. Out: updates, to be exchanged by bucket; so the exchange carries cells, not events, and one very large
+//! customer is harmless. Time: an epoch's updates leave when its frontier has passed, sooner when the map has grown large.
+//! State: one hash map per open epoch, bounded by [`MAP_BYTES_MAX`]. Restart: fed again.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::operator::Operator;
+
+use super::route::{Route, Router};
+use super::tally_map::TallyMap;
+use crate::job::Dimension;
+use crate::model::{Cell, Epoch, Events, Tally, Zone, bucket_of};
+
+/// A map of more bytes of keys is sent before its epoch ends.
+const MAP_BYTES_MAX: usize = 64 << 20;
+
+/// Customers whose bucket is remembered.
+const BUCKETS_REMEMBERED: usize = 65_536;
+
+/// What one worker tells another of a cell at its finest granularity: key as [`Update::key`] builds it, and its tally.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Update {
+    /// Bucket (2 bytes, big-endian), route (4), then [`Cell`]'s sorted bytes.
+    pub key: Vec<u8>,
+    /// Its tally.
+    pub tally: Tally,
+}
+
+impl Update {
+    /// The bucket in a key.
+    pub fn bucket(&self) -> u16 {
+        u16::from_be_bytes([self.key[0], self.key[1]])
+    }
+
+    /// The route and the cell's bytes in a key.
+    pub fn route_and_cell(&self) -> (Route, &[u8]) {
+        let (route, cell) = self.key[2..].split_first_chunk::<4>().expect("combine wrote a bucket and a route");
+        (Route::from_bytes(*route), cell)
+    }
+
+    fn key(
+        bucket: u16,
+        route: Route,
+        customer: &[u8],
+        dimension: &[u8],
+        window_start: i64,
+        value: &[u8],
+        out: &mut Vec<u8>,
+    ) {
+        out.clear();
+        out.extend_from_slice(&bucket.to_be_bytes());
+        out.extend_from_slice(&route.to_bytes());
+        Cell::encode(customer, dimension, window_start, value, out);
+    }
+}
+
+/// Builds the operator.
+pub fn combine<'scope>(
+    events: StreamVec<'scope, Epoch, Events>,
+    dimensions: Vec<Dimension>,
+    router: Router,
+    buckets: u32,
+) -> StreamVec<'scope, Epoch, Update> {
+    events.unary_frontier(Pipeline, "combine", move |_capability, _info| {
+        let mut open: BTreeMap<Epoch, (Capability<Epoch>, TallyMap)> = BTreeMap::new();
+        let mut bucket_of_customer: HashMap<Box<[u8]>, u16, foldhash::fast::FixedState> = HashMap::default();
+        let mut key = Vec::new();
+        move |(input, frontier), output| {
+            input.for_each(|capability, chunks| {
+                let epoch = *capability.time();
+                let (held, map) = open.entry(epoch).or_insert_with(|| (capability.retain(0), TallyMap::default()));
+                for events in chunks.drain(..) {
+                    for event in events.iter() {
+                        let bucket = match bucket_of_customer.get(event.customer) {
+                            Some(bucket) => *bucket,
+                            None => {
+                                if bucket_of_customer.len() >= BUCKETS_REMEMBERED {
+                                    bucket_of_customer.clear();
+                                }
+                                let bucket = bucket_of(event.customer, buckets);
+                                bucket_of_customer.insert(event.customer.into(), bucket);
+                                bucket
+                            }
+                        };
+                        let lanes = router.lanes(event.epoch, event.ingested_at, event.event_time);
+                        for (dimension, value) in dimensions.iter().zip(events.values(event)) {
+                            let Some(route) = lanes.route(&dimension.granularities) else { continue };
+                            let start = dimension.granularities[0].window_start(event.event_time, Zone::Utc);
+                            Update::key(
+                                bucket,
+                                route,
+                                event.customer,
+                                dimension.name.as_bytes(),
+                                start,
+                                value,
+                                &mut key,
+                            );
+                            map.add(&key, Tally::ONE);
+                        }
+                    }
+                    if map.bytes() > MAP_BYTES_MAX {
+                        send(&std::mem::take(map), output.session(held));
+                    }
+                }
+            });
+            while let Some(entry) = open.first_entry() {
+                if frontier.less_equal(entry.key()) {
+                    break;
+                }
+                let (capability, map) = entry.remove();
+                send(&map, output.session(&capability));
+            }
+        }
+    })
+}
+
+type Session<'a, 'b> = timely::dataflow::operators::generic::Session<
+    'a,
+    'b,
+    Epoch,
+    timely::container::CapacityContainerBuilder<Vec<Update>>,
+    Capability<Epoch>,
+>;
+
+fn send(map: &TallyMap, mut session: Session<'_, '_>) {
+    for (key, tally) in map.iter() {
+        session.give(Update { key: key.to_vec(), tally });
+    }
+}

@@ -1,0 +1,185 @@
+//! The dataflow, as on the whiteboard. Each stage is a file, an operator and a word.
+//!
+//! ```text
+//!             archive (what lanes have not absorbed)
+//!                │
+//! Kafka ─► source ┴─► decode ──┬─► combine ══bucket══► roll_up ─► arrange ─► pending ─► merge ──┐
+//!                              └─► raw ─► archiver (a thread) ── Archived ──┐                   │ Staged
+//!                                                                           ▼                   ▼
+//!    control: Tick, Publish, Published ◄══════════════════════ commit (one task, in worker 0's process)
+//! ```
+//!
+//! `══` crosses workers, the rest stays on one. The timestamp is the epoch.
+
+pub mod combine;
+pub mod commit;
+pub mod control;
+pub mod decode;
+pub mod merge;
+pub mod pending;
+pub mod protocol;
+pub mod raw;
+pub mod roll_up;
+pub mod route;
+pub mod source;
+mod tally_map;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use timely::progress::frontier::MutableAntichain;
+use timely::worker::Worker;
+
+use crate::decode::Decoder;
+use crate::job::Job;
+use crate::model::{Epoch, Lane};
+use crate::source::{SourceError, Waker};
+use crate::table::{File, Log, TableError};
+use control::{CommitterEnds, Inbox};
+use pending::{LiveFiles, Pending};
+use protocol::{Order, Outcomes};
+use raw::ToArchiver;
+use route::Router;
+use source::Inputs;
+
+/// What a worker's dataflow is built from: the job, and the tables as they are at the start.
+#[derive(Clone)]
+pub struct Plan {
+    /// The job.
+    pub job: Arc<Job>,
+    /// The table `counts`.
+    pub counts: Log,
+    /// Its live files at the start.
+    pub live: Arc<Vec<File>>,
+    /// Its number of buckets.
+    pub buckets: u32,
+    /// Per lane of [`Lane::ALL`] its epoch at the start.
+    pub absorbed: [Epoch; Lane::ALL.len()],
+    /// Our generation.
+    pub generation: i64,
+    /// Workers in each process.
+    pub workers_per_process: usize,
+    /// For storage, off the workers' threads.
+    pub runtime: tokio::runtime::Handle,
+    /// The live line's numbers.
+    pub progress: Arc<Progress>,
+}
+
+/// Builds both dataflows on a worker.
+///
+/// # Errors
+/// [`TableError::Corrupt`] when the live files of `counts` overlap.
+pub fn build(
+    worker: &mut Worker,
+    plan: &Plan,
+    open: impl FnOnce(Waker) -> Result<Inputs, SourceError>,
+    archiver: Sender<ToArchiver>,
+    ends: Option<CommitterEnds>,
+) -> Result<(), TableError> {
+    let logic = &plan.job.logic;
+    let (to_source, to_raw, to_pending) = (Inbox::default(), Inbox::default(), Inbox::default());
+    let inboxes = vec![to_source.clone(), to_raw.clone(), to_pending.clone()];
+    let answers = control::build(worker, inboxes, ends);
+    let pending = Pending {
+        worker: worker.index(),
+        log: plan.counts.clone(),
+        live: LiveFiles::new(plan.live.iter(), worker.index(), worker.peers())?,
+        generation: plan.generation,
+        total: Pending::total_of(logic),
+        runtime: plan.runtime.clone(),
+        answers: answers.clone(),
+        progress: Arc::clone(&plan.progress),
+    };
+    let epoch_bytes = (plan.job.settings.epoch_bytes / plan.workers_per_process as u64).max(1);
+    let topics: Arc<[String]> = plan.job.source.topics.clone().into();
+    let router = Router::new(logic, plan.absorbed);
+    let dimensions = &logic.dimensions;
+    let progress = &plan.progress;
+
+    worker.dataflow_named::<Epoch, _, _>("counting", |scope| {
+        let to_committer = answers.clone();
+        let answer = move |message| to_committer.send(message);
+        let records = source::source(scope, to_source, open, answer, epoch_bytes, Arc::clone(progress));
+        let (events, decoded) = decode::decode(records, Decoder::new(logic));
+        raw::raw(decoded, to_raw, topics, archiver, answers, Arc::clone(progress));
+        let updates = combine::combine(events, dimensions.clone(), router, plan.buckets);
+        let cells = roll_up::roll_up(updates, dimensions.clone());
+        let batches = pending::arrange(cells);
+        pending.pending(batches, to_pending);
+    });
+    Ok(())
+}
+
+/// Which epochs have ended for an operator: those that a tick opened and the frontier has passed. The end of the dataflow ends
+/// none: what is open then was never closed.
+#[derive(Debug, Default)]
+pub(crate) struct EpochWatch {
+    next: Option<Epoch>,
+    stopped: bool,
+}
+
+impl EpochWatch {
+    pub(crate) fn see(&mut self, order: &Order) {
+        match order {
+            Order::Tick { closed, .. } => {
+                self.next.get_or_insert(closed + 1);
+            }
+            Order::Stop => self.stopped = true,
+            _ => {}
+        }
+    }
+
+    pub(crate) fn passed(&mut self, frontier: &MutableAntichain<Epoch>) -> Range<Epoch> {
+        match (self.next, frontier.frontier().first()) {
+            (Some(next), Some(&open)) if !self.stopped && open > next => {
+                self.next = Some(open);
+                next..open
+            }
+            _ => 0..0,
+        }
+    }
+}
+
+/// The numbers of the live line and of the closing sentence. One process'.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Records read from Kafka.
+    pub read: AtomicU64,
+    /// Bytes read from Kafka.
+    pub bytes: AtomicU64,
+    /// Records fed from the archive.
+    pub fed: AtomicU64,
+    /// Newest epoch in `raw`.
+    pub epoch: AtomicU64,
+    /// Newest epoch in every lane of `counts`.
+    pub published: AtomicU64,
+    /// `complete_until` of the minute lane, ms; 0 is never.
+    pub complete_until_ms: AtomicI64,
+    /// Bytes that a worker holds pending.
+    pub pending_bytes: AtomicU64,
+    outcomes: Mutex<Outcomes>,
+}
+
+impl Progress {
+    /// Outcomes of records read from Kafka, in epochs that have ended.
+    pub fn outcomes(&self) -> Outcomes {
+        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn count(&self, outcomes: &Outcomes) {
+        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).add(outcomes);
+    }
+
+    /// Rejected records by reason.
+    pub fn rejected(&self) -> BTreeMap<String, u64> {
+        self.outcomes().rejected
+    }
+
+    /// Newest epoch in `raw` and in `counts`.
+    pub fn epochs(&self) -> (Epoch, Epoch) {
+        (self.epoch.load(Ordering::Relaxed), self.published.load(Ordering::Relaxed))
+    }
+}

@@ -1,0 +1,186 @@
+//! What the committer tells the workers, and what they answer: the messages of the control dataflow.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Epoch, Lane, TimeUs};
+use crate::table::File;
+
+/// From the committer (worker 0's process) to every worker, in this order on each.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Order {
+    /// Epoch `closed` ends, `closed + 1` begins and is ingested at `ingested_at`.
+    Tick {
+        /// The epoch that ends.
+        closed: Epoch,
+        /// Of the epoch that begins; whole milliseconds.
+        ingested_at: TimeUs,
+    },
+    /// Merge what these lanes have pending up to `epoch`, and answer with exactly one [`Staged`].
+    Publish {
+        /// Number of the order.
+        order: u64,
+        /// Counts from 1; an order whose base was lost is given again.
+        attempt: u32,
+        /// Up to which epoch.
+        epoch: Epoch,
+        /// Which lanes.
+        lanes: Vec<Lane>,
+    },
+    /// An order is committed: forget its updates.
+    Published {
+        /// Up to which epoch.
+        epoch: Epoch,
+        /// Which lanes.
+        lanes: Vec<Lane>,
+    },
+    /// These files of `counts` were replaced by a commit, ours or somebody else's.
+    Replaced {
+        /// No longer live.
+        remove: Vec<File>,
+        /// Live now.
+        add: Vec<File>,
+    },
+    /// The end: let go of everything.
+    Stop,
+}
+
+/// Counts of records by outcome.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcomes {
+    /// Counted.
+    pub counted: u64,
+    /// Left out by `where`.
+    pub filtered: u64,
+    /// Rejected, by reason.
+    pub rejected: BTreeMap<String, u64>,
+}
+
+impl Outcomes {
+    /// Adds another's counts.
+    pub fn add(&mut self, other: &Outcomes) {
+        self.counted += other.counted;
+        self.filtered += other.filtered;
+        for (reason, count) in &other.rejected {
+            *self.rejected.entry(reason.clone()).or_default() += count;
+        }
+    }
+
+    /// All rejected.
+    pub fn rejected(&self) -> u64 {
+        self.rejected.values().sum()
+    }
+
+    /// All records.
+    pub fn total(&self) -> u64 {
+        self.counted + self.filtered + self.rejected()
+    }
+}
+
+/// Where reading of a partition has come to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Topic.
+    pub topic: String,
+    /// Partition.
+    pub partition: i32,
+    /// Last offset read + 1; where the partition starts, if nothing was read.
+    pub next_offset: i64,
+    /// 63 bits of md5 of the last record read; `None` if nothing was read.
+    pub check: Option<i64>,
+}
+
+/// A worker's source has left an epoch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Read {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Records read from Kafka in it.
+    pub live: u64,
+    /// Records fed from the archive in it.
+    pub fed: u64,
+    /// Partitions that moved or were found in it.
+    pub positions: Vec<Position>,
+    /// Whether every partition of the worker was read to its end in it.
+    pub at_end: bool,
+}
+
+/// A process has written its raw files of an epoch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Archived {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Its files, stored.
+    pub files: Vec<File>,
+    /// Outcomes of the rows in them.
+    pub live: Outcomes,
+    /// Outcomes of rows that came from the archive.
+    pub fed: Outcomes,
+}
+
+/// A worker's pending has all of an epoch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Received {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Sum of the updates of `total` at its finest granularity.
+    pub total: i64,
+}
+
+/// A worker's part of a publish.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Staged {
+    /// The order.
+    pub order: u64,
+    /// Its attempt.
+    pub attempt: u32,
+    /// New files, stored.
+    pub add: Vec<File>,
+    /// Files that they replace.
+    pub remove: Vec<File>,
+}
+
+/// Why a worker can not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureKind {
+    /// It may pass: a broker that is away for long.
+    Retry,
+    /// Somebody must look.
+    Fatal,
+}
+
+/// From a worker to the committer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// The first record of this epoch was read.
+    Busy(Epoch),
+    /// As much was read in this epoch as a process may.
+    Full(Epoch),
+    /// The worker's part of the archive was fed.
+    Fed,
+    /// For a drain: every partition of the worker was read up to where it ended at the start.
+    Drained,
+    /// See [`Read`].
+    Read(Read),
+    /// See [`Archived`].
+    Archived(Archived),
+    /// See [`Received`].
+    Received(Received),
+    /// See [`Staged`].
+    Staged(Staged),
+    /// Bytes that a worker holds pending, whenever that changed.
+    Pending {
+        /// The worker.
+        worker: usize,
+        /// Its bytes.
+        bytes: u64,
+    },
+    /// The worker can not go on.
+    Failed {
+        /// Whether trying again later may help.
+        kind: FailureKind,
+        /// What happened, and what to do.
+        what: String,
+    },
+}

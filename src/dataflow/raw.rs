@@ -1,0 +1,206 @@
+//! `raw`: every record of an epoch, with its outcome, to files of the archive.
+//!
+//! In: chunks of records with outcomes. Out: batches of rows to the process' archiver, a thread that compresses them as they
+//! come and stores one file per epoch and kind; its answer carries the files. A record whose own epoch is older than the
+//! dataflow's came from the archive and is only counted. State: a few MiB of rows a worker; an epoch, compressed, in the
+//! archiver. An epoch is done when its frontier has passed on every worker of the process.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use arrow::array::RecordBatch;
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::operator::Operator;
+
+use super::control::{Answers, Inbox};
+use super::decode::Decoded;
+use super::protocol::{Answer, Archived, FailureKind, Outcomes};
+use super::{EpochWatch, Progress};
+use crate::model::{Epoch, Outcome};
+use crate::table::raw::{FileWriter, Kind, Rows};
+use crate::table::store::write_file;
+use crate::table::{File, Log, TableError};
+
+/// Rows of more bytes go to the archiver before their epoch ends.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// What workers send to their process' archiver.
+pub enum ToArchiver {
+    /// Rows of an epoch.
+    Rows(Epoch, Kind, RecordBatch),
+    /// A worker has sent all of an epoch.
+    Done {
+        /// The epoch.
+        epoch: Epoch,
+        /// Outcomes of the worker's rows.
+        live: Outcomes,
+        /// Outcomes of records from the archive.
+        fed: Outcomes,
+        /// Where to answer.
+        answers: Answers,
+    },
+}
+
+/// Builds the operator.
+pub fn raw<'scope>(
+    decoded: StreamVec<'scope, Epoch, Decoded>,
+    inbox: Inbox,
+    topics: Arc<[String]>,
+    archiver: Sender<ToArchiver>,
+    answers: Answers,
+    progress: Arc<Progress>,
+) {
+    let mut rows = Kind::ALL.map(|_| (0, Rows::new(Arc::clone(&topics))));
+    let mut counts: BTreeMap<Epoch, (Outcomes, Outcomes)> = BTreeMap::new();
+    let mut watch = EpochWatch::default();
+    // An archiver that has ended has said why.
+    let send = move |message| drop(archiver.send(message));
+    decoded.sink(Pipeline, "raw", move |(input, frontier)| {
+        input.for_each(|capability, chunks| {
+            let epoch = *capability.time();
+            let (live, fed) = counts.entry(epoch).or_default();
+            for chunk in chunks.drain(..) {
+                for (index, (outcome, event_time)) in chunk.outcomes.iter().enumerate() {
+                    let record = chunk.records.get(index);
+                    if record.epoch != epoch {
+                        count(fed, outcome);
+                        continue;
+                    }
+                    count(live, outcome);
+                    let kind = Kind::of(&record, outcome, *event_time);
+                    let (rows_epoch, rows) = &mut rows[kind as usize];
+                    let full = rows.bytes() > BATCH_BYTES;
+                    if rows.bytes() > 0 && (full || *rows_epoch != epoch) {
+                        send(ToArchiver::Rows(*rows_epoch, kind, rows.finish()));
+                    }
+                    *rows_epoch = epoch;
+                    rows.push(&chunk.records, index, outcome, *event_time);
+                }
+            }
+        });
+        while let Some(order) = inbox.next() {
+            watch.see(&order);
+        }
+        for epoch in watch.passed(frontier) {
+            for (kind, (rows_epoch, rows)) in Kind::ALL.into_iter().zip(&mut rows) {
+                if *rows_epoch == epoch && rows.bytes() > 0 {
+                    send(ToArchiver::Rows(epoch, kind, rows.finish()));
+                }
+            }
+            let (live, fed) = counts.remove(&epoch).unwrap_or_default();
+            progress.count(&live);
+            send(ToArchiver::Done { epoch, live, fed, answers: answers.clone() });
+        }
+    });
+}
+
+fn count(outcomes: &mut Outcomes, outcome: &Outcome) {
+    match outcome {
+        Outcome::Counted => outcomes.counted += 1,
+        Outcome::Filtered => outcomes.filtered += 1,
+        Outcome::Rejected(rejection) => {
+            let reason = rejection.reason.name();
+            match outcomes.rejected.get_mut(reason) {
+                Some(count) => *count += 1,
+                None => drop(outcomes.rejected.insert(reason.to_owned(), 1)),
+            }
+        }
+    }
+}
+
+/// The process' archiver.
+pub struct Archiver {
+    /// The table `raw`.
+    pub log: Log,
+    /// Our generation and process, in names of files.
+    pub name: String,
+    /// Workers of this process.
+    pub workers: usize,
+    /// Stores files.
+    pub runtime: tokio::runtime::Handle,
+}
+
+#[derive(Default)]
+struct OpenEpoch {
+    writers: BTreeMap<Kind, FileWriter>,
+    done: usize,
+    live: Outcomes,
+    fed: Outcomes,
+}
+
+impl Archiver {
+    /// Starts the thread; it ends when all senders are gone.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(self) -> std::io::Result<Sender<ToArchiver>> {
+        let (sender, receiver) = channel();
+        std::thread::Builder::new().name("archiver".to_owned()).spawn(move || self.run(&receiver))?;
+        Ok(sender)
+    }
+
+    fn run(&self, messages: &Receiver<ToArchiver>) {
+        let mut open: BTreeMap<Epoch, OpenEpoch> = BTreeMap::new();
+        let mut failed: Option<TableError> = None;
+        for message in messages {
+            match message {
+                ToArchiver::Rows(epoch, kind, batch) => {
+                    if let Err(error) = write(open.entry(epoch).or_default(), kind, &batch) {
+                        failed.get_or_insert(error);
+                    }
+                }
+                ToArchiver::Done { epoch, live, fed, answers } => {
+                    if let Some(error) = &failed {
+                        answers.send(fatal(error));
+                        continue;
+                    }
+                    let state = open.entry(epoch).or_default();
+                    state.done += 1;
+                    state.live.add(&live);
+                    state.fed.add(&fed);
+                    if state.done == self.workers {
+                        let state = open.remove(&epoch).unwrap_or_default();
+                        self.finish(epoch, state, answers);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Encodes the rest here, stores the files in the background, and answers then.
+    fn finish(&self, epoch: Epoch, state: OpenEpoch, answers: Answers) {
+        let name = format!("e{epoch:012}-{}", self.name);
+        let encoded = (state.writers.into_iter())
+            .filter_map(|(kind, writer)| writer.finish(kind, &name).transpose())
+            .collect::<Result<Vec<_>, _>>();
+        let encoded = match encoded {
+            Ok(encoded) => encoded,
+            Err(error) => return answers.send(fatal(&error)),
+        };
+        let log = self.log.clone();
+        self.runtime.spawn(async move {
+            let mut files: Vec<File> = Vec::new();
+            for encoded in encoded {
+                if let Err(error) = write_file(log.store().as_ref(), &encoded.file.path, encoded.bytes.into()).await {
+                    return answers.send(fatal(&error));
+                }
+                files.push(encoded.file);
+            }
+            answers.send(Answer::Archived(Archived { epoch, files, live: state.live, fed: state.fed }));
+        });
+    }
+}
+
+fn write(open: &mut OpenEpoch, kind: Kind, batch: &RecordBatch) -> Result<(), TableError> {
+    let writer = match open.writers.entry(kind) {
+        std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+        std::collections::btree_map::Entry::Vacant(entry) => entry.insert(FileWriter::new()?),
+    };
+    writer.write(batch)
+}
+
+fn fatal(error: &TableError) -> Answer {
+    Answer::Failed { kind: FailureKind::Fatal, what: error.to_string() }
+}

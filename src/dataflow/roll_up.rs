@@ -1,0 +1,100 @@
+//! `roll_up`: updates at the finest granularity to updates of every granularity, keyed by lane and segment.
+//!
+//! In: updates, exchanged by bucket. Out: differential's triples `(key, epoch, tally)`; key: lane, segment, cell. The finest go
+//! on as they come; hours and days are summed in a hash map first and leave when the epoch's frontier has passed. So an event
+//! is looked at once, and a day costs what its cells cost. State: one map per open epoch, of hour and day cells.
+
+use std::collections::BTreeMap;
+
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::operator::Operator;
+
+use super::combine::Update;
+use super::tally_map::TallyMap;
+use crate::job::Dimension;
+use crate::model::{Cell, Epoch, Lane, Segment, Tally, TimeUs, Zone};
+
+/// A map of more bytes of keys is sent before its epoch ends.
+const MAP_BYTES_MAX: usize = 64 << 20;
+
+/// A triple as differential's batcher takes it: key of an update, no value, epoch, tally.
+pub type Triple = ((Vec<u8>, ()), Epoch, Tally);
+
+/// Builds the operator.
+pub fn roll_up<'scope>(
+    updates: StreamVec<'scope, Epoch, Update>,
+    dimensions: Vec<Dimension>,
+) -> StreamVec<'scope, Epoch, Triple> {
+    let by_bucket = Exchange::new(|update: &Update| u64::from(update.bucket()));
+    updates.unary_frontier(by_bucket, "roll_up", move |_capability, _info| {
+        let mut open: BTreeMap<Epoch, (Capability<Epoch>, TallyMap)> = BTreeMap::new();
+        let mut key = Vec::new();
+        move |(input, frontier), output| {
+            input.for_each(|capability, updates| {
+                let epoch = *capability.time();
+                let (held, coarser) = open.entry(epoch).or_insert_with(|| (capability.retain(0), TallyMap::default()));
+                {
+                    let mut session = output.session(held);
+                    for update in updates.drain(..) {
+                        let (route, cell) = update.route_and_cell();
+                        let cell = CellParts::of(cell);
+                        let dimension = dimensions
+                            .iter()
+                            .find(|dimension| dimension.name.as_bytes() == cell.dimension)
+                            .expect("combine knows the same dimensions");
+                        for (index, &granularity) in dimension.granularities.iter().enumerate() {
+                            let Some(lane) = route.lane(granularity) else { continue };
+                            let start = granularity.window_start(cell.window_start, Zone::Utc);
+                            let period_start = granularity.period().start(start);
+                            let segment = Segment { granularity, bucket: update.bucket(), period_start };
+                            cell.key(lane, segment, start, &mut key);
+                            if index == 0 {
+                                session.give(((key.clone(), ()), epoch, update.tally));
+                            } else {
+                                coarser.add(&key, update.tally);
+                            }
+                        }
+                    }
+                }
+                if coarser.bytes() > MAP_BYTES_MAX {
+                    let map = std::mem::take(coarser);
+                    let triples = map.iter().map(|(key, tally)| ((key.to_vec(), ()), epoch, tally));
+                    output.session(held).give_iterator(triples);
+                }
+            });
+            while let Some(entry) = open.first_entry() {
+                if frontier.less_equal(entry.key()) {
+                    break;
+                }
+                let (epoch, (capability, map)) = entry.remove_entry();
+                let triples = map.iter().map(|(key, tally)| ((key.to_vec(), ()), epoch, tally));
+                output.session(&capability).give_iterator(triples);
+            }
+        }
+    })
+}
+
+/// The bytes of a cell, cut where the window stands, so that another window can be put in.
+struct CellParts<'a> {
+    /// Customer and dimension as they are encoded.
+    head: &'a [u8],
+    dimension: &'a [u8],
+    window_start: TimeUs,
+    value: &'a [u8],
+}
+
+impl<'a> CellParts<'a> {
+    fn of(cell: &'a [u8]) -> Self {
+        let (head, dimension, window_start, value) = Cell::parts(cell).expect("combine wrote the bytes of a cell");
+        CellParts { head, dimension, window_start, value }
+    }
+
+    fn key(&self, lane: Lane, segment: Segment, window_start: TimeUs, out: &mut Vec<u8>) {
+        out.clear();
+        Cell::encode_head(lane, segment, out);
+        out.extend_from_slice(self.head);
+        Cell::encode_tail(window_start, self.value, out);
+    }
+}

@@ -1,0 +1,76 @@
+//! Which lane each of a record's windows is published in: a function of the record and of what lanes had absorbed at the start.
+
+use crate::job::Logic;
+use crate::model::{Epoch, Granularity, Lane, TimeUs, Zone};
+
+/// Granularities that a route can name.
+const GRANULARITIES: usize = Granularity::ALL.len();
+
+/// Four bits that say "in no lane".
+const NONE: u32 = 0xf;
+
+/// For each granularity of a dimension the lane that wants the record, in four bits each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Route(u32);
+
+impl Route {
+    /// The lane of a granularity, if any wants the record.
+    pub fn lane(self, granularity: Granularity) -> Option<Lane> {
+        Lane::ALL.get(((self.0 >> (4 * granularity as u32)) & 0xf) as usize).copied()
+    }
+
+    /// As bytes of a key.
+    pub fn to_bytes(self) -> [u8; 4] {
+        self.0.to_be_bytes()
+    }
+
+    /// From bytes of a key.
+    pub fn from_bytes(bytes: [u8; 4]) -> Route {
+        Route(u32::from_be_bytes(bytes))
+    }
+}
+
+/// Decides lanes.
+#[derive(Clone, Debug)]
+pub struct Router {
+    graces_us: [TimeUs; GRANULARITIES],
+    absorbed: [Epoch; Lane::ALL.len()],
+}
+
+/// The lanes of one record.
+#[derive(Clone, Copy, Debug)]
+pub struct Lanes([Option<Lane>; GRANULARITIES]);
+
+impl Router {
+    /// `absorbed`: per lane of [`Lane::ALL`] the epoch that it had at the start; rows up to it are in it already.
+    pub fn new(logic: &Logic, absorbed: [Epoch; Lane::ALL.len()]) -> Router {
+        Router { graces_us: Granularity::ALL.map(|granularity| logic.grace_us(granularity)), absorbed }
+    }
+
+    /// The lanes of a record: on time or late for each window, as far as that lane has not absorbed it.
+    pub fn lanes(&self, epoch: Epoch, ingested_at: TimeUs, event_time: TimeUs) -> Lanes {
+        Lanes(Granularity::ALL.map(|granularity| {
+            let own = granularity.lane()?;
+            let end = granularity.window_end(granularity.window_start(event_time, Zone::Utc), Zone::Utc);
+            let late = ingested_at >= end + self.graces_us[granularity as usize];
+            let lane = if late { Lane::Late } else { own };
+            (self.absorbed[lane as usize] < epoch).then_some(lane)
+        }))
+    }
+}
+
+impl Lanes {
+    /// The route over a dimension's granularities; `None` where no lane wants the record.
+    pub fn route(&self, granularities: &[Granularity]) -> Option<Route> {
+        let mut route = u32::MAX;
+        let mut wanted = false;
+        for &granularity in granularities {
+            if let Some(lane) = self.0[granularity as usize] {
+                let shift = 4 * granularity as u32;
+                route = (route & !(NONE << shift)) | ((lane as u32) << shift);
+                wanted = true;
+            }
+        }
+        wanted.then_some(Route(route))
+    }
+}

@@ -1,0 +1,201 @@
+//! `source`: the records of a worker, at the open epoch.
+//!
+//! In: the archive's feed first, then the topic. Out: chunks of records at the open epoch. Time: one capability, moved on by
+//! each tick; a record belongs to the epoch that is open when it is read. State: none but counts of the open epoch. Flow
+//! control: a worker that has read its share of `epoch_bytes` stops reading until the next tick, and the committer ticks only
+//! while few epochs are under way; the client's queues fill, and the broker keeps the rest. Failure: the capability is held,
+//! because dropping it would look like the end of input.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::operator::source as source_operator;
+use timely::dataflow::{Scope, StreamVec};
+
+use super::Progress;
+use super::control::Inbox;
+use super::protocol::{Answer, FailureKind, Order, Read};
+use crate::model::{Epoch, Records};
+use crate::source::archive::{Fed, Feed};
+use crate::source::{RecordSource, SourceError, Stamp, Waker};
+
+/// Bytes sent in one activation, so that other operators get their turn.
+const TURN_BYTES: usize = 2 << 20;
+
+/// What a worker reads from.
+pub struct Inputs {
+    /// The topic.
+    pub topic: Box<dyn RecordSource>,
+    /// The archive, until it is fed.
+    pub feed: Feed,
+}
+
+/// Builds the operator. `open` is called with what wakes it; `answer` sends to the committer; `epoch_bytes` is the worker's share.
+pub fn source<'scope>(
+    scope: Scope<'scope, Epoch>,
+    inbox: Inbox,
+    open: impl FnOnce(Waker) -> Result<Inputs, SourceError>,
+    answer: impl Fn(Answer) + 'static,
+    epoch_bytes: u64,
+    progress: Arc<Progress>,
+) -> StreamVec<'scope, Epoch, Records> {
+    source_operator(scope, "source", |capability, info| {
+        let activator = scope.activator_for(std::rc::Rc::clone(&info.address));
+        inbox.wake(scope.activator_for(std::rc::Rc::clone(&info.address)));
+        let sync = scope.worker().sync_activator_for(info.address.to_vec());
+        // A worker that has ended needs no waking.
+        let inputs = open(Arc::new(move || sync.activate().unwrap_or_default()));
+        let mut state = State {
+            capability: Some(capability),
+            stamp: None,
+            inputs: None,
+            feeding: true,
+            failed: false,
+            drained: false,
+            epoch_bytes,
+            bytes: 0,
+            live: 0,
+            fed: 0,
+        };
+        match inputs {
+            Ok(inputs) => state.inputs = Some(inputs),
+            Err(error) => state.fail(&error, &answer),
+        }
+        move |output| {
+            while let Some(order) = inbox.next() {
+                match order {
+                    Order::Tick { closed, ingested_at } => {
+                        if state.stamp.is_some() {
+                            state.close(closed, &answer);
+                        }
+                        if let Some(capability) = &mut state.capability {
+                            capability.downgrade(&(closed + 1));
+                        }
+                        state.stamp = Some(Stamp { epoch: closed + 1, ingested_at });
+                    }
+                    Order::Stop => state.capability = None,
+                    _ => {}
+                }
+            }
+            let mut sent = 0;
+            let mut more = true;
+            while more && sent < TURN_BYTES && state.may_read() {
+                let (Some(stamp), Some(inputs)) = (state.stamp, &mut state.inputs) else { break };
+                let read = if state.feeding { feed(&mut inputs.feed) } else { topic(inputs.topic.as_mut(), stamp) };
+                let (records, turn) = match read {
+                    Ok(read) => read,
+                    Err(error) => {
+                        state.fail(&error, &answer);
+                        break;
+                    }
+                };
+                more = turn == Turn::More;
+                if turn == Turn::FeedEnds {
+                    state.feeding = false;
+                    answer(Answer::Fed);
+                    more = true;
+                }
+                if !records.is_empty() {
+                    sent += records.bytes();
+                    state.account(&records, &answer, &progress);
+                    if let Some(capability) = &state.capability {
+                        output.session(capability).give(records);
+                    }
+                }
+            }
+            state.look_for_drain(&answer);
+            if more && state.may_read() {
+                activator.activate();
+            }
+        }
+    })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    More,
+    Wait,
+    FeedEnds,
+}
+
+fn feed(feed: &mut Feed) -> Result<(Records, Turn), SourceError> {
+    match feed.next() {
+        Ok(Fed::Chunk(records)) => Ok((records, Turn::More)),
+        Ok(Fed::Wait) => Ok((Records::default(), Turn::Wait)),
+        Ok(Fed::End) => Ok((Records::default(), Turn::FeedEnds)),
+        Err(error) => Err(SourceError::Retry(format!("the archive can not be fed: {error}"))),
+    }
+}
+
+fn topic(topic: &mut dyn RecordSource, stamp: Stamp) -> Result<(Records, Turn), SourceError> {
+    let mut records = Records::default();
+    let more = topic.read(stamp, &mut records)?;
+    Ok((records, if more { Turn::More } else { Turn::Wait }))
+}
+
+struct State {
+    capability: Option<Capability<Epoch>>,
+    stamp: Option<Stamp>,
+    inputs: Option<Inputs>,
+    feeding: bool,
+    failed: bool,
+    drained: bool,
+    epoch_bytes: u64,
+    /// Of the open epoch: bytes and records read from the topic, records fed from the archive.
+    bytes: u64,
+    live: u64,
+    fed: u64,
+}
+
+impl State {
+    fn may_read(&self) -> bool {
+        self.capability.is_some() && self.stamp.is_some() && !self.failed && self.bytes < self.epoch_bytes
+    }
+
+    fn account(&mut self, records: &Records, answer: &impl Fn(Answer), progress: &Progress) {
+        let Some(stamp) = self.stamp else { return };
+        let count = records.len() as u64;
+        if self.feeding {
+            self.fed += count;
+            progress.fed.fetch_add(count, Ordering::Relaxed);
+            return;
+        }
+        if self.live == 0 {
+            answer(Answer::Busy(stamp.epoch));
+        }
+        self.live += count;
+        self.bytes += records.bytes() as u64;
+        progress.read.fetch_add(count, Ordering::Relaxed);
+        progress.bytes.fetch_add(records.bytes() as u64, Ordering::Relaxed);
+        if self.bytes >= self.epoch_bytes {
+            answer(Answer::Full(stamp.epoch));
+        }
+    }
+
+    fn close(&mut self, epoch: Epoch, answer: &impl Fn(Answer)) {
+        let (positions, at_end) = match &mut self.inputs {
+            Some(inputs) => (inputs.topic.take_positions(), inputs.topic.take_at_end() && !self.feeding),
+            None => (Vec::new(), false),
+        };
+        answer(Answer::Read(Read { epoch, live: self.live, fed: self.fed, positions, at_end }));
+        (self.bytes, self.live, self.fed) = (0, 0, 0);
+    }
+
+    fn look_for_drain(&mut self, answer: &impl Fn(Answer)) {
+        let drained = || self.inputs.as_ref().is_some_and(|inputs| inputs.topic.drained());
+        if !self.drained && !self.feeding && !self.failed && drained() {
+            self.drained = true;
+            answer(Answer::Drained);
+        }
+    }
+
+    fn fail(&mut self, error: &SourceError, answer: &impl Fn(Answer)) {
+        self.failed = true;
+        let kind = match error {
+            SourceError::Invalid(_) => FailureKind::Fatal,
+            SourceError::Retry(_) => FailureKind::Retry,
+        };
+        answer(Answer::Failed { kind, what: error.to_string() });
+    }
+}

@@ -1,0 +1,296 @@
+//! A live job in one process: check, fence, read, feed, run, end.
+//!
+//! Nothing is fenced before all that can be checked was checked. Each table's state is read after its own fence, so what is
+//! read is what this writer goes on from. The tables are the only state: a restart is a start.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+use timely::worker::Worker;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::dataflow::commit::{CommitError, Committer, Request, Table, lane_epochs, lane_graces_us};
+use crate::dataflow::control::CommitterEnds;
+use crate::dataflow::protocol::{Answer, FailureKind};
+use crate::dataflow::raw::{Archiver, ToArchiver};
+use crate::dataflow::source::Inputs;
+use crate::dataflow::{Plan, Progress, build};
+use crate::job::Job;
+use crate::model::{Epoch, Lane, TimeUs};
+use crate::source::archive::FeedPlan;
+use crate::source::{SourceError, SourceFactory};
+use crate::table::log::WRITER_GENERATION;
+use crate::table::{Log, Root, State, TableError, counts, raw};
+
+/// How long a worker without work sleeps before it looks whether it is to be let go.
+const PARK: Duration = Duration::from_millis(100);
+
+/// What a live job needs.
+pub struct Live {
+    /// The job.
+    pub job: Job,
+    /// Where its tables are.
+    pub root: Root,
+    /// Worker threads.
+    pub workers: usize,
+    /// The time.
+    pub clock: Clock,
+    /// Where records come from.
+    pub source: Arc<dyn SourceFactory>,
+    /// The live line's numbers.
+    pub progress: Arc<Progress>,
+}
+
+/// What ended a job without its having been asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum LiveError {
+    /// A table, at the start.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The source, at the start.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The committer, or a worker through it.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The system gave no thread.
+    #[error("the system gave no thread: {0}; raise the limit of processes, or use fewer workers")]
+    Thread(String),
+}
+
+impl LiveError {
+    /// The process' exit code (DESIGN, "Cluster").
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            LiveError::Table(error) | LiveError::Commit(CommitError::Table(error)) => match error {
+                TableError::Fenced { .. } => 76,
+                TableError::Invalid(_) => 78,
+                TableError::Storage { .. } => 75,
+                TableError::Lost { .. } | TableError::Corrupt { .. } => 1,
+            },
+            LiveError::Source(SourceError::Invalid(_)) => 78,
+            LiveError::Source(SourceError::Retry(_)) | LiveError::Commit(CommitError::Retry(_)) => 75,
+            LiveError::Commit(_) | LiveError::Thread(_) => 1,
+        }
+    }
+}
+
+/// Both tables, taken by this writer.
+struct Taken {
+    raw: Table,
+    counts: Table,
+    generation: i64,
+    buckets: u32,
+}
+
+/// Runs a job until it is asked to end.
+///
+/// # Errors
+/// [`LiveError`]; nothing that was not committed can be seen by anybody, and the next start goes on from the tables.
+pub fn run(live: Live, request: watch::Receiver<Request>) -> Result<(), LiveError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("storage")
+        .enable_all()
+        .build()
+        .map_err(|error| LiveError::Thread(error.to_string()))?;
+    let result = run_on(&runtime, live, request);
+    // Uploads of a job that has failed are of no use to anybody.
+    runtime.shutdown_background();
+    result
+}
+
+fn run_on(runtime: &tokio::runtime::Runtime, live: Live, request: watch::Receiver<Request>) -> Result<(), LiveError> {
+    live.source.check()?;
+    let Taken { raw, counts, generation, buckets } = runtime.block_on(take(&live))?;
+    live.source.resume(&raw.state)?;
+    let absorbed = lane_epochs(&counts.state);
+    let feed = feed_plan(&raw, absorbed)?;
+    tracing::info!(
+        generation,
+        epoch = raw.state.txn(raw::EPOCH),
+        archive_files_to_feed = feed.files(),
+        workers = live.workers,
+        tables = %live.root.url(),
+        "job started"
+    );
+
+    let (orders, orders_receiver) = mpsc::channel();
+    let (answers, answers_receiver) = tokio::sync::mpsc::unbounded_channel();
+    let (wake, wake_receiver) = mpsc::channel();
+    let archiver = Archiver {
+        log: raw.log.clone(),
+        name: format!("g{generation:06}-p0"),
+        workers: live.workers,
+        runtime: runtime.handle().clone(),
+    };
+    let workers = Workers {
+        plan: Plan {
+            counts: counts.log.clone(),
+            live: Arc::new(counts.state.files.values().cloned().collect()),
+            buckets,
+            absorbed,
+            generation,
+            workers_per_process: live.workers,
+            runtime: runtime.handle().clone(),
+            progress: Arc::clone(&live.progress),
+            job: Arc::new(live.job.clone()),
+        },
+        source: Arc::clone(&live.source),
+        feed,
+        archiver: Mutex::new(archiver.start().map_err(|error| LiveError::Thread(error.to_string()))?),
+        ends: Mutex::new(Some(CommitterEnds { orders: orders_receiver, answers: answers.clone(), wake })),
+        answers,
+        abort: Arc::new(AtomicBool::new(false)),
+    };
+    let abort = Arc::clone(&workers.abort);
+    let guards = timely::execute(timely::Config::process(live.workers), move |worker| workers.run(worker))
+        .map_err(LiveError::Thread)?;
+
+    let result = match wake_receiver.recv() {
+        Ok(wake) => {
+            let last_ingested_at = last_ingested_at(&raw.state, &counts.state, &live.job)?;
+            let committer = Committer {
+                raw,
+                counts,
+                generation,
+                workers: live.workers,
+                processes: 1,
+                graces_us: lane_graces_us(&live.job.logic),
+                settings: live.job.settings,
+                clock: live.clock,
+                last_ingested_at,
+                orders,
+                wake,
+                answers: answers_receiver,
+                request,
+                progress: live.progress,
+            };
+            runtime.block_on(committer.run())
+        }
+        Err(_) => Err(CommitError::Failed("worker 0 did not start; see the log above".to_owned())),
+    };
+    if result.is_err() {
+        abort.store(true, Ordering::Relaxed);
+    }
+    for worker in guards.join() {
+        if let Err(what) = worker {
+            tracing::error!(what, "a worker panicked");
+        }
+    }
+    Ok(result?)
+}
+
+/// Reads or makes both tables, and takes them: `raw` first. A table that holds an equal or higher generation ends us.
+async fn take(live: &Live) -> Result<Taken, TableError> {
+    let now_ms = live.clock.now_ms();
+    let raw_log = Log::new(&live.root, "raw");
+    let counts_log = Log::new(&live.root, "counts");
+    let mut raw_state = raw_log.load_or_create(&raw::definition(), now_ms).await?;
+    let mut counts_state = counts_log.load_or_create(&counts::definition(live.job.tables.buckets), now_ms).await?;
+    let buckets = counts::buckets(&counts_state)?;
+    if buckets != live.job.tables.buckets {
+        return Err(TableError::Invalid(format!(
+            "tables.buckets = {}, but the table was made with {buckets}; put {buckets} into the job file",
+            live.job.tables.buckets
+        )));
+    }
+    let generation = raw_log.fence(&mut raw_state, 0, now_ms).await?;
+    let theirs = counts_state.txn(WRITER_GENERATION);
+    if theirs >= generation {
+        return Err(TableError::Fenced { table: "counts".to_owned(), ours: generation, theirs });
+    }
+    let taken = counts_log.fence(&mut counts_state, generation, now_ms).await?;
+    if taken != generation {
+        return Err(TableError::Fenced { table: "counts".to_owned(), ours: generation, theirs: taken - 1 });
+    }
+    Ok(Taken {
+        raw: Table { log: raw_log, state: raw_state },
+        counts: Table { log: counts_log, state: counts_state },
+        generation,
+        buckets,
+    })
+}
+
+fn feed_plan(raw_table: &Table, absorbed: [Epoch; Lane::ALL.len()]) -> Result<FeedPlan, TableError> {
+    let newest = raw_table.state.txn(raw::EPOCH) as Epoch;
+    let ahead = absorbed.into_iter().max().unwrap_or(0);
+    if ahead > newest {
+        return Err(TableError::Corrupt {
+            table: "counts".to_owned(),
+            what: format!(
+                "a lane stands at epoch {ahead}, but raw ends at {newest}: these two tables do not belong together"
+            ),
+        });
+    }
+    let after = absorbed.into_iter().min().unwrap_or(0);
+    FeedPlan::new(raw_table.log.clone(), &raw_table.state, after, newest)
+}
+
+/// The newest `ingested_at` that the tables know of: it never goes back, whatever the clock does.
+fn last_ingested_at(raw_state: &State, counts_state: &State, job: &Job) -> Result<TimeUs, TableError> {
+    let mut last = raw::newest_ingested_at(raw_state)?;
+    for (lane, grace) in Lane::ALL.into_iter().zip(lane_graces_us(&job.logic)) {
+        let until = counts_state.txn(&counts::complete_until_txn(lane));
+        if until > 0 {
+            last = last.max(until * 1000 + grace);
+        }
+    }
+    Ok(last)
+}
+
+/// What each worker thread takes its part from.
+struct Workers {
+    plan: Plan,
+    source: Arc<dyn SourceFactory>,
+    feed: FeedPlan,
+    archiver: Mutex<Sender<ToArchiver>>,
+    ends: Mutex<Option<CommitterEnds>>,
+    answers: UnboundedSender<Answer>,
+    abort: Arc<AtomicBool>,
+}
+
+impl Workers {
+    /// A worker's life. A panic is told to the committer, which ends the job: a sibling would wait for ever.
+    fn run(&self, worker: &mut Worker) {
+        let what = match catch_unwind(AssertUnwindSafe(|| self.steps(worker))) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+                format!("worker {} panicked: {text}; this is a bug: please report it", worker.index())
+            }
+        };
+        // A committer that has ended has said why.
+        self.answers.send(Answer::Failed { kind: FailureKind::Fatal, what }).ok();
+    }
+
+    fn steps(&self, worker: &mut Worker) -> Result<(), TableError> {
+        let (index, peers) = (worker.index(), worker.peers());
+        let ends = match index {
+            0 => self.ends.lock().unwrap_or_else(PoisonError::into_inner).take(),
+            _ => None,
+        };
+        let archiver = self.archiver.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let open = |waker: crate::source::Waker| {
+            Ok(Inputs {
+                topic: self.source.open(index, peers, Arc::clone(&waker))?,
+                feed: self.feed.open(index, peers, &self.plan.runtime, waker),
+            })
+        };
+        build(worker, &self.plan, open, archiver, ends)?;
+        while worker.has_dataflows() && !self.abort.load(Ordering::Relaxed) {
+            worker.step_or_park(Some(PARK));
+        }
+        for dataflow in worker.installed_dataflows() {
+            worker.drop_dataflow(dataflow);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! Feeds records from the archive to one worker: what lanes have not absorbed, after a restart.
+//!
+//! In: files of `raw`, by epoch. Out: the rows above one epoch and up to another, as records that carry their own epoch and
+//! `ingested_at`. State: one file's bytes and a few chunks, bounded by the channel. Failure: said to the source operator,
+//! which holds its capability.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+
+use super::Waker;
+use crate::model::{Epoch, Records};
+use crate::table::{File, Log, State, TableError, raw};
+
+/// Chunks that may wait for the worker.
+const CHUNKS_WAITING: usize = 4;
+
+/// What a restart feeds: rows of epochs `after + 1 ..= up_to`.
+#[derive(Clone, Debug)]
+pub struct FeedPlan {
+    log: Log,
+    files: Vec<File>,
+    after: Epoch,
+    up_to: Epoch,
+}
+
+impl FeedPlan {
+    /// The live files of `raw` that hold such rows, oldest first.
+    ///
+    /// # Errors
+    /// [`TableError::Corrupt`] when a file's statistics do not say its epochs.
+    pub fn new(log: Log, raw: &State, after: Epoch, up_to: Epoch) -> Result<FeedPlan, TableError> {
+        let mut files = Vec::new();
+        if after < up_to {
+            for file in raw.files.values() {
+                let (least, greatest) = raw::epochs_of(file)?;
+                if least <= up_to && greatest > after {
+                    files.push((least, file.clone()));
+                }
+            }
+            files.sort_by_key(|(least, _)| *least);
+        }
+        Ok(FeedPlan { log, files: files.into_iter().map(|(_, file)| file).collect(), after, up_to })
+    }
+
+    /// Files to read.
+    pub fn files(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Starts to read a worker's share.
+    pub fn open(&self, worker: usize, workers: usize, runtime: &tokio::runtime::Handle, waker: Waker) -> Feed {
+        let files: VecDeque<File> = (self.files.iter().enumerate())
+            .filter(|(index, _)| index % workers == worker)
+            .map(|(_, file)| file.clone())
+            .collect();
+        let (sender, receiver) = sync_channel(CHUNKS_WAITING);
+        let share = FeedPlan { files: files.into(), ..self.clone() };
+        let handle = runtime.clone();
+        runtime.spawn_blocking(move || {
+            let result = share.read(&handle, &sender, &waker);
+            let end = match result {
+                Ok(()) => Message::End,
+                Err(error) => Message::Failed(error),
+            };
+            // A worker that is gone needs no end.
+            sender.send(end).ok();
+            waker();
+        });
+        Feed { receiver }
+    }
+
+    fn read(
+        &self,
+        runtime: &tokio::runtime::Handle,
+        sender: &SyncSender<Message>,
+        waker: &Waker,
+    ) -> Result<(), TableError> {
+        for file in &self.files {
+            let path = Path::from(file.path.as_str());
+            let bytes = runtime
+                .block_on(async { self.log.store().get(&path).await?.bytes().await })
+                .map_err(|error| TableError::storage(format!("reading {path} of table raw"), error))?;
+            for records in raw::read_records(file, bytes, self.after, self.up_to)? {
+                if sender.send(Message::Chunk(records?)).is_err() {
+                    return Ok(());
+                }
+                waker();
+            }
+        }
+        Ok(())
+    }
+}
+
+enum Message {
+    Chunk(Records),
+    End,
+    Failed(TableError),
+}
+
+/// One worker's share of the archive, being read.
+pub struct Feed {
+    receiver: Receiver<Message>,
+}
+
+/// What a [`Feed`] has now.
+pub enum Fed {
+    /// Records.
+    Chunk(Records),
+    /// Nothing yet; the waker will be called.
+    Wait,
+    /// No more.
+    End,
+}
+
+impl Feed {
+    /// The next chunk, if it is there.
+    ///
+    /// # Errors
+    /// What the reading failed with.
+    pub fn next(&mut self) -> Result<Fed, TableError> {
+        match self.receiver.try_recv() {
+            Ok(Message::Chunk(records)) => Ok(Fed::Chunk(records)),
+            Ok(Message::End) => Ok(Fed::End),
+            Ok(Message::Failed(error)) => Err(error),
+            Err(TryRecvError::Empty) => Ok(Fed::Wait),
+            Err(TryRecvError::Disconnected) => Err(TableError::Corrupt {
+                table: "raw".to_owned(),
+                what: "the thread that reads the archive is gone; see the log above".to_owned(),
+            }),
+        }
+    }
+}

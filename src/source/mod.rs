@@ -1,0 +1,73 @@
+//! Where records come from: the topic ([`kafka`]), the archive ([`archive`]), or a script in a test ([`script`]).
+
+pub mod archive;
+
+pub mod script;
+
+use std::sync::Arc;
+
+use crate::dataflow::protocol::Position;
+use crate::model::{Epoch, Records, TimeUs};
+use crate::table::State;
+
+/// Wakes a worker's source operator from any thread.
+pub type Waker = Arc<dyn Fn() + Send + Sync>;
+
+/// What is written beside every record on arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The open epoch.
+    pub epoch: Epoch,
+    /// Its `ingested_at`.
+    pub ingested_at: TimeUs,
+}
+
+/// What went wrong at a source, by what the caller does next.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The user must change something: names, offsets in doubt, a compacted topic.
+    #[error("{0}")]
+    Invalid(String),
+    /// It may pass: the brokers are away, the topic is not there yet.
+    #[error("{0}")]
+    Retry(String),
+}
+
+/// One worker's share of the topics. Never blocks.
+pub trait RecordSource {
+    /// Appends some records, bounded, with this stamp. Whether there may be more at once.
+    ///
+    /// # Errors
+    /// See [`SourceError`]; the worker holds its capability and the job stops.
+    fn read(&mut self, stamp: Stamp, records: &mut Records) -> Result<bool, SourceError>;
+
+    /// The epoch ends: partitions that moved or were found since the last call.
+    fn take_positions(&mut self) -> Vec<Position>;
+
+    /// The epoch ends: whether every partition was read to its end since the last call.
+    fn take_at_end(&mut self) -> bool;
+
+    /// Whether every partition was read up to where it ended at the start.
+    fn drained(&self) -> bool;
+}
+
+/// Makes the sources of a job's workers.
+pub trait SourceFactory: Send + Sync {
+    /// Once, before the workers start and before anything is fenced: checks the topics.
+    ///
+    /// # Errors
+    /// See [`SourceError`].
+    fn check(&self) -> Result<(), SourceError>;
+
+    /// Once, when `raw` is ours: decides where each partition goes on.
+    ///
+    /// # Errors
+    /// See [`SourceError`].
+    fn resume(&self, raw: &State) -> Result<(), SourceError>;
+
+    /// A worker's share.
+    ///
+    /// # Errors
+    /// See [`SourceError`].
+    fn open(&self, worker: usize, workers: usize, waker: Waker) -> Result<Box<dyn RecordSource>, SourceError>;
+}
