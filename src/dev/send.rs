@@ -64,13 +64,16 @@ pub(super) struct Sender {
 struct Deliveries {
     failed: AtomicU64,
     first_failure: Mutex<Option<String>>,
-    last_error: Mutex<Option<String>>,
+    last_error: Mutex<Option<(Instant, String)>>,
 }
 
 impl Deliveries {
-    fn last_error(&self) -> String {
-        let last = self.last_error.lock().expect("no panic while locked");
-        last.as_ref().map(|reason| format!("; last: {reason}")).unwrap_or_default()
+    /// The client's last error, as the end of a message; nothing where it is older than `age_max`.
+    fn last_error(&self, age_max: Duration) -> String {
+        match &*self.last_error.lock().expect("no panic while locked") {
+            Some((at, reason)) if at.elapsed() <= age_max => format!("; last error: {reason}"),
+            _ => String::new(),
+        }
     }
 }
 
@@ -83,7 +86,7 @@ impl ClientContext for Deliveries {
         tracing::debug!(%error, reason, "librdkafka error");
         // "All brokers are down" says less than the error before it.
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
-            *self.last_error.lock().expect("no panic while locked") = Some(reason.to_owned());
+            *self.last_error.lock().expect("no panic while locked") = Some((Instant::now(), reason.to_owned()));
         }
     }
 }
@@ -153,7 +156,7 @@ impl Sender {
     fn partitions_now(&self, brokers: &str) -> anyhow::Result<Option<i32>> {
         let metadata = self.producer.client().fetch_metadata(None, ANSWER).map_err(|error| {
             self.producer.poll(Duration::from_millis(10));
-            let last = self.producer.context().last_error();
+            let last = self.producer.context().last_error(ANSWER);
             anyhow::anyhow!("no answer from Kafka at {brokers} within {} s ({error}{last})", ANSWER.as_secs())
         })?;
         let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
@@ -252,7 +255,7 @@ impl Sender {
     pub(super) fn in_flight(&self) -> String {
         match self.producer.in_flight_count() {
             0 => String::new(),
-            count => format!("{count} in flight{}", self.producer.context().last_error()),
+            count => format!("{count} in flight{}", self.producer.context().last_error(ANSWER)),
         }
     }
 
@@ -272,7 +275,7 @@ impl Sender {
             "{failed} of {} records were not delivered to topic {}; the first: {first}{}",
             self.sent,
             self.topic,
-            deliveries.last_error()
+            deliveries.last_error(Duration::MAX)
         )
     }
 
