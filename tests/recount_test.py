@@ -22,6 +22,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, Transaction, write_deltalake
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.dont_write_bytecode = True  # scripts/recount is loaded as a module: nothing shall appear beside it
 
 TIME = pa.timestamp("us", tz="UTC")
 RAW = pa.schema(
