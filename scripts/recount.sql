@@ -18,10 +18,10 @@ END;
 -- The bucket of a customer is the first 32 bits of its md5 >> (32 − log2 8).
 CREATE OR REPLACE TEMP MACRO bucket_of(customer) AS ('0x' || md5(customer)[1:8])::BIGINT >> 29;
 
--- RFC 3339 or integer milliseconds. upper: it allows small t and z.
+-- RFC 3339 or integer milliseconds. upper: it allows small t and z. What can not be read is NULL and so shows as a difference.
 CREATE OR REPLACE TEMP MACRO time_us(value, pointer) AS CASE
   WHEN json_type(value, pointer) IN ('UBIGINT', 'BIGINT') THEN json_extract(value, pointer)::BIGINT * 1000
-  ELSE epoch_us(upper(json_extract_string(value, pointer))::TIMESTAMPTZ)
+  ELSE epoch_us(TRY_CAST(upper(json_extract_string(value, pointer)) AS TIMESTAMPTZ))
 END;
 
 CREATE OR REPLACE TEMP TABLE granularities AS FROM (VALUES
