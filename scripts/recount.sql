@@ -1,0 +1,101 @@
+-- Every version of `counts` is a recount of `raw`: promise 1 of the design as plain SQL for DuckDB, without our code.
+--
+-- For the job jobs/web-analytics.toml: total, action and country at minute, hour and day. The caller has made three views:
+--   raw, counts                     the tables, each at one version
+--   lanes(lane, epoch)              the txns `lane/<lane>` of that version of counts; absent = 0
+-- The result is one row per difference; no row means exact. `scripts/recount` runs it on a folder or a URL.
+--
+-- Times are integers of microseconds since 1970 in here: no rounding, and no time zone of the session.
+
+-- A value of more than 512 bytes stands in counts as its longest prefix of at most 495 bytes, cut between characters,
+-- then ~ and 16 digits of its md5. A character has at most 4 bytes: 495 bytes hold 123 to 495 of them.
+CREATE OR REPLACE TEMP MACRO shorten(value) AS CASE
+  WHEN strlen(value) <= 512 THEN value
+  ELSE left(value, list_max(list_filter(range(123, 496), lambda n: strlen(left(value, n)) <= 495)))
+    || '~' || md5(value)[1:16]
+END;
+
+-- The bucket of a customer is the first 32 bits of its md5 >> (32 − log2 8).
+CREATE OR REPLACE TEMP MACRO bucket_of(customer) AS ('0x' || md5(customer)[1:8])::BIGINT >> 29;
+
+-- RFC 3339 or integer milliseconds. upper: it allows small t and z. What can not be read is NULL and so shows as a difference.
+CREATE OR REPLACE TEMP MACRO time_us(value, pointer) AS CASE
+  WHEN json_type(value, pointer) IN ('UBIGINT', 'BIGINT') THEN json_extract(value, pointer)::BIGINT * 1000
+  ELSE epoch_us(TRY_CAST(upper(json_extract_string(value, pointer)) AS TIMESTAMPTZ))
+END;
+
+CREATE OR REPLACE TEMP TABLE granularities AS FROM (VALUES
+  -- grace: how long after its end a window takes records as on time; periods: lengths of the partition values allowed
+  ('minute', 60_000_000,     20_000_000,  [7, 10, 13, 15]),
+  ('hour',   3_600_000_000,  60_000_000,  [7, 10]),
+  ('day',    86_400_000_000, 300_000_000, [7])
+) AS t(granularity, width_us, grace_us, periods);
+
+CREATE OR REPLACE TEMP VIEW events AS
+WITH counted AS (SELECT *, decode(value) AS json FROM raw WHERE outcome = 'counted')
+SELECT
+  epoch,
+  epoch_us(ingested_at) AS ingested_us,
+  json_extract_string(json, '/analyticsCustomerId') AS customer_id,
+  time_us(json, '/dateTimeUtc') AS event_us,
+  [ {'dimension': 'total',   'value': ''},
+    {'dimension': 'action',  'value': shorten(coalesce(json_extract_string(json, '/action'), ''))},
+    {'dimension': 'country', 'value': shorten(coalesce(json_extract_string(json, '/userInfo/country'), ''))} ] AS dimensions,
+  kafka_topic || '/' || kafka_partition || '/' || kafka_offset AS record,
+  epoch_us(event_time) AS archived_us
+FROM counted;
+
+-- An event's windows, and the lane that publishes it in each: its granularity's, or `late` when it came after the grace.
+CREATE OR REPLACE TEMP VIEW placed AS
+SELECT e.*, granularity, event_us // width_us * width_us AS start_us,
+  CASE WHEN ingested_us >= start_us + width_us + grace_us THEN 'late' ELSE granularity END AS lane
+FROM events AS e CROSS JOIN granularities;
+
+CREATE OR REPLACE TEMP VIEW recounted AS
+SELECT granularity, customer_id, start_us, d.dimension, d.value AS dimension_value, count(*)::BIGINT AS event_count
+FROM (
+  SELECT granularity, customer_id, start_us, unnest(dimensions) AS d
+  FROM placed LEFT JOIN lanes USING (lane)
+  WHERE placed.epoch <= coalesce(lanes.epoch, 0)
+)
+GROUP BY ALL;
+
+CREATE OR REPLACE TEMP VIEW published AS
+SELECT granularity, customer_id, epoch_us(window_start) AS start_us, dimension, dimension_value,
+  count(*) AS row_count, sum(event_count)::BIGINT AS event_count
+FROM counts
+GROUP BY ALL;
+
+CREATE OR REPLACE TEMP VIEW differences AS
+-- The recount. A cell that is in one of the two only differs too, so a row that says zero does.
+SELECT 'count' AS "check", granularity, customer_id, start_us, dimension, dimension_value,
+  p.event_count AS in_counts, r.event_count AS recounted
+FROM published AS p FULL JOIN recounted AS r USING (granularity, customer_id, start_us, dimension, dimension_value)
+WHERE p.event_count IS DISTINCT FROM r.event_count
+UNION ALL
+SELECT 'one row per cell', granularity, customer_id, start_us, dimension, dimension_value, row_count, 1
+FROM published WHERE row_count > 1
+UNION ALL
+SELECT unnest(list_filter([
+    CASE WHEN epoch_us(window_end) IS DISTINCT FROM epoch_us(window_start) + width_us THEN 'window_end' END,
+    -- A period is a UTC prefix of the window's start, of one of the lengths of its granularity; 2026-01-13T0405 has no colon.
+    CASE WHEN period IS DISTINCT FROM left(strftime(make_timestamp(epoch_us(window_start)), '%Y-%m-%dT%H%M'), length(period))
+      OR NOT list_contains(periods, length(period)) THEN 'period' END,
+    CASE WHEN bucket IS DISTINCT FROM bucket_of(customer_id) THEN 'bucket' END],
+    lambda failed: failed IS NOT NULL)),
+  granularity, customer_id, epoch_us(window_start), dimension, dimension_value, event_count, NULL
+FROM counts LEFT JOIN granularities USING (granularity)
+UNION ALL
+SELECT 'raw holds a record once', NULL, NULL, NULL, NULL, kafka_topic || '/' || kafka_partition || '/' || kafka_offset, count(*), 1
+FROM raw GROUP BY kafka_topic, kafka_partition, kafka_offset HAVING count(*) > 1
+UNION ALL
+-- Readers of raw prune by event_time, and lateness stands on one ingested_at per epoch.
+SELECT 'event_time in raw', NULL, customer_id, event_us, NULL, record, archived_us, event_us
+FROM events WHERE archived_us IS DISTINCT FROM event_us
+UNION ALL
+SELECT 'one ingested_at per epoch', NULL, NULL, NULL, NULL, 'epoch ' || epoch, count(DISTINCT ingested_at), 1
+FROM raw GROUP BY epoch HAVING count(DISTINCT ingested_at) > 1;
+
+SELECT "check", granularity, customer_id, make_timestamptz(start_us) AS window_start, dimension, dimension_value, in_counts, recounted
+FROM differences
+ORDER BY ALL;

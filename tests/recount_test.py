@@ -1,0 +1,348 @@
+"""Tests scripts/recount on small tables written by hand: it passes what is exact, and finds each thing that is made wrong.
+
+Run it with `scripts/python tests/recount_test.py`. It starts an S3 server of its own for the part that reads from S3.
+"""
+
+import contextlib
+import hashlib
+import importlib.machinery
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pyarrow as pa
+from deltalake import CommitProperties, Transaction, write_deltalake
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.dont_write_bytecode = True  # scripts/recount is loaded as a module: nothing shall appear beside it
+
+TIME = pa.timestamp("us", tz="UTC")
+RAW = pa.schema(
+    [
+        ("epoch", pa.int64()), ("ingested_at", TIME), ("kafka_topic", pa.string()), ("kafka_partition", pa.int32()),
+        ("kafka_offset", pa.int64()), ("value", pa.binary()), ("event_time", TIME), ("outcome", pa.string()),
+        ("reason", pa.string()), ("ingest_date", pa.string()),
+    ]
+)  # fmt: skip
+COUNTS = pa.schema(
+    [
+        ("customer_id", pa.string()), ("window_start", TIME), ("window_end", TIME), ("dimension", pa.string()),
+        ("dimension_value", pa.string()), ("event_count", pa.int64()), ("granularity", pa.string()),
+        ("period", pa.string()), ("bucket", pa.int32()),
+    ]
+)  # fmt: skip
+
+WIDTH = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
+GRACE = {"minute": timedelta(seconds=20), "hour": timedelta(minutes=1), "day": timedelta(minutes=5)}
+PERIOD = {"minute": "%Y-%m-%dT%H", "hour": "%Y-%m-%d", "day": "%Y-%m"}
+LANES = {"minute": 4, "hour": 3, "day": 3, "late": 2}
+
+
+def at(text):
+    return datetime.fromisoformat(text).astimezone(timezone.utc)
+
+
+INGESTED = {
+    1: at("2026-01-13T04:05:10Z"),
+    2: at("2026-01-13T04:06:20Z"),  # to the microsecond the end of the grace of minute 04:05
+    3: at("2026-01-13T04:06:30Z"),
+    4: at("2026-01-13T04:06:40Z"),
+}
+
+# 600 bytes of two each: 495 is odd, so the cut falls inside a character.
+LONG = "é" * 300
+SHORTENED = "é" * 247 + "~" + hashlib.md5(LONG.encode()).hexdigest()[:16]
+assert len(SHORTENED.encode()) == 511
+
+# epoch, customer, the time as it is written, the time as it is meant, action, country
+EVENTS = [
+    (1, "acme", "2026-01-13T04:05:06Z", "2026-01-13T04:05:06Z", "view", "DE"),
+    (1, "acme", 1768277106000, "2026-01-13T04:05:06Z", "view", None),
+    (1, "globex", "2026-01-13t05:35:59.9999999+01:30", "2026-01-13T04:05:59.999999Z", LONG, "FR"),
+    (1, "initech", "2026-01-12T23:59:59.999Z", "2026-01-12T23:59:59.999Z", "x" * 512, "日本" * 90),
+    (2, "acme", "2026-01-13T04:05:07Z", "2026-01-13T04:05:07Z", "click", "DE"),  # late for its minute
+    (2, "acme", "2026-01-13T02:00:00Z", "2026-01-13T02:00:00Z", "click", ""),  # late for minute and hour
+    (3, "acme", "2026-01-13T02:00:00Z", "2026-01-13T02:00:00Z", "click", ""),  # the late lane is not there yet: day only
+    (3, "üñí", "2026-01-13T04:06:00Z", "2026-01-13T04:06:00Z", "", "🇩🇪" * 70),
+    (4, "acme", "2026-01-13T04:06:31Z", "2026-01-13T04:06:31Z", "view", "DE"),  # only the minute lane has epoch 4
+    (4, "acme", "2026-01-13T04:05:08Z", "2026-01-13T04:05:08Z", "view", "DE"),  # late, and nobody has it yet
+]
+
+
+def raw_rows():
+    rows = []
+    for epoch, customer, written, meant, action, country in EVENTS:
+        event = {"analyticsCustomerId": customer, "dateTimeUtc": written, "action": action, "userInfo": {"country": country}}
+        if country is None:
+            del event["userInfo"]
+        rows.append((epoch, json.dumps(event).encode(), at(meant), "counted", None))
+    rows.append((1, b"\xff not UTF-8", None, "rejected", "not_utf8"))
+    rows.append((1, None, None, "rejected", "empty"))
+    rows.append((2, b'{"dateTimeUtc": "soon"}', None, "rejected", "missing_field"))
+    event = {"analyticsCustomerId": "acme", "dateTimeUtc": "2026-01-13T04:05:06Z", "action": "ping"}
+    rows.append((2, json.dumps(event).encode(), at("2026-01-13T04:05:06Z"), "filtered", None))
+    return [
+        {
+            "epoch": epoch, "ingested_at": INGESTED[epoch], "kafka_topic": "web-analytics", "kafka_partition": number % 2,
+            "kafka_offset": number // 2, "value": value, "event_time": event_time, "outcome": outcome, "reason": reason,
+            "ingest_date": "2026-01-13",
+        }
+        for number, (epoch, value, event_time, outcome, reason) in enumerate(rows)
+    ]  # fmt: skip
+
+
+def counts_rows():
+    """The counts of EVENTS, written a second time, without SQL."""
+    cells = Counter()
+    for epoch, customer, _, meant, action, country in EVENTS:
+        for granularity, width in WIDTH.items():
+            start = at(meant) - (at(meant) - at("2026-01-01T00:00:00Z")) % width
+            late = INGESTED[epoch] >= start + width + GRACE[granularity]
+            if epoch > LANES["late" if late else granularity]:
+                continue
+            values = {"total": "", "action": shortened(action), "country": shortened(country or "")}
+            for dimension, value in values.items():
+                cells[customer, granularity, start, dimension, value] += 1
+    return [
+        {
+            "customer_id": customer, "window_start": start, "window_end": start + WIDTH[granularity],
+            "dimension": dimension, "dimension_value": value, "event_count": count, "granularity": granularity,
+            "period": start.strftime(PERIOD[granularity]),
+            "bucket": int(hashlib.md5(customer.encode()).hexdigest()[:8], 16) >> 29,
+        }
+        for (customer, granularity, start, dimension, value), count in cells.items()
+    ]  # fmt: skip
+
+
+def shortened(value):
+    if len(value.encode()) <= 512:
+        return value
+    head = value.encode()[:495].decode(errors="ignore")
+    return head + "~" + hashlib.md5(value.encode()).hexdigest()[:16]
+
+
+def write(folder, raw, counts, lanes):
+    write_deltalake(f"{folder}/raw", pa.Table.from_pylist(raw, RAW), partition_by=["ingest_date"])
+    progress = CommitProperties(app_transactions=[Transaction(f"lane/{lane}", epoch) for lane, epoch in lanes.items()])
+    table = pa.Table.from_pylist(counts, COUNTS)
+    write_deltalake(f"{folder}/counts", table, partition_by=["granularity", "period", "bucket"], commit_properties=progress)
+
+
+def cell(counts, **wanted):
+    """The one row, to be changed, of which all these hold."""
+    (found,) = [row for row in counts if all(row[key] == value for key, value in wanted.items())]
+    return found
+
+
+def a_cell(counts):
+    return cell(counts, customer_id="acme", granularity="hour", dimension="action", dimension_value="view")
+
+
+# What is made wrong → the checks that must find it. Each gets its own copy of (raw, counts, lanes), to change.
+def one_too_many(raw, counts, lanes):
+    a_cell(counts)["event_count"] += 1
+
+
+def one_too_few(raw, counts, lanes):
+    a_cell(counts)["event_count"] -= 1
+
+
+def cell_lost(raw, counts, lanes):
+    counts.remove(a_cell(counts))
+
+
+def cell_that_says_zero(raw, counts, lanes):
+    counts.append(a_cell(counts) | {"dimension_value": "never", "event_count": 0})
+
+
+def cell_of_a_dimension_nobody_asked_for(raw, counts, lanes):
+    counts.append(a_cell(counts) | {"dimension": "browser"})
+
+
+def cell_in_two_rows(raw, counts, lanes):
+    row = a_cell(counts)
+    row["event_count"] -= 1
+    counts.append(row | {"event_count": 1})
+
+
+def value_not_shortened(raw, counts, lanes):
+    cell(counts, granularity="hour", dimension_value=SHORTENED)["dimension_value"] = LONG
+
+
+def window_end_wrong(raw, counts, lanes):
+    a_cell(counts)["window_end"] += timedelta(microseconds=1)
+
+
+def period_of_another_day(raw, counts, lanes):
+    a_cell(counts)["period"] = "2026-01-14"
+
+
+def period_of_a_length_that_hours_do_not_have(raw, counts, lanes):
+    a_cell(counts)["period"] = "2026-01-13T04"
+
+
+def bucket_wrong(raw, counts, lanes):
+    a_cell(counts)["bucket"] ^= 1
+
+
+def record_archived_twice(raw, counts, lanes):
+    raw.append(dict(raw[-1]))
+
+
+def counted_record_lost(raw, counts, lanes):
+    raw.pop(0)
+
+
+def late_lane_says_more_than_was_published(raw, counts, lanes):
+    lanes["late"] = 3
+
+
+def minute_lane_says_less_than_was_published(raw, counts, lanes):
+    lanes["minute"] = 3
+
+
+def lane_without_a_txn(raw, counts, lanes):
+    del lanes["day"]
+
+
+def event_time_of_the_archive_wrong(raw, counts, lanes):
+    raw[0]["event_time"] += timedelta(microseconds=1)
+
+
+def two_ingest_times_in_an_epoch(raw, counts, lanes):
+    raw[0]["ingested_at"] += timedelta(microseconds=1)
+
+
+CORRUPTIONS = {
+    one_too_many: {"count"},
+    one_too_few: {"count"},
+    cell_lost: {"count"},
+    cell_that_says_zero: {"count"},
+    cell_of_a_dimension_nobody_asked_for: {"count"},
+    cell_in_two_rows: {"one row per cell"},
+    value_not_shortened: {"count"},
+    window_end_wrong: {"window_end"},
+    period_of_another_day: {"period"},
+    period_of_a_length_that_hours_do_not_have: {"period"},
+    bucket_wrong: {"bucket"},
+    record_archived_twice: {"raw holds a record once"},
+    counted_record_lost: {"count"},
+    late_lane_says_more_than_was_published: {"count"},
+    minute_lane_says_less_than_was_published: {"count"},
+    lane_without_a_txn: {"count"},
+    event_time_of_the_archive_wrong: {"event_time in raw"},
+    two_ingest_times_in_an_epoch: {"one ingested_at per epoch"},
+}
+
+
+def load_recount():
+    """scripts/recount as a module: one process for all cases."""
+    loader = importlib.machinery.SourceFileLoader("recount", str(ROOT / "scripts/recount"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("recount", loader))
+    loader.exec_module(module)
+    return module
+
+
+def checks_that_found(recount, folder):
+    db = recount.connect(folder)
+    recount.open_tables(db, folder)
+    return {row[0] for row in recount.differences(db).fetchall()}
+
+
+def test_exact_tables_pass(recount, folder):
+    write(folder, raw_rows(), counts_rows(), LANES)
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        code = recount.main([folder, "--readers"])
+    assert code == 0, f"exit code {code}\n{output.getvalue()}"
+    assert "recount: exact: 10 counted records" in output.getvalue(), output.getvalue()
+    assert "read the same 9 totals" in output.getvalue(), output.getvalue()
+
+
+def test_longer_periods_of_the_ladder_pass(recount, folder):
+    counts = counts_rows()
+    for row in counts:
+        row["period"] = "2026-01"
+    write(folder, raw_rows(), counts, LANES)
+    assert checks_that_found(recount, folder) == set()
+
+
+def test_empty_tables_pass(recount, folder):
+    write(folder, [], [], {})
+    assert checks_that_found(recount, folder) == set()
+
+
+def test_the_program_exits_3_and_names_the_cell(recount, folder):
+    counts = counts_rows()
+    a_cell(counts)["event_count"] = 7
+    write(folder, raw_rows(), counts, LANES)
+    run = subprocess.run([ROOT / "scripts/recount", folder], capture_output=True, text=True)
+    assert run.returncode == 3, run
+    assert "customer_id=acme" in run.stdout and "in_counts=7  recounted=2" in run.stdout, run.stdout
+    assert "1 differences" in run.stdout, run.stdout
+
+
+def test_tables_that_are_not_there_exit_1(recount, folder):
+    run = subprocess.run([ROOT / "scripts/recount", folder], capture_output=True, text=True)
+    assert run.returncode == 1 and "could not check" in run.stderr, run
+
+
+def test_over_s3(recount, folder):
+    server = f"{folder}/s3"
+    subprocess.run([ROOT / "scripts/s3", "start", "--dir", server], check=True, stderr=subprocess.DEVNULL)
+    before = dict(os.environ)
+    try:
+        os.environ.update(line.split("=", 1) for line in Path(server, "env").read_text().splitlines())
+        test_exact_tables_pass(recount, f"s3://{os.environ['S3_BUCKET']}/exact")
+        # Parquet's and the log's reader both go there: a wrong key must be an error, not an empty table.
+        os.environ["AWS_SECRET_ACCESS_KEY"] = "wrong"
+        with contextlib.redirect_stderr(io.StringIO()):
+            assert recount.main([f"s3://{os.environ['S3_BUCKET']}/exact"]) == 1
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        subprocess.run([ROOT / "scripts/s3", "stop", "--dir", server], check=True)
+
+
+def corruption_test(make_wrong, expected):
+    def test(recount, folder):
+        raw, counts, lanes = raw_rows(), counts_rows(), dict(LANES)
+        make_wrong(raw, counts, lanes)
+        write(folder, raw, counts, lanes)
+        found = checks_that_found(recount, folder)
+        assert found == expected, f"expected {expected}, found {found}"
+
+    test.__name__ = f"finds_{make_wrong.__name__}"
+    return test
+
+
+def main():
+    tests = [value for name, value in globals().items() if name.startswith("test_")]
+    tests += [corruption_test(make_wrong, expected) for make_wrong, expected in CORRUPTIONS.items()]
+    recount = load_recount()
+    failed = 0
+    work = ROOT / ".work/test"
+    work.mkdir(parents=True, exist_ok=True)
+    for test in tests:
+        with tempfile.TemporaryDirectory(prefix="recount-", dir=work) as folder:
+            try:
+                test(recount, folder)
+                print(f"ok      {test.__name__}")
+            except Exception:
+                failed += 1
+                print(f"FAILED  {test.__name__}")
+                traceback.print_exc(file=sys.stdout)
+    print(f"{len(tests) - failed} passed, {failed} failed, 0 skipped")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
