@@ -76,7 +76,8 @@ fn a_short_file_gets_its_defaults() {
 fn everything_that_can_be_said() {
     let text = r#"
 name = "full-1"
-source = { topics = ["a", "${TOPIC}"], start = 2026-01-13T00:00:00+01:00 }
+source.topics = ["a", "${TOPIC}"]
+source.start = 2026-01-13T00:00:00+01:00
 dimensions.page = { granularities = ["day"] }
 dimensions.verb = { field = "action", granularities = ["minute", "day"] }
 dimensions.total.granularities = ["hour"]
