@@ -6,6 +6,8 @@ pub mod decode;
 pub mod dev;
 pub mod job;
 pub mod live;
+pub mod live_line;
 pub mod model;
 pub mod source;
+pub mod stop;
 pub mod table;

@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use rdkafka::mocking::MockCluster;
 
-use super::stop::StopSignals;
+use crate::stop::StopSignals;
 
 /// The long help.
 pub(super) const HELP: &str = "\

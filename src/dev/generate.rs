@@ -12,11 +12,11 @@ use chrono::{DateTime, NaiveDate, SecondsFormat};
 use clap::Args;
 
 use super::format::write_record_line;
-use super::progress::{self, Progress, duration, grouped, short};
 use super::schedule::TrafficRange;
 use super::send::{KafkaArgs, Sender};
-use super::stop::StopSignals;
 use super::traffic::{Generated, Traffic, TrafficOptions};
+use crate::live_line::{self, LiveLine, duration, grouped, short};
+use crate::stop::StopSignals;
 
 /// Partitions where nothing says how many.
 const PARTITIONS: i32 = 4;
@@ -189,7 +189,7 @@ impl Sink {
         }
     }
 
-    fn finish(&mut self, progress: &mut Progress, sent: u64) -> anyhow::Result<()> {
+    fn finish(&mut self, progress: &mut LiveLine, sent: u64) -> anyhow::Result<()> {
         match self {
             Sink::Topic(sender) => sender.finish(|sender| progress.tick(sent, || sender.in_flight())),
             Sink::Lines { out, name, .. } => out.flush().with_context(|| format!("can not write to {name}")),
@@ -226,7 +226,7 @@ pub(super) fn run(args: GenArgs) -> anyhow::Result<()> {
         traffic = Traffic::new(options.clone())?;
     }
 
-    let mut progress = Progress::new("gen", total);
+    let mut progress = LiveLine::new("gen", total);
     let started = Instant::now();
     let mut record = Generated::default();
     let mut sums = Sums::default();
@@ -334,7 +334,7 @@ impl Sums {
         format!(
             "{target} {} records ({}; {} late, {} broken{span}) in {}: {} records/s.",
             grouped(self.records),
-            progress::bytes(self.bytes),
+            live_line::bytes(self.bytes),
             grouped(self.late),
             grouped(self.broken),
             duration(seconds),

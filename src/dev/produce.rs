@@ -10,10 +10,10 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 
 use super::format::read_record_line;
-use super::progress::{self, Progress, duration, grouped, short};
 use super::send::{KafkaArgs, Sender};
-use super::stop::StopSignals;
 use super::text::access_log_ms;
+use crate::live_line::{self, LiveLine, duration, grouped, short};
+use crate::stop::StopSignals;
 
 /// Lines in a row that go to the same partition.
 const BLOCK: u64 = 100;
@@ -111,7 +111,7 @@ pub(super) fn run(args: ProduceArgs) -> anyhow::Result<()> {
         );
     }
 
-    let mut shown = Progress::new("produce", None);
+    let mut shown = LiveLine::new("produce", None);
     let mut line = Vec::new();
     let (mut lines, mut bytes) = (0u64, 0u64);
     let mut timestamp_ms = args.timestamp_ms;
@@ -153,7 +153,7 @@ pub(super) fn run(args: ProduceArgs) -> anyhow::Result<()> {
         "Sent to topic {} ({partitions} partitions) the {} lines of {name} ({}) in {}: {} records/s.",
         args.kafka.topic.as_deref().unwrap_or_default(),
         grouped(lines),
-        progress::bytes(bytes),
+        live_line::bytes(bytes),
         duration(seconds),
         short(lines as f64 / seconds.max(1e-3)),
     );

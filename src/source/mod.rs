@@ -1,6 +1,7 @@
 //! Where records come from: the topic ([`kafka`]), the archive ([`archive`]), or a script in a test ([`script`]).
 
 pub mod archive;
+pub mod kafka;
 
 pub mod script;
 

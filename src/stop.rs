@@ -10,14 +10,18 @@ use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// SIGINT and SIGTERM, caught from here on.
-pub(super) struct StopSignals {
+pub struct StopSignals {
     runtime: runtime::Runtime,
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl StopSignals {
-    pub(super) fn catch() -> anyhow::Result<Self> {
+    /// Catches both from here on.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn catch() -> anyhow::Result<Self> {
         let runtime =
             runtime::Builder::new_current_thread().enable_all().build().context("can not wait for signals")?;
         let entered = runtime.enter();
@@ -28,7 +32,7 @@ impl StopSignals {
     }
 
     /// Waits for either.
-    pub(super) fn wait(&mut self) {
+    pub fn wait(&mut self) {
         self.runtime.block_on(async {
             tokio::select! {
                 _ = self.interrupt.recv() => {}
@@ -38,7 +42,7 @@ impl StopSignals {
     }
 
     /// A flag that the first signal raises; the second one ends the process at once.
-    pub(super) fn flag(mut self) -> Arc<AtomicBool> {
+    pub fn flag(mut self) -> Arc<AtomicBool> {
         let raised = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&raised);
         thread::spawn(move || {

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
 
 /// How the work goes, on stderr.
-pub(super) struct Progress {
+pub struct LiveLine {
     task: &'static str,
     total: Option<u64>,
     started: Instant,
@@ -14,21 +14,21 @@ pub(super) struct Progress {
     terminal: bool,
 }
 
-impl Progress {
+impl LiveLine {
     /// `total` is the number of records, where it is known.
-    pub(super) fn new(task: &'static str, total: Option<u64>) -> Self {
+    pub fn new(task: &'static str, total: Option<u64>) -> Self {
         let (now, terminal) = (Instant::now(), stderr().is_terminal());
         let every = if terminal { Duration::from_millis(200) } else { Duration::from_secs(10) };
-        Progress { task, total, started: now, shown: now, shown_done: 0, every, terminal }
+        LiveLine { task, total, started: now, shown: now, shown_done: 0, every, terminal }
     }
 
     /// Since the start.
-    pub(super) fn elapsed(&self) -> Duration {
+    pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
 
     /// Shows a line if one is due; `detail` is asked for only then.
-    pub(super) fn tick(&mut self, done: u64, detail: impl FnOnce() -> String) {
+    pub fn tick(&mut self, done: u64, detail: impl FnOnce() -> String) {
         let since = self.shown.elapsed();
         if since < self.every {
             return;
@@ -52,7 +52,7 @@ impl Progress {
     }
 
     /// Removes the live line: the closing sentence comes next.
-    pub(super) fn clear(&self) {
+    pub fn clear(&self) {
         if self.terminal {
             eprint!("\r\x1b[K");
         }
@@ -60,7 +60,7 @@ impl Progress {
 }
 
 /// `1.2 M`, `850 k`, `12`.
-pub(super) fn short(number: f64) -> String {
+pub fn short(number: f64) -> String {
     match number {
         number if number >= 999_500_000.0 => format!("{:.1} G", number / 1e9),
         number if number >= 999_500.0 => format!("{:.1} M", number / 1e6),
@@ -70,14 +70,14 @@ pub(super) fn short(number: f64) -> String {
 }
 
 /// `1.2 MB`, `850 kB`, `12 B`.
-pub(super) fn bytes(number: u64) -> String {
+pub fn bytes(number: u64) -> String {
     let text = short(number as f64);
     let space = if text.contains(' ') { "" } else { " " };
     text + space + "B"
 }
 
 /// `1,234,567`.
-pub(super) fn grouped(number: u64) -> String {
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (index, digit) in digits.chars().enumerate() {
@@ -90,7 +90,7 @@ pub(super) fn grouped(number: u64) -> String {
 }
 
 /// `2.1 s`, `4 m 5 s`, `1 h 2 m`.
-pub(super) fn duration(seconds: f64) -> String {
+pub fn duration(seconds: f64) -> String {
     let whole = seconds as u64;
     match whole {
         0..10 => format!("{seconds:.1} s"),

@@ -1,0 +1,80 @@
+//! The subcommands, and which exit code an error becomes.
+
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use floodmark::dev::DevCommand;
+use floodmark::job::JobError;
+use floodmark::live::LiveError;
+use tracing_subscriber::EnvFilter;
+
+/// Kafka to exact, always-current counts in Parquet
+///
+/// Reads raw events from Kafka, keeps per-customer windowed counts exact and current as a Delta Lake table, and archives every
+/// raw byte beside it.
+///
+/// Exit codes: 0 done, 1 failed, 2 usage, 3 differences found, 75 try again, 76 another copy has taken over (do not restart),
+/// 78 configuration.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// What is logged to stderr: error, warn, info, debug, or a filter such as `floodmark=debug`
+    #[arg(long, global = true, env = "FLOODMARK_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a job: from Kafka to the tables, until it is stopped
+    Run(run::RunArgs),
+    /// For trying things out: generated traffic, files into topics, an embedded broker
+    #[command(subcommand)]
+    Dev(DevCommand),
+}
+
+/// Parses, runs, and says what happened.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(error) = log(&cli.log) {
+        eprintln!("floodmark: {error:#}");
+        return ExitCode::from(2);
+    }
+    let result = match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Dev(command) => floodmark::dev::run(command),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("floodmark: {error:#}");
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if let Some(error) = error.downcast_ref::<LiveError>() {
+        error.exit_code()
+    } else if error.downcast_ref::<JobError>().is_some() {
+        78
+    } else {
+        1
+    }
+}
+
+fn log(filter: &str) -> anyhow::Result<()> {
+    // The libraries below speak of their own affairs at info; ours is what a user asked for.
+    let filter = match filter {
+        level @ ("error" | "warn" | "info" | "debug" | "trace") => format!("warn,floodmark={level}"),
+        filter => filter.to_owned(),
+    };
+    let filter = EnvFilter::try_new(&filter).map_err(|error| {
+        anyhow::anyhow!("--log {filter:?}: {error}; expected a level, or a filter such as floodmark=debug")
+    })?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! `floodmark run`: a live job in this process.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::Args;
+use floodmark::clock::Clock;
+use floodmark::dataflow::Progress;
+use floodmark::dataflow::commit::Request;
+use floodmark::job::Job;
+use floodmark::live::{self, Live, LiveError};
+use floodmark::live_line::{LiveLine, bytes, duration, grouped};
+use floodmark::source::kafka::Kafka;
+use floodmark::stop::StopSignals;
+use floodmark::table::Root;
+use tokio::sync::watch;
+
+/// Options of `floodmark run`.
+#[derive(Args)]
+#[command(
+    after_help = "SIGTERM and SIGINT commit what was read, publish all lanes and exit 0, within settings.shutdown_grace_seconds; \
+    a second one leaves at once. Killing the process at any moment loses nothing and doubles nothing: start it again."
+)]
+pub(crate) struct RunArgs {
+    /// The job file
+    job: PathBuf,
+    /// Worker threads; default: one for each core
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    workers: Option<u16>,
+    /// Read every partition up to where it ends now, publish all lanes, and exit 0
+    #[arg(long)]
+    drain: bool,
+    /// Go on where the topic's offsets do not fit the archive's: records were deleted before they were archived, or the topic
+    /// was made anew. The job says which range is in doubt when it refuses
+    #[arg(long)]
+    accept_gap: bool,
+}
+
+pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
+    let job = Job::load(&args.job)?;
+    let workers = match args.workers {
+        Some(workers) => usize::from(workers),
+        None => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    let root = Root::open(&job.tables.url, &job.tables.options).map_err(LiveError::Table)?;
+    let source = Kafka::new(&job, args.accept_gap).map_err(LiveError::Source)?;
+    let progress = Arc::new(Progress::default());
+    let (request, requested) = watch::channel(if args.drain { Request::Drain } else { Request::Run });
+    let request = Arc::new(request);
+    stop_on_signals(Arc::clone(&request), Duration::from_secs(job.settings.shutdown_grace_seconds))?;
+    let ended = Arc::new(AtomicBool::new(false));
+    let line = show(Arc::clone(&progress), Arc::clone(&ended));
+
+    let started = Instant::now();
+    let live =
+        Live { job, root, workers, clock: Clock::System, source: Arc::new(source), progress: Arc::clone(&progress) };
+    let result = live::run(live, requested);
+    ended.store(true, Ordering::Relaxed);
+    line.join().ok();
+    result?;
+
+    let outcomes = progress.outcomes();
+    let (epoch, _) = progress.epochs();
+    eprintln!(
+        "floodmark: read {} records ({}) in {}: {} counted, {} filtered, {} rejected; raw and all lanes stand at epoch {epoch}",
+        grouped(progress.read.load(Ordering::Relaxed)),
+        bytes(progress.bytes.load(Ordering::Relaxed)),
+        duration(started.elapsed().as_secs_f64()),
+        grouped(outcomes.counted),
+        grouped(outcomes.filtered),
+        grouped(outcomes.rejected()),
+    );
+    Ok(())
+}
+
+/// The first signal asks for an orderly stop, with a deadline; the second ends the process.
+fn stop_on_signals(request: Arc<watch::Sender<Request>>, grace: Duration) -> anyhow::Result<()> {
+    let mut signals = StopSignals::catch()?;
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            signals.wait();
+            tracing::info!(grace_seconds = grace.as_secs(), "stopping: commit, publish all lanes, end");
+            request.send_replace(Request::Stop);
+            std::thread::spawn(move || {
+                std::thread::sleep(grace);
+                eprintln!(
+                    "floodmark: not all could be published within shutdown_grace_seconds = {}; nothing is lost, the next start goes on \
+                     from the archive",
+                    grace.as_secs()
+                );
+                std::process::exit(75);
+            });
+            signals.wait();
+            eprintln!("floodmark: left at once; nothing is lost, the next start goes on from the archive");
+            std::process::exit(130);
+        })
+        .context("no thread to wait for signals; raise the limit of processes")?;
+    Ok(())
+}
+
+/// Shows how the job goes until it has ended.
+fn show(progress: Arc<Progress>, ended: Arc<AtomicBool>) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut line = LiveLine::new("run", None);
+        while !ended.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(100));
+            line.tick(progress.read.load(Ordering::Relaxed), || {
+                let (epoch, published) = progress.epochs();
+                let outcomes = progress.outcomes();
+                let until = progress.complete_until_ms.load(Ordering::Relaxed);
+                let until = chrono::DateTime::from_timestamp_millis(until)
+                    .filter(|_| until > 0)
+                    .map_or_else(|| "—".to_owned(), |time| time.format("%Y-%m-%dT%H:%M:%SZ").to_string());
+                let fed = progress.fed.load(Ordering::Relaxed);
+                let fed = if fed > 0 { format!(" · fed {}", grouped(fed)) } else { String::new() };
+                format!(
+                    "epoch {epoch}, published {published} · complete until {until} · rejected {}{fed}",
+                    grouped(outcomes.rejected())
+                )
+            });
+        }
+        line.clear();
+    })
+}
