@@ -1,7 +1,7 @@
 //! The rules of rejection, `where`, and values, case by case.
 
 use super::*;
-use crate::job::Job;
+use crate::job::{Condition, Job};
 use proptest::prelude::*;
 
 const HEAD: &str = r#"

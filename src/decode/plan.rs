@@ -1,0 +1,131 @@
+//! The logic, compiled to slots: which places are looked for, and what is done with what is found there.
+
+use super::json::Trie;
+use crate::job::{Condition, FieldSpec, Format, Logic, Place, Transform};
+
+/// The logic, compiled to slots. Never changes.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) parser: Parser,
+    pub(super) record_bytes_max: usize,
+    pub(super) customer: Customer,
+    pub(super) event_time: Vec<usize>,
+    pub(super) fields: Vec<FieldPlan>,
+    /// Index of the field, and what must hold.
+    pub(super) filters: Vec<(usize, Condition)>,
+    /// Index of each dimension's field; `None` for `total`.
+    pub(super) dimensions: Vec<Option<usize>>,
+}
+
+#[derive(Debug)]
+pub(super) enum Parser {
+    Json(Trie),
+    AccessLog,
+}
+
+#[derive(Debug)]
+pub(super) enum Customer {
+    Constant(String),
+    Found(Finder),
+}
+
+/// Slots to look at in order, and what is done with the text.
+#[derive(Debug)]
+pub(super) struct Finder {
+    pub(super) slots: Vec<usize>,
+    pub(super) transforms: Vec<Transform>,
+}
+
+/// A field that a dimension or filter uses.
+#[derive(Debug)]
+pub(super) struct FieldPlan {
+    pub(super) name: String,
+    pub(super) finder: Finder,
+    /// Whether its text is used, not only whether it is there.
+    pub(super) needs_text: bool,
+}
+
+impl Plan {
+    /// Compiles the logic.
+    pub(super) fn new(logic: &Logic) -> Plan {
+        let mut needs: Vec<Option<bool>> = vec![None; logic.fields.len()];
+        let mut need = |field: usize, text: bool| needs[field] = Some(text || needs[field] == Some(true));
+        logic.dimensions.iter().filter_map(|dimension| dimension.field).for_each(|field| need(field, true));
+        logic.filters.iter().for_each(|filter| need(filter.field, needs_text(&filter.condition)));
+
+        let mut places = Places::default();
+        let customer = match &logic.customer {
+            FieldSpec::Constant(text) => Customer::Constant(text.clone()),
+            FieldSpec::Found { places: found, transforms } => Customer::Found(places.finder(found, transforms)),
+        };
+        let event_time = places.finder(&logic.event_time, &[]);
+        // Fields that nothing uses are not looked for; the others are numbered anew.
+        let mut numbers = vec![None; logic.fields.len()];
+        let mut fields = Vec::new();
+        for (index, field) in logic.fields.iter().enumerate() {
+            if let (Some(needs_text), FieldSpec::Found { places: found, transforms }) = (needs[index], &field.spec) {
+                numbers[index] = Some(fields.len());
+                fields.push(FieldPlan {
+                    name: field.name.clone(),
+                    finder: places.finder(found, transforms),
+                    needs_text,
+                });
+            }
+        }
+        let number = |index: usize| numbers[index].expect("a field that is used was numbered");
+        let mut plan = Plan {
+            parser: Parser::AccessLog,
+            record_bytes_max: logic.record_bytes_max,
+            customer,
+            event_time: event_time.slots,
+            filters: logic.filters.iter().map(|filter| (number(filter.field), filter.condition.clone())).collect(),
+            dimensions: logic.dimensions.iter().map(|dimension| dimension.field.map(number)).collect(),
+            fields,
+        };
+        if logic.format == Format::Json {
+            plan.compile_json(&places.pointers);
+        }
+        plan
+    }
+
+    /// Until now slots are numbers of pointers; the trie has an order of its own.
+    fn compile_json(&mut self, pointers: &[&[String]]) {
+        let (trie, slots) = Trie::new(pointers);
+        let customer = match &mut self.customer {
+            Customer::Found(finder) => finder.slots.as_mut_slice(),
+            Customer::Constant(_) => &mut [],
+        };
+        let fields = self.fields.iter_mut().flat_map(|field| &mut field.finder.slots);
+        for slot in customer.iter_mut().chain(&mut self.event_time).chain(fields) {
+            *slot = slots[*slot];
+        }
+        self.parser = Parser::Json(trie);
+    }
+}
+
+/// Gives slots to places: pointers are collected, fields of a line have slots of their own.
+#[derive(Default)]
+struct Places<'l> {
+    pointers: Vec<&'l [String]>,
+}
+
+impl<'l> Places<'l> {
+    fn finder(&mut self, places: &'l [Place], transforms: &[Transform]) -> Finder {
+        let slots = places.iter().map(|place| match place {
+            Place::Line(field) => *field as usize,
+            Place::Pointer(pointer) => {
+                self.pointers.push(pointer);
+                self.pointers.len() - 1
+            }
+        });
+        Finder { slots: slots.collect(), transforms: transforms.to_vec() }
+    }
+}
+
+fn needs_text(condition: &Condition) -> bool {
+    match condition {
+        Condition::Exists(_) => false,
+        Condition::Not(inner) => needs_text(inner),
+        Condition::Equals(_) | Condition::In(_) | Condition::Prefix(_) => true,
+    }
+}
