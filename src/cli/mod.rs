@@ -2,6 +2,7 @@
 
 mod run;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -75,6 +76,11 @@ fn log(filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&filter).map_err(|error| {
         anyhow::anyhow!("--log {filter:?}: {error}; expected a level, or a filter such as floodmark=debug")
     })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
     Ok(())
 }

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use md5::{Digest, Md5};
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
-use rdkafka::client::DefaultClientContext;
+use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::base_consumer::PartitionQueue;
-use rdkafka::consumer::{BaseConsumer, Consumer, DefaultConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp};
 use rdkafka::{Offset, TopicPartitionList};
@@ -52,9 +52,20 @@ const DEFAULTS: [(&str, &str); 8] = [
     ("socket.keepalive.enable", "true"),
 ];
 
-/// Properties that a job may not set: exactness stands on them.
-pub const RESERVED: [&str; 4] =
-    ["enable.auto.commit", "enable.auto.offset.store", "auto.offset.reset", "enable.partition.eof"];
+/// The end of a partition comes to the client as an error, and is none.
+struct Context;
+
+impl ClientContext for Context {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if !matches!(error, KafkaError::PartitionEOF(_)) {
+            tracing::warn!(%error, reason, "Kafka client; it goes on trying");
+        }
+    }
+}
+
+impl ConsumerContext for Context {}
+
+type KafkaConsumer = BaseConsumer<Context>;
 
 /// Where reading of a partition begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,49 +105,42 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Kafka {
     /// The topics of a job. `accept_gap`: go on where offsets of `raw` and topic do not fit, from what is there.
-    ///
-    /// # Errors
-    /// [`SourceError::Invalid`] when the job sets a reserved property.
-    pub fn new(job: &Job, accept_gap: bool) -> Result<Kafka, SourceError> {
+    pub fn new(job: &Job, accept_gap: bool) -> Kafka {
         let mut client = ClientConfig::new();
         client.set("client.id", "floodmark").set("group.id", format!("floodmark-{}", job.name));
         for (key, value) in DEFAULTS {
             client.set(key, value);
         }
+        // A job file that sets one of those that exactness stands on was refused.
         for (key, value) in &job.source.kafka {
-            if RESERVED.contains(&key.as_str()) {
-                return Err(SourceError::Invalid(format!(
-                    "source.kafka: {key:?} is set by floodmark, because exactness stands on it; remove it from the job file"
-                )));
-            }
             client.set(key, value);
         }
         let discovery_interval = (job.source.kafka.get("topic.metadata.refresh.interval.ms"))
             .and_then(|ms| ms.parse().ok())
             .map_or(DISCOVERY_INTERVAL, Duration::from_millis);
-        Ok(Kafka {
+        Kafka {
             client,
             topics: job.source.topics.clone(),
-            start: job.source.start.clone(),
+            start: job.source.start,
             accept_gap,
             discovery_interval,
             known: Arc::default(),
-        })
+        }
     }
 
-    fn consumer(&self) -> Result<BaseConsumer, SourceError> {
-        self.client.create().map_err(|error| {
+    fn consumer(&self) -> Result<KafkaConsumer, SourceError> {
+        self.client.create_with_context(Context).map_err(|error| {
             SourceError::Invalid(format!(
                 "source.kafka: the client refuses the properties: {error}; correct them in the job file"
             ))
         })
     }
 
-    fn partitions(&self, consumer: &BaseConsumer) -> Result<BTreeMap<u16, i32>, SourceError> {
+    fn partitions(&self, consumer: &KafkaConsumer) -> Result<BTreeMap<u16, i32>, SourceError> {
         partitions(consumer, &self.topics)
     }
 
-    fn decide(&self, consumer: &BaseConsumer, state: &State) -> Result<Vec<PartitionStart>, SourceError> {
+    fn decide(&self, consumer: &KafkaConsumer, state: &State) -> Result<Vec<PartitionStart>, SourceError> {
         let mut starts = Vec::new();
         let mut doubts = Vec::new();
         for (topic, count) in self.partitions(consumer)? {
@@ -182,7 +186,7 @@ impl Kafka {
 
     fn offsets_at(
         &self,
-        consumer: &BaseConsumer,
+        consumer: &KafkaConsumer,
         topic: &str,
         count: i32,
         ms: i64,
@@ -204,7 +208,7 @@ impl Kafka {
     /// Reads each partition's last archived record again and compares it with what `raw` remembers of it.
     fn check_last(
         &self,
-        consumer: &BaseConsumer,
+        consumer: &KafkaConsumer,
         state: &State,
         starts: &[PartitionStart],
     ) -> Result<Vec<String>, SourceError> {
@@ -296,7 +300,7 @@ impl Kafka {
         let known = Arc::downgrade(&self.known);
         let (client, topics, interval) = (self.client.clone(), self.topics.clone(), self.discovery_interval);
         let body = move || {
-            let Ok(consumer) = client.create::<BaseConsumer>() else { return };
+            let Ok(consumer) = client.create_with_context::<_, KafkaConsumer>(Context) else { return };
             loop {
                 std::thread::sleep(interval);
                 let Some(known) = known.upgrade() else { return };
@@ -363,7 +367,6 @@ impl SourceFactory for Kafka {
             partitions: Vec::new(),
             turn: 0,
             trouble: false,
-            warned: None,
         };
         share.take_new()?;
         self.discover();
@@ -371,7 +374,7 @@ impl SourceFactory for Kafka {
     }
 }
 
-fn partitions(consumer: &BaseConsumer, topics: &[String]) -> Result<BTreeMap<u16, i32>, SourceError> {
+fn partitions(consumer: &KafkaConsumer, topics: &[String]) -> Result<BTreeMap<u16, i32>, SourceError> {
     // All topics are asked for: asking for one by name could make it.
     let metadata = consumer.fetch_metadata(None, ASK).map_err(|error| away(&error))?;
     let mut found = BTreeMap::new();
@@ -422,19 +425,18 @@ struct Share {
     workers: usize,
     waker: Waker,
     /// A client each time that partitions were found: once at the start, then seldom.
-    clients: Vec<Arc<BaseConsumer>>,
+    clients: Vec<Arc<KafkaConsumer>>,
     partitions: Vec<Partition>,
     /// The partition to begin with, so that all get their turn.
     turn: usize,
     /// The brokers were away in this epoch: an end that was seen may be old.
     trouble: bool,
-    warned: Option<Instant>,
 }
 
 struct Partition {
     topic: u16,
     number: i32,
-    queue: PartitionQueue<DefaultConsumerContext>,
+    queue: PartitionQueue<Context>,
     next_offset: i64,
     end_at_start: i64,
     moved: bool,
@@ -491,7 +493,7 @@ impl Share {
         if new.is_empty() {
             return Ok(());
         }
-        let mut consumer: BaseConsumer = self.client.create().map_err(|error| away(&error))?;
+        let mut consumer: KafkaConsumer = self.client.create_with_context(Context).map_err(|error| away(&error))?;
         let waker = Arc::clone(&self.waker);
         consumer.set_nonempty_callback(move || waker());
         let consumer = Arc::new(consumer);
@@ -545,11 +547,7 @@ impl Share {
                             "the Kafka client gave up: {code}: {reason}; start again"
                         )));
                     }
-                    self.trouble = true;
-                    if self.warned.is_none_or(|at| at.elapsed() > Duration::from_secs(10)) {
-                        self.warned = Some(Instant::now());
-                        tracing::warn!(%error, "Kafka client; it goes on trying");
-                    }
+                    self.trouble |= !matches!(error, KafkaError::PartitionEOF(_));
                 }
             }
         }
