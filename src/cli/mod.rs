@@ -68,9 +68,9 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 }
 
 fn log(filter: &str) -> anyhow::Result<()> {
-    // The libraries below speak of their own affairs at info; ours is what a user asked for.
+    // The libraries below speak of their own affairs at info; librdkafka tells us what it tells its log.
     let filter = match filter {
-        level @ ("error" | "warn" | "info" | "debug" | "trace") => format!("warn,floodmark={level}"),
+        level @ ("error" | "warn" | "info" | "debug" | "trace") => format!("warn,librdkafka=off,floodmark={level}"),
         filter => filter.to_owned(),
     };
     let filter = EnvFilter::try_new(&filter).map_err(|error| {

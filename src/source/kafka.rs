@@ -39,6 +39,9 @@ const TURN_BYTES: usize = 1 << 20;
 /// How often new partitions are looked for, unless the job sets `topic.metadata.refresh.interval.ms`.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(30);
 
+/// How often the client's same complaint is repeated.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
+
 /// What a job is told of Kafka unless it says otherwise. Bounded queues: the broker is the buffer.
 const DEFAULTS: [(&str, &str); 8] = [
     ("enable.auto.commit", "false"),
@@ -52,13 +55,22 @@ const DEFAULTS: [(&str, &str); 8] = [
     ("socket.keepalive.enable", "true"),
 ];
 
-/// The end of a partition comes to the client as an error, and is none.
-struct Context;
+/// Says what the client says, but not the same hundreds of times. The end of a partition comes as an error, and is none.
+#[derive(Default)]
+struct Context {
+    said: Mutex<Option<(Instant, String)>>,
+}
 
 impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
-        if !matches!(error, KafkaError::PartitionEOF(_)) {
+        if matches!(error, KafkaError::PartitionEOF(_)) {
+            return;
+        }
+        let mut said = lock(&self.said);
+        let again = said.as_ref().is_some_and(|(at, last)| at.elapsed() < SAY_AGAIN && last == reason);
+        if !again {
             tracing::warn!(%error, reason, "Kafka client; it goes on trying");
+            *said = Some((Instant::now(), reason.to_owned()));
         }
     }
 }
@@ -129,7 +141,7 @@ impl Kafka {
     }
 
     fn consumer(&self) -> Result<KafkaConsumer, SourceError> {
-        self.client.create_with_context(Context).map_err(|error| {
+        self.client.create_with_context(Context::default()).map_err(|error| {
             SourceError::Invalid(format!(
                 "source.kafka: the client refuses the properties: {error}; correct them in the job file"
             ))
@@ -300,7 +312,7 @@ impl Kafka {
         let known = Arc::downgrade(&self.known);
         let (client, topics, interval) = (self.client.clone(), self.topics.clone(), self.discovery_interval);
         let body = move || {
-            let Ok(consumer) = client.create_with_context::<_, KafkaConsumer>(Context) else { return };
+            let Ok(consumer) = client.create_with_context::<_, KafkaConsumer>(Context::default()) else { return };
             loop {
                 std::thread::sleep(interval);
                 let Some(known) = known.upgrade() else { return };
@@ -493,7 +505,8 @@ impl Share {
         if new.is_empty() {
             return Ok(());
         }
-        let mut consumer: KafkaConsumer = self.client.create_with_context(Context).map_err(|error| away(&error))?;
+        let mut consumer: KafkaConsumer =
+            self.client.create_with_context(Context::default()).map_err(|error| away(&error))?;
         let waker = Arc::clone(&self.waker);
         consumer.set_nonempty_callback(move || waker());
         let consumer = Arc::new(consumer);
