@@ -12,7 +12,7 @@ use floodmark::dataflow::Progress;
 use floodmark::dataflow::commit::Request;
 use floodmark::job::Job;
 use floodmark::live::{self, Live, LiveError};
-use floodmark::live_line::{LiveLine, bytes, duration, grouped};
+use floodmark::live_line::{LiveLine, duration, grouped};
 use floodmark::source::kafka::Kafka;
 use floodmark::stop::StopSignals;
 use floodmark::table::Root;
@@ -65,9 +65,8 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let outcomes = progress.outcomes();
     let (epoch, _) = progress.epochs();
     eprintln!(
-        "floodmark: read {} records ({}) in {}: {} counted, {} filtered, {} rejected; raw and all lanes stand at epoch {epoch}",
-        grouped(progress.read.load(Ordering::Relaxed)),
-        bytes(progress.bytes.load(Ordering::Relaxed)),
+        "floodmark: archived {} records in {}: {} counted, {} filtered, {} rejected; raw and all lanes stand at epoch {epoch}",
+        grouped(outcomes.total()),
         duration(started.elapsed().as_secs_f64()),
         grouped(outcomes.counted),
         grouped(outcomes.filtered),

@@ -63,7 +63,7 @@ struct Context {
 
 impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
-        if matches!(error, KafkaError::PartitionEOF(_)) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
             return;
         }
         let mut said = lock(&self.said);
@@ -560,7 +560,7 @@ impl Share {
                             "the Kafka client gave up: {code}: {reason}; start again"
                         )));
                     }
-                    self.trouble |= !matches!(error, KafkaError::PartitionEOF(_));
+                    self.trouble |= error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF);
                 }
             }
         }
