@@ -23,7 +23,7 @@ mod recount;
 mod spool;
 mod sums;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod window;
 
 use std::collections::BTreeMap;
