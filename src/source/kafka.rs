@@ -283,6 +283,10 @@ impl Kafka {
     fn refuse_compacted(&self) -> Result<(), SourceError> {
         let admin: AdminClient<DefaultClientContext> =
             self.client.create().map_err(|error| SourceError::Invalid(format!("source.kafka: {error}")))?;
+        // librdkafka's mock cluster (`floodmark dev broker`) has no settings, and would be asked until time is up.
+        if admin.inner().fetch_cluster_id(ASK).is_some_and(|cluster| cluster.starts_with("mockCluster")) {
+            return Ok(());
+        }
         let topics: Vec<_> = self.topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         let options = AdminOptions::new().request_timeout(Some(ASK));
         let described = match futures::executor::block_on(admin.describe_configs(&topics, &options)) {
