@@ -3,6 +3,7 @@
 mod cell;
 mod chunk;
 mod event;
+mod event;
 mod outcome;
 mod record;
 mod tally;
@@ -10,6 +11,7 @@ mod time;
 
 pub use cell::{CELL_VALUE_BYTES_MAX, Cell, Segment, bucket_of, shorten};
 pub use chunk::{Arena, Span};
+pub use event::{EventRef, Events};
 pub use event::{EventRef, Events};
 pub use outcome::{Outcome, Reason, Rejection};
 pub use record::{RecordRef, Records, TimestampType};
