@@ -155,18 +155,6 @@ fn escaped_end(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Where an escaped text ends, its terminator included.
-fn escaped_end(bytes: &[u8]) -> Option<usize> {
-    let mut from = 0;
-    loop {
-        let zero = from + bytes[from..].iter().position(|&byte| byte == 0)?;
-        from = zero + 2;
-        if *bytes.get(zero + 1)? == 1 {
-            return Some(from);
-        }
-    }
-}
-
 fn take_escaped(bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let mut text = Vec::new();
     let mut rest = bytes;

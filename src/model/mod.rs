@@ -3,7 +3,6 @@
 mod cell;
 mod chunk;
 mod event;
-mod event;
 mod outcome;
 mod record;
 mod tally;
@@ -11,7 +10,6 @@ mod time;
 
 pub use cell::{CELL_VALUE_BYTES_MAX, Cell, Segment, bucket_of, shorten};
 pub use chunk::{Arena, Span};
-pub use event::{EventRef, Events};
 pub use event::{EventRef, Events};
 pub use outcome::{Outcome, Reason, Rejection};
 pub use record::{RecordRef, Records, TimestampType};

@@ -15,7 +15,6 @@ use arrow::datatypes::{
 };
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use chrono::{DateTime, Utc};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::arrow_writer::ArrowWriter;
@@ -354,35 +353,6 @@ pub fn epochs_of(file: &File) -> Result<(Epoch, Epoch), TableError> {
     }
     let stats: EpochStats = statistics(file)?;
     Ok((stats.min_values.epoch, stats.max_values.epoch))
-}
-
-/// The newest `ingested_at` of any live row; 0 where there is none.
-///
-/// # Errors
-/// [`TableError::Corrupt`] when a file's statistics do not say.
-pub fn newest_ingested_at(state: &State) -> Result<TimeUs, TableError> {
-    #[derive(Deserialize)]
-    struct Range {
-        ingested_at: DateTime<Utc>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct IngestedStats {
-        max_values: Range,
-    }
-    let mut newest = 0;
-    for file in state.files.values() {
-        let stats: IngestedStats = statistics(file)?;
-        newest = newest.max(stats.max_values.ingested_at.timestamp_micros());
-    }
-    Ok(newest)
-}
-
-fn statistics<'a, T: Deserialize<'a>>(file: &'a File) -> Result<T, TableError> {
-    serde_json::from_str(&file.stats).map_err(|error| TableError::Corrupt {
-        table: "raw".to_owned(),
-        what: format!("statistics of {}: {error}", file.path),
-    })
 }
 
 /// The newest `ingested_at` of any live row; 0 where there is none.
