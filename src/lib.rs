@@ -8,6 +8,8 @@ pub mod job;
 pub mod live;
 pub mod live_line;
 pub mod model;
+pub mod report;
 pub mod source;
 pub mod stop;
 pub mod table;
+pub mod verify;

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use floodmark::dev::DevCommand;
 use floodmark::job::JobError;
 use floodmark::live::LiveError;
+use floodmark::verify::{Verdict, VerifyArgs, VerifyError};
 use tracing_subscriber::EnvFilter;
 
 /// Kafka to exact, always-current counts in Parquet
@@ -32,6 +33,8 @@ struct Cli {
 enum Command {
     /// Run a job: from Kafka to the tables, until it is stopped
     Run(run::RunArgs),
+    /// Count the archive again, independently, and compare every row of counts
+    Verify(VerifyArgs),
     /// For trying things out: generated traffic, files into topics, an embedded broker
     #[command(subcommand)]
     Dev(DevCommand),
@@ -45,11 +48,12 @@ pub(crate) fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let result = match cli.command {
-        Command::Run(args) => run::run(&args),
-        Command::Dev(command) => floodmark::dev::run(command),
+        Command::Run(args) => run::run(&args).map(|()| 0),
+        Command::Verify(args) => floodmark::verify::run(args).map(Verdict::exit_code).map_err(Into::into),
+        Command::Dev(command) => floodmark::dev::run(command).map(|()| 0),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("floodmark: {error:#}");
             ExitCode::from(exit_code(&error))
@@ -59,6 +63,8 @@ pub(crate) fn main() -> ExitCode {
 
 fn exit_code(error: &anyhow::Error) -> u8 {
     if let Some(error) = error.downcast_ref::<LiveError>() {
+        error.exit_code()
+    } else if let Some(error) = error.downcast_ref::<VerifyError>() {
         error.exit_code()
     } else if error.downcast_ref::<JobError>().is_some() {
         78

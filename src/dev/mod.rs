@@ -3,6 +3,8 @@
 
 use clap::Subcommand;
 
+use crate::report::{self, ReportArgs};
+
 mod broker;
 mod event;
 mod format;
@@ -35,6 +37,8 @@ pub enum DevCommand {
     /// Run an embedded Kafka broker: in memory, for trying things out
     #[command(long_about = broker::HELP)]
     Broker(BrokerArgs),
+    /// A short report read back from the tables: top customers, one customer's hours, rejected records
+    Report(ReportArgs),
 }
 
 /// Runs one of them to its end.
@@ -46,5 +50,6 @@ pub fn run(command: DevCommand) -> anyhow::Result<()> {
         DevCommand::Gen(args) => generate::run(args),
         DevCommand::Produce(args) => produce::run(args),
         DevCommand::Broker(args) => broker::run(args),
+        DevCommand::Report(args) => report::run(args),
     }
 }

@@ -452,8 +452,10 @@ struct Partition {
     next_offset: i64,
     end_at_start: i64,
     moved: bool,
+    /// At its end now; was so in this epoch; was so ever.
     at_end: bool,
     end_seen: bool,
+    ended: bool,
     last: LastRecord,
 }
 
@@ -536,6 +538,7 @@ impl Share {
                 moved: start.pin,
                 at_end: false,
                 end_seen: false,
+                ended: false,
                 last: LastRecord::default(),
             });
         }
@@ -610,7 +613,8 @@ impl RecordSource for Share {
     }
 
     fn drained(&self) -> bool {
-        self.partitions.iter().all(|partition| partition.at_end || partition.next_offset >= partition.end_at_start)
+        // The end is known by its event; a partition that never rests is past it when a later record was read.
+        self.partitions.iter().all(|partition| partition.ended || partition.next_offset > partition.end_at_start)
     }
 }
 
@@ -635,6 +639,7 @@ impl Partition {
                 Some(Err(KafkaError::PartitionEOF(_))) => {
                     self.at_end = true;
                     self.end_seen = true;
+                    self.ended = true;
                 }
                 Some(Err(error)) => return Err(self.failure(&error, topics)),
                 None => {

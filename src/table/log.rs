@@ -267,13 +267,19 @@ impl Log {
         Ok(())
     }
 
-    /// Takes the table for a new writer: commits generation `g + 1` and returns it, with `state` read after it.
+    /// Takes the table for a new writer: commits generation `g + 1`, or `wanted` if that is higher, and brings `state` up to
+    /// date. Compare-and-swap hands each number out once.
     ///
     /// # Errors
-    /// As [`Log::commit`], but for a lost race: then the next number is tried.
-    pub async fn fence(&self, state: &mut State, at_least: i64, now_ms: i64) -> Result<i64, TableError> {
+    /// [`TableError::Fenced`] when the table holds `wanted` or a higher number; as [`Log::commit`], but for a lost race: then
+    /// the next number is tried.
+    pub async fn fence(&self, state: &mut State, wanted: i64, now_ms: i64) -> Result<i64, TableError> {
         loop {
-            let generation = (state.txn(WRITER_GENERATION) + 1).max(at_least);
+            let theirs = state.txn(WRITER_GENERATION);
+            if wanted > 0 && theirs >= wanted {
+                return Err(TableError::Fenced { table: self.name.clone(), ours: wanted, theirs });
+            }
+            let generation = wanted.max(theirs + 1);
             let commit = Commit { txns: vec![(WRITER_GENERATION.to_owned(), generation)], ..Commit::default() };
             match self.commit(state, &commit, "FENCE", now_ms).await {
                 Ok(()) => return Ok(generation),
@@ -327,10 +333,12 @@ impl Log {
         let log = self.clone();
         tokio::spawn(async move {
             let result = async {
+                // The store is the table's own, so for delta-rs the table lies at its root.
+                let at_root = Url::parse("memory:///").expect("a constant URL");
                 let store = deltalake_core::logstore::default_logstore(
                     Arc::clone(&log.store),
                     Arc::clone(&log.store),
-                    &log.url,
+                    &at_root,
                     &Default::default(),
                 );
                 let mut table = deltalake_core::DeltaTable::new(store);

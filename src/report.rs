@@ -1,0 +1,405 @@
+//! `floodmark dev report JOB`: what the tables say, on one screen: freshness, sizes, top customers, one customer's last hours,
+//! rejected records. Read back from the Parquet files, as any reader could; it needs no running job.
+//!
+//! Only files that can hold what is asked are read: day files for the customers' order, one bucket's hour files for a
+//! customer's hours, the newest first, the files of raw apart for rejected records. State: the customers of one bucket at a time.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
+use clap::Args;
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use crate::job::{Job, Logic};
+use crate::live_line::{bytes, grouped};
+use crate::model::{Granularity, Lane, TimeUs, Zone, bucket_of};
+use crate::table::{File, Log, Root, State, counts, raw};
+
+/// Customers, hours and reasons that are shown.
+const TOP: usize = 5;
+const HOURS: i64 = 12;
+const REASONS: usize = 6;
+
+const HOUR_US: i64 = 3_600_000_000;
+const BAR_CELLS: u64 = 48;
+
+/// Options of `floodmark dev report`.
+#[derive(Args, Clone, Debug)]
+pub struct ReportArgs {
+    /// The job file
+    #[arg(value_name = "JOB")]
+    pub job: PathBuf,
+
+    /// The customer whose last hours are shown; default: the one with the most events
+    #[arg(long, value_name = "ID")]
+    pub customer: Option<String>,
+}
+
+/// Prints the report to stdout.
+///
+/// # Errors
+/// When there are no tables, or they can not be read.
+pub fn run(args: ReportArgs) -> anyhow::Result<()> {
+    let job = Job::load(&args.job)?;
+    let root = Root::open(&job.tables.url, &job.tables.options)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let report = runtime.block_on(gather(&job, &root, args.customer.as_deref()))?;
+    write!(std::io::stdout(), "{}", report.text()).context("can not write to stdout")
+}
+
+/// What the report shows.
+#[derive(Debug, Default)]
+struct Report {
+    title: String,
+    versions: String,
+    /// Lane → until when its windows are complete, in µs; 0 where it has not said.
+    complete_until: Vec<(&'static str, TimeUs)>,
+    /// What → files, rows, bytes.
+    sizes: Vec<(String, [u64; 3])>,
+    customers: u64,
+    top: Vec<(String, i64)>,
+    customer: String,
+    /// Start of each hour, events.
+    hours: Vec<(TimeUs, i64)>,
+    rejected: BTreeMap<String, Rejected>,
+}
+
+/// Records that were rejected for one reason.
+#[derive(Debug, Default)]
+struct Rejected {
+    count: u64,
+    example: String,
+}
+
+async fn gather(job: &Job, root: &Root, customer: Option<&str>) -> anyhow::Result<Report> {
+    let (counts_log, counts_state) = newest(root, "counts").await?;
+    let (raw_log, raw_state) = newest(root, "raw").await?;
+    let buckets = counts::buckets(&counts_state)?;
+    let mut report = Report {
+        title: format!("{} in {}", job.name, root.url()),
+        versions: format!(
+            "counts version {}, raw version {} with epoch {}",
+            counts_state.version,
+            raw_state.version,
+            raw_state.txn(raw::EPOCH)
+        ),
+        complete_until: Lane::ALL.map(|lane| (lane.name(), until(&counts_state, lane))).to_vec(),
+        sizes: sizes(&counts_state, &raw_state),
+        ..Report::default()
+    };
+    top_customers(&counts_log, &counts_state, buckets, &mut report).await?;
+    let top = report.top.first().map(|(customer, _)| customer.clone());
+    if let Some(customer) = customer.map(str::to_owned).or(top) {
+        report.hours = last_hours(&counts_log, &counts_state, buckets, &customer).await?;
+        report.customer = customer;
+    }
+    report.rejected = rejected(&raw_log, &raw_state).await?;
+    Ok(report)
+}
+
+async fn newest(root: &Root, table: &str) -> anyhow::Result<(Log, State)> {
+    let log = Log::new(root, table);
+    let Some(state) = log.load().await? else {
+        bail!("{} holds no table {table}: run the job first (floodmark run JOB)", root.url());
+    };
+    Ok((log, state))
+}
+
+fn until(state: &State, lane: Lane) -> TimeUs {
+    state.txn(&counts::complete_until_txn(lane)) * 1000
+}
+
+fn is(file: &File, granularity: Granularity, bucket: u16) -> bool {
+    let value = |name: &str| file.partition.get(name).map(String::as_str).unwrap_or_default();
+    value("granularity") == granularity.name() && value("bucket") == bucket.to_string()
+}
+
+fn sizes(counts_state: &State, raw_state: &State) -> Vec<(String, [u64; 3])> {
+    let sum = |files: &mut dyn Iterator<Item = &File>| {
+        files.fold([0; 3], |[files, rows, bytes], file| [files + 1, rows + file.rows, bytes + file.size])
+    };
+    let by = |granularity: Granularity| {
+        let name = Some(granularity.name());
+        let is_its = |file: &&File| file.partition.get("granularity").map(String::as_str) == name;
+        sum(&mut counts_state.files.values().filter(is_its))
+    };
+    (Granularity::ALL.into_iter().map(|granularity| (format!("counts, {granularity}"), by(granularity))))
+        .filter(|(_, [files, ..])| *files > 0)
+        .chain([("raw".to_owned(), sum(&mut raw_state.files.values()))])
+        .collect()
+}
+
+/// All customers by their day counts, bucket by bucket: a customer's files are all in one.
+async fn top_customers(log: &Log, state: &State, buckets: u32, report: &mut Report) -> anyhow::Result<()> {
+    for bucket in 0..buckets as u16 {
+        let mut sums: BTreeMap<String, i64> = BTreeMap::new();
+        for file in state.files.values().filter(|file| is(file, Granularity::Day, bucket)) {
+            for batch in read(log, file, &["customer_id", "dimension", "event_count"]).await? {
+                let (customers, dimensions) = (text(&batch, "customer_id")?, text(&batch, "dimension")?);
+                let events = column(&batch, "event_count")?.as_primitive::<Int64Type>();
+                for row in (0..batch.num_rows()).filter(|row| dimensions.value(*row) == Logic::TOTAL) {
+                    match sums.get_mut(customers.value(row)) {
+                        Some(sum) => *sum += events.value(row),
+                        None => drop(sums.insert(customers.value(row).to_owned(), events.value(row))),
+                    }
+                }
+            }
+        }
+        report.customers += sums.len() as u64;
+        report.top.extend(sums);
+        report.top.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        report.top.truncate(TOP);
+    }
+    Ok(())
+}
+
+/// A customer's last hours, up to the newest in which there is something.
+async fn last_hours(log: &Log, state: &State, buckets: u32, customer: &str) -> anyhow::Result<Vec<(TimeUs, i64)>> {
+    let bucket = bucket_of(customer.as_bytes(), buckets);
+    let mut files: Vec<(TimeUs, &File)> = (state.files.values())
+        .filter(|file| is(file, Granularity::Hour, bucket))
+        .map(|file| Ok((counts::segment_of(file)?.period_start, file)))
+        .collect::<anyhow::Result<_>>()?;
+    files.sort_by_key(|(start, _)| std::cmp::Reverse(*start));
+    let mut hours: BTreeMap<TimeUs, i64> = BTreeMap::new();
+    for (_, file) in files {
+        for batch in read(log, file, &["customer_id", "dimension", "window_start", "event_count"]).await? {
+            let (customers, dimensions) = (text(&batch, "customer_id")?, text(&batch, "dimension")?);
+            let starts = column(&batch, "window_start")?.as_primitive::<TimestampMicrosecondType>();
+            let events = column(&batch, "event_count")?.as_primitive::<Int64Type>();
+            for row in 0..batch.num_rows() {
+                if customers.value(row) == customer && dimensions.value(row) == Logic::TOTAL {
+                    *hours.entry(starts.value(row)).or_default() += events.value(row);
+                }
+            }
+        }
+        // Older files hold older hours only.
+        if let (Some((first, _)), Some((last, _))) = (hours.first_key_value(), hours.last_key_value())
+            && last - first >= (HOURS - 1) * HOUR_US
+        {
+            break;
+        }
+    }
+    let Some((&last, _)) = hours.last_key_value() else { return Ok(Vec::new()) };
+    let first = (*hours.keys().next().unwrap_or(&last)).max(last - (HOURS - 1) * HOUR_US);
+    let starts = (0..HOURS).map(|index| first + index * HOUR_US).take_while(|start| *start <= last);
+    Ok(starts.map(|start| (start, hours.get(&start).copied().unwrap_or(0))).collect())
+}
+
+/// Rejected records are in files apart, which say so in their names.
+async fn rejected(log: &Log, state: &State) -> anyhow::Result<BTreeMap<String, Rejected>> {
+    const COLUMNS: [&str; 7] =
+        ["kafka_topic", "kafka_partition", "kafka_offset", "reason", "field", "expected", "found"];
+    let mut reasons: BTreeMap<String, Rejected> = BTreeMap::new();
+    for file in state.files.values().filter(|file| file.path.ends_with("-apart.parquet")) {
+        for batch in read(log, file, &COLUMNS).await? {
+            let column_of = |name| text(&batch, name);
+            let (topic, reason) = (column_of("kafka_topic")?, column_of("reason")?);
+            let (field, expected, found) = (column_of("field")?, column_of("expected")?, column_of("found")?);
+            let partition = column(&batch, "kafka_partition")?.as_primitive::<Int32Type>();
+            let offset = column(&batch, "kafka_offset")?.as_primitive::<Int64Type>();
+            for row in (0..batch.num_rows()).filter(|row| reason.is_valid(*row)) {
+                let rejected = reasons.entry(reason.value(row).to_owned()).or_insert_with(|| {
+                    let place = format!("{}/{}@{}", topic.value(row), partition.value(row), offset.value(row));
+                    let field = if field.is_valid(row) { format!(" {}:", field.value(row)) } else { String::new() };
+                    let (expected, found) = (expected.value(row), found.value(row));
+                    Rejected { count: 0, example: format!("{place}{field} found {found:?}, expected {expected}") }
+                });
+                rejected.count += 1;
+            }
+        }
+    }
+    Ok(reasons)
+}
+
+/// Columns of a file.
+async fn read(log: &Log, file: &File, columns: &[&str]) -> anyhow::Result<Vec<RecordBatch>> {
+    let path = &file.path;
+    let context = || format!("table {}, file {path}", log.name());
+    let content = log.store().get(&Path::from(path.as_str())).await.with_context(context)?;
+    let content = content.bytes().await.with_context(context)?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(content).with_context(context)?;
+    let projection = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
+    let batches = builder.with_projection(projection).build().with_context(context)?;
+    batches.collect::<Result<_, _>>().with_context(context)
+}
+
+fn column<'b>(batch: &'b RecordBatch, name: &str) -> anyhow::Result<&'b dyn Array> {
+    Ok(batch.column_by_name(name).with_context(|| format!("a file lacks the column {name}"))?.as_ref())
+}
+
+fn text<'b>(batch: &'b RecordBatch, name: &str) -> anyhow::Result<&'b arrow::array::StringArray> {
+    column(batch, name)?.as_string_opt::<i32>().with_context(|| format!("column {name} is not text"))
+}
+
+impl Report {
+    fn text(&self) -> String {
+        let mut out = format!("{}\n{}\n", cut(&self.title, 100), self.versions);
+        // Writing to a string does not fail.
+        self.write(&mut out).ok();
+        out
+    }
+
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        let until = self.complete_until.iter().map(|(lane, until)| match until {
+            0 => format!("{lane} not yet"),
+            until => format!("{lane} {}", clock(*until, "%Y-%m-%d %H:%M:%SZ")),
+        });
+        writeln!(out, "Complete until   {}", wrapped(until.collect()))?;
+
+        writeln!(out, "\n{:<16} {:>7} {:>14} {:>10}", "Table", "files", "rows", "size")?;
+        for (what, [files, rows, size]) in &self.sizes {
+            writeln!(out, "{what:<16} {:>7} {:>14} {:>10}", grouped(*files), grouped(*rows), bytes(*size))?;
+        }
+
+        let customers = grouped(self.customers);
+        writeln!(out, "\nTop of {customers} customers by events, all days")?;
+        let most = self.top.first().map_or(1, |(_, events)| *events);
+        for (customer, events) in &self.top {
+            writeln!(out, "{:<28} {:>14} {}", cut(customer, 28), count(*events), bar(*events, most))?;
+        }
+
+        if !self.customer.is_empty() {
+            writeln!(out, "\nLast hours of {}", cut(&self.customer, 60))?;
+            if self.hours.is_empty() {
+                let granularity = Granularity::Hour.name();
+                writeln!(out, "no events of it are counted by {granularity}")?;
+            }
+        }
+        let most = self.hours.iter().map(|(_, events)| *events).max().unwrap_or(1);
+        for (start, events) in &self.hours {
+            let hour = clock(Granularity::Hour.window_start(*start, Zone::Utc), "%Y-%m-%d %H:%MZ");
+            writeln!(out, "{hour:<28} {:>14} {}", count(*events), bar(*events, most))?;
+        }
+
+        let total: u64 = self.rejected.values().map(|rejected| rejected.count).sum();
+        writeln!(out, "\nRejected records by reason: {}", grouped(total))?;
+        let mut reasons: Vec<_> = self.rejected.iter().collect();
+        reasons.sort_by_key(|(_, rejected)| std::cmp::Reverse(rejected.count));
+        for (reason, Rejected { count, example }) in reasons.iter().take(REASONS) {
+            writeln!(out, "{reason:<18} {:>9}  {}", grouped(*count), cut(example, 70))?;
+        }
+        if reasons.len() > REASONS {
+            writeln!(out, "and {} more reasons", reasons.len() - REASONS)?;
+        }
+        Ok(())
+    }
+}
+
+/// Two items a line, below one another.
+fn wrapped(items: Vec<String>) -> String {
+    let lines: Vec<String> = items.chunks(2).map(|pair| pair.join("   ")).collect();
+    lines.join("\n                 ")
+}
+
+fn count(number: i64) -> String {
+    let sign = if number < 0 { "-" } else { "" };
+    format!("{sign}{}", grouped(number.unsigned_abs()))
+}
+
+/// A bar as long as `number` is of `most`; half a cell for what is small but there.
+fn bar(number: i64, most: i64) -> String {
+    let halves = number.max(0) as u128 * u128::from(2 * BAR_CELLS) / most.max(1) as u128;
+    let halves = if number > 0 { halves.max(1) as usize } else { 0 };
+    "█".repeat(halves / 2) + if halves % 2 == 1 { "▌" } else { "" }
+}
+
+fn clock(time_us: TimeUs, format: &str) -> String {
+    chrono::DateTime::from_timestamp_micros(time_us)
+        .map_or_else(|| "?".to_owned(), |time| time.format(format).to_string())
+}
+
+/// At most `chars_max` characters, none of which moves the cursor.
+fn cut(text: &str, chars_max: usize) -> String {
+    let shown: String = text.chars().map(|c| if c.is_control() { '·' } else { c }).collect();
+    if shown.chars().count() <= chars_max {
+        return shown;
+    }
+    shown.chars().take(chars_max - 1).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bars_are_in_proportion() {
+        assert_eq!(bar(0, 10), "");
+        assert_eq!(bar(1, 1_000_000), "▌");
+        assert_eq!(bar(10, 10).chars().count() as u64, BAR_CELLS);
+        assert_eq!(bar(5, 10).chars().count() as u64, BAR_CELLS / 2);
+        assert_eq!(bar(i64::MAX, i64::MAX).chars().count() as u64, BAR_CELLS);
+    }
+
+    #[test]
+    fn texts_are_cut_between_characters() {
+        assert_eq!(cut("acme\n", 9), "acme·");
+        assert_eq!(cut("ééééé", 4), "ééé…");
+    }
+
+    #[test]
+    fn a_full_report_fits_on_a_screen() {
+        let hour = 1_768_276_800_000_000;
+        let rejected = ["bad_json", "bad_line", "bad_time", "empty", "missing_field", "not_utf8", "too_large"];
+        let report = Report {
+            title: "web-analytics in file:///tables/".repeat(5),
+            versions: "counts version 17, raw version 15 with epoch 42".to_owned(),
+            complete_until: Lane::ALL.map(|lane| (lane.name(), if lane == Lane::Late { 0 } else { hour })).to_vec(),
+            sizes: ["counts, minute", "counts, hour", "counts, day", "raw"]
+                .map(|what| (what.to_owned(), [12, 3_456, 1_200_000]))
+                .to_vec(),
+            customers: 1_234_567,
+            top: (0..TOP as i64).map(|index| (format!("customer-{index}"), 10_000 / (index + 1))).collect(),
+            customer: "customer-0".to_owned(),
+            hours: (0..HOURS).map(|index| (hour + index * HOUR_US, index * 1_000)).collect(),
+            rejected: rejected
+                .map(|reason| (reason.to_owned(), Rejected { count: 3, example: "x".repeat(200) }))
+                .into(),
+        };
+        let text = report.text();
+        assert!(text.lines().count() <= 40, "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+        for expected in [
+            "Complete until   minute 2026-01-13 04:00:00Z   hour 2026-01-13 04:00:00Z",
+            "day 2026-01-13 04:00:00Z   late not yet",
+            "counts, minute        12          3,456     1.2 MB",
+            "Top of 1,234,567 customers by events, all days",
+            "2026-01-13 15:00Z                    11,000 ████",
+            "Rejected records by reason: 21",
+            "and 1 more reasons",
+        ] {
+            assert!(text.contains(expected), "{expected:?} is not in\n{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_it_says_is_read_back_from_the_tables() {
+        let (job, root) = crate::verify::tests::right_tables().await;
+        let text = gather(&job, &root, None).await.expect("a report").text();
+        for expected in [
+            "Top of 5 customers by events, all days",
+            "acme                                      6 ████",
+            "Last hours of acme\n2026-01-13 04:00Z                         6 ████",
+            "Rejected records by reason: 4",
+            "bad_json                   1  events/0@102 found \"{\\\"customer\\\": \", expected one JSON object",
+        ] {
+            assert!(text.contains(expected), "{expected:?} is not in\n{text}");
+        }
+        let text = gather(&job, &root, Some("bolt")).await.expect("a report").text();
+        let hours =
+            text.lines().skip_while(|line| *line != "Last hours of bolt").skip(1).take_while(|line| !line.is_empty());
+        // Up to the newest with something in it, and empty ones between.
+        assert_eq!(hours.count() as i64, HOURS, "{text}");
+        assert!(text.contains("\n2026-01-13 13:00Z                         0 \n"), "{text}");
+        let text = gather(&job, &root, Some("nobody")).await.expect("a report").text();
+        assert!(text.contains("no events of it"), "{text}");
+    }
+}

@@ -1,0 +1,417 @@
+//! The second pass: the rows of `counts` beside the sums of the recount, both in the order of the files.
+//!
+//! In: the sorted sums, and the live files slot by slot. Out: differences. State: a batch of rows for each file of a slot (one,
+//! unless files overlap), and for one customer the sums of its windows in the slot's span of time.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+use futures::{Stream, StreamExt};
+
+use super::difference::{Check, Differences, Place};
+use super::key::{self, HOMELESS, Key};
+use super::layout::Slot;
+use super::spool::Spooled;
+use super::sums::Sorted;
+use super::window::{WINDOWS, bucket, shown};
+use super::{Counted, VerifyError};
+use crate::job::Logic;
+use crate::table::{State, counts, raw};
+
+const COLUMNS: &[&str] = &["customer_id", "window_start", "window_end", "dimension", "dimension_value", "event_count"];
+
+/// Rows from one look at the clock to the next.
+const TICK_ROWS: u64 = 4096;
+
+/// The pass.
+pub(super) struct Compare<'a> {
+    counted: &'a Counted,
+    sums: Sorted,
+    differences: &'a mut Differences,
+    rows: u64,
+}
+
+impl<'a> Compare<'a> {
+    pub(super) fn new(counted: &'a Counted, sums: Sorted, differences: &'a mut Differences) -> Self {
+        Compare { counted, sums, differences, rows: 0 }
+    }
+
+    /// Rows of `counts` so far.
+    pub(super) fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Compares a slot. Slots come in order, and `files` yields theirs in order.
+    ///
+    /// # Errors
+    /// When a file can not be read, or sums can not be read back.
+    pub(super) async fn slot(
+        &mut self,
+        index: usize,
+        slot: &Slot,
+        files: &mut (impl Stream<Item = Result<Spooled, VerifyError>> + Unpin),
+        mut tick: impl FnMut(u64),
+    ) -> Result<(), VerifyError> {
+        let mut inputs = Vec::with_capacity(slot.files.len());
+        for (_, period) in &slot.files {
+            let missing = || Err(VerifyError::Bug("a file of counts was not fetched".to_owned()));
+            let spooled = files.next().await.unwrap_or_else(missing)?;
+            inputs.push(FileRows::new(index as u32, slot, period.clone(), spooled, self.counted)?);
+        }
+        let mut last_key = Vec::new();
+        let mut windows = CustomerWindows::default();
+        // Nearly always there is one file.
+        while let Some(next) = (0..inputs.len())
+            .filter(|input| inputs[*input].row.is_some())
+            .min_by(|a, b| inputs[*a].key().cmp(inputs[*b].key()))
+        {
+            let Some(row) = inputs[next].take(self.counted, self.differences)? else { continue };
+            self.rows += 1;
+            if self.rows.is_multiple_of(TICK_ROWS) {
+                tick(TICK_ROWS);
+            }
+            windows.add(&row, slot.window, self.counted, self.differences);
+            if row.is_misplaced {
+                continue;
+            }
+            if row.key == last_key {
+                self.differ(Check::RowTwice, &row.key, row.count.to_string(), "one row");
+            } else if row.key > last_key {
+                self.row(&row)?;
+                last_key = row.key;
+            }
+        }
+        windows.end(slot.window, self.counted, self.differences);
+        while self.sums.peek().is_some_and(|key| key::slot(key) == index as u32) {
+            self.missing()?;
+        }
+        for input in inputs {
+            let Some((found, said)) = input.rows_differ() else { continue };
+            let place = Place::File { file: input.path };
+            self.differences.add(Check::FileRows, place, said.to_string(), found.to_string());
+        }
+        Ok(())
+    }
+
+    /// A row in its place, above all before it.
+    fn row(&mut self, row: &Row) -> Result<(), VerifyError> {
+        while self.sums.peek().is_some_and(|key| key < row.key.as_slice()) {
+            self.missing()?;
+        }
+        let recounted = match self.sums.peek() {
+            Some(key) if key == row.key.as_slice() => self.sums.next().map_err(VerifyError::Spill)?.map(|(_, sum)| sum),
+            _ => None,
+        };
+        match recounted {
+            Some(sum) if sum != row.count => {
+                self.differ(Check::Count, &row.key, row.count.to_string(), sum.to_string())
+            }
+            None if row.count > 0 => self.differ(Check::ExtraRow, &row.key, row.count.to_string(), "no row"),
+            _ => {}
+        }
+        if row.count <= 0 {
+            let expected = recounted.map_or("no row".to_owned(), |sum| sum.to_string());
+            self.differ(Check::ZeroRow, &row.key, row.count.to_string(), expected);
+        }
+        Ok(())
+    }
+
+    fn missing(&mut self) -> Result<(), VerifyError> {
+        if let Some((key, sum)) = self.sums.next().map_err(VerifyError::Spill)? {
+            self.differ(Check::MissingRow, &key, "no row", sum.to_string());
+        }
+        Ok(())
+    }
+
+    fn differ(&mut self, check: Check, key: &[u8], found: impl Into<String>, expected: impl Into<String>) {
+        if let Some(Key::Cell { cell, .. }) = key::read(key) {
+            self.differences.add(check, Place::cell(cell), found, expected);
+        }
+    }
+
+    /// What follows the last slot: cells that no file holds, then what was noted of offsets and epochs.
+    ///
+    /// # Errors
+    /// When sums can not be read back.
+    pub(super) fn rest(mut self, raw_state: &State) -> Result<(), VerifyError> {
+        while self.sums.peek().is_some_and(|key| key::slot(key) <= HOMELESS) {
+            self.missing()?;
+        }
+        let mut partition = Partition::default();
+        let mut last_ingested = None;
+        while let Some((key, times)) = self.sums.next().map_err(VerifyError::Spill)? {
+            match key::read(&key) {
+                Some(Key::Offsets { topic, partition: number, first, end }) => {
+                    if (&partition.topic, partition.number) != (&topic, number) {
+                        partition.end(raw_state, self.differences);
+                        partition = Partition { topic, number, next: i64::MIN };
+                    }
+                    partition.stretch(first, end, times, self.differences);
+                }
+                Some(Key::Epoch { epoch, ingested_us }) => {
+                    self.epoch(epoch, ingested_us, last_ingested, raw_state);
+                    last_ingested = Some((epoch, ingested_us));
+                }
+                _ => return Err(VerifyError::Bug(format!("a key among the sums can not be read: {key:?}"))),
+            }
+        }
+        partition.end(raw_state, self.differences);
+        Ok(())
+    }
+
+    fn epoch(&mut self, epoch: i64, ingested_us: i64, last: Option<(i64, i64)>, raw_state: &State) {
+        let place = || Place::Epoch { epoch };
+        let newest = raw_state.txn(raw::EPOCH);
+        if epoch > newest {
+            let expected = format!("at most {newest}, raw's newest");
+            self.differences.add(Check::EpochBeyond, place(), format!("rows of epoch {epoch}"), expected);
+        }
+        match last {
+            Some((same, at)) if same == epoch => {
+                self.differences.add(Check::IngestedAt, place(), shown(ingested_us), format!("{} alone", shown(at)));
+            }
+            Some((before, at)) if ingested_us < at => {
+                let expected = format!("at least {}, as epoch {before}", shown(at));
+                self.differences.add(Check::IngestedAt, place(), shown(ingested_us), expected);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Offsets of one partition, stretch after stretch.
+#[derive(Default)]
+struct Partition {
+    topic: String,
+    number: i32,
+    /// One past the greatest offset so far.
+    next: i64,
+}
+
+impl Partition {
+    fn stretch(&mut self, first: i64, end: i64, times: i64, differences: &mut Differences) {
+        if times > 1 || first < self.next {
+            // The same stretch several times is doubled as a whole.
+            let doubled = if times > 1 { end } else { end.min(self.next) } - first;
+            let place = Place::Record { topic: self.topic.clone(), partition: self.number, offset: first };
+            let found = format!("{doubled} offset(s) from here on more than once");
+            differences.add(Check::OffsetTwice, place, found, "each once");
+        }
+        self.next = self.next.max(end);
+    }
+
+    fn end(&self, raw_state: &State, differences: &mut Differences) {
+        let said = raw_state.txn(&raw::offset_txn(&self.topic, self.number));
+        if !self.topic.is_empty() && said != self.next {
+            let place = Place::Partition { topic: self.topic.clone(), partition: self.number };
+            differences.add(Check::NextOffset, place, said.to_string(), self.next.to_string());
+        }
+    }
+}
+
+/// A row of `counts`.
+struct Row {
+    key: Vec<u8>,
+    /// Where the customer ends in the key.
+    customer_end: usize,
+    /// Index in [`Counted::dimensions`].
+    dimension: Option<usize>,
+    start_us: i64,
+    count: i64,
+    /// Not where readers look for it: in a file of another bucket or period, or not above the row before it.
+    is_misplaced: bool,
+}
+
+/// The rows of a file, one by one, each checked by itself and against the one before it.
+struct FileRows {
+    path: String,
+    said: u64,
+    found: u64,
+    slot: u32,
+    window: usize,
+    bucket: u32,
+    period: Range<i64>,
+    batches: Box<dyn Iterator<Item = Result<RecordBatch, VerifyError>>>,
+    columns: Option<Arc<Columns>>,
+    at: usize,
+    row: Option<Row>,
+    last_key: Vec<u8>,
+    /// Whether the customer of the last row belongs to the bucket.
+    is_in_bucket: bool,
+    /// `window_end` of the row at hand.
+    end_us: i64,
+}
+
+impl FileRows {
+    fn new(
+        index: u32,
+        slot: &Slot,
+        period: Range<i64>,
+        spooled: Spooled,
+        counted: &Counted,
+    ) -> Result<Self, VerifyError> {
+        let mut rows = FileRows {
+            path: spooled.file().path.clone(),
+            said: spooled.file().rows,
+            found: 0,
+            slot: index,
+            window: slot.window,
+            bucket: slot.bucket,
+            period,
+            batches: Box::new(spooled.batches(counts::file_schema(), COLUMNS)?),
+            columns: None,
+            at: 0,
+            row: None,
+            last_key: Vec::new(),
+            is_in_bucket: false,
+            end_us: 0,
+        };
+        rows.row = rows.read(counted)?;
+        Ok(rows)
+    }
+
+    fn key(&self) -> &[u8] {
+        self.row.as_ref().map_or(&[], |row| &row.key)
+    }
+
+    fn rows_differ(&self) -> Option<(u64, u64)> {
+        (self.found != self.said).then_some((self.found, self.said))
+    }
+
+    /// Takes the row at hand, checked, and reads the next one.
+    fn take(&mut self, counted: &Counted, differences: &mut Differences) -> Result<Option<Row>, VerifyError> {
+        let Some(mut row) = self.row.take() else { return Ok(None) };
+        let mut differ = |check, found: String, expected: String| {
+            if let Some(Key::Cell { cell, .. }) = key::read(&row.key) {
+                differences.add(check, Place::cell(cell), found, expected);
+            }
+        };
+        let window = &WINDOWS[self.window];
+        let end_us = row.start_us.saturating_add(window.width_us);
+        if self.end_us != end_us {
+            differ(Check::WindowEnd, shown(self.end_us), shown(end_us));
+        }
+        let customer = &row.key[..row.customer_end];
+        if !self.last_key.starts_with(customer) {
+            self.is_in_bucket = match key::read(&row.key) {
+                Some(Key::Cell { cell, .. }) => bucket(cell.customer.as_bytes(), counted.buckets) == self.bucket,
+                _ => false,
+            };
+        }
+        if !self.is_in_bucket {
+            row.is_misplaced = true;
+            differ(Check::Segment, self.path.clone(), "a file of its customer's bucket".to_owned());
+        } else if row.start_us < self.period.start || end_us > self.period.end {
+            row.is_misplaced = true;
+            differ(Check::Segment, self.path.clone(), "a file whose period holds its window".to_owned());
+        }
+        if row.key < self.last_key {
+            row.is_misplaced = true;
+            differ(Check::RowOrder, format!("below the row before it in {}", self.path), "rows ascend".to_owned());
+        }
+        self.last_key.clone_from(&row.key);
+        self.row = self.read(counted)?;
+        Ok(Some(row))
+    }
+
+    fn read(&mut self, counted: &Counted) -> Result<Option<Row>, VerifyError> {
+        let columns = loop {
+            match &self.columns {
+                Some(columns) if self.at < columns.customer.len() => break Arc::clone(columns),
+                _ => match self.batches.next() {
+                    Some(batch) => self.columns = Some(Arc::new(Columns::of(&batch?))),
+                    None => return Ok(None),
+                },
+            }
+            self.at = 0;
+        };
+        let at = self.at;
+        self.at += 1;
+        self.found += 1;
+        self.end_us = columns.end.value(at);
+        let start_us = columns.start.value(at);
+        let dimension = columns.dimension.value(at);
+        let mut key = Vec::with_capacity(64);
+        key::cell_head(self.slot, self.window, columns.customer.value(at).as_bytes(), &mut key);
+        let customer_end = key.len();
+        key::cell_tail(dimension.as_bytes(), start_us, columns.value.value(at).as_bytes(), &mut key);
+        Ok(Some(Row {
+            key,
+            customer_end,
+            dimension: counted.dimensions.iter().position(|known| known.name == dimension),
+            start_us,
+            count: columns.count.value(at),
+            is_misplaced: false,
+        }))
+    }
+}
+
+struct Columns {
+    customer: StringArray,
+    start: TimestampMicrosecondArray,
+    end: TimestampMicrosecondArray,
+    dimension: StringArray,
+    value: StringArray,
+    count: Int64Array,
+}
+
+impl Columns {
+    /// The columns of a batch whose types were checked.
+    fn of(batch: &RecordBatch) -> Columns {
+        let column = |name: &str| batch.column_by_name(name).expect("a column that was asked for");
+        let time = |name: &str| column(name).as_primitive::<TimestampMicrosecondType>().clone();
+        let text = |name: &str| column(name).as_string::<i32>().clone();
+        Columns {
+            customer: text("customer_id"),
+            start: time("window_start"),
+            end: time("window_end"),
+            dimension: text("dimension"),
+            value: text("dimension_value"),
+            count: column("event_count").as_primitive::<Int64Type>().clone(),
+        }
+    }
+}
+
+/// Sums of one customer's rows, by window and dimension: all dimensions must come to the same as `total`.
+#[derive(Default)]
+struct CustomerWindows {
+    /// The head of the customer's keys.
+    customer: Vec<u8>,
+    sums: BTreeMap<i64, Vec<i64>>,
+}
+
+impl CustomerWindows {
+    fn add(&mut self, row: &Row, window: usize, counted: &Counted, differences: &mut Differences) {
+        let customer = &row.key[..row.customer_end];
+        if self.customer != customer {
+            self.end(window, counted, differences);
+            self.customer = customer.to_vec();
+        }
+        if let Some(dimension) = row.dimension {
+            let sums = self.sums.entry(row.start_us).or_insert_with(|| vec![0; counted.dimensions.len()]);
+            sums[dimension] = sums[dimension].saturating_add(row.count);
+        }
+    }
+
+    fn end(&mut self, window: usize, counted: &Counted, differences: &mut Differences) {
+        let here = |dimension: &super::Dimension| dimension.windows[window];
+        let total = counted.dimensions.iter().position(|dimension| dimension.name == Logic::TOTAL && here(dimension));
+        let sums = std::mem::take(&mut self.sums);
+        let Some(total) = total else { return };
+        for (start_us, sums) in sums {
+            for (dimension, sum) in counted.dimensions.iter().zip(&sums).filter(|(dimension, _)| here(dimension)) {
+                if *sum != sums[total] {
+                    let mut key = self.customer.clone();
+                    key::cell_tail(dimension.name.as_bytes(), start_us, b"", &mut key);
+                    if let Some(Key::Cell { cell, .. }) = key::read(&key) {
+                        let expected = format!("{} in total", sums[total]);
+                        differences.add(Check::DimensionSum, Place::cell(cell), format!("{sum} in sum"), expected);
+                    }
+                }
+            }
+        }
+    }
+}

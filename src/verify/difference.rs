@@ -1,0 +1,318 @@
+//! What `verify` finds: differences by kind, a bounded number of them kept, and the report with its closing sentence.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::key::Cell;
+use super::window::{WINDOWS, shown};
+use crate::live_line::grouped;
+
+/// What was checked where a difference was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Check {
+    /// A cell's count is not the recount's.
+    Count,
+    /// `counts` has no row for a cell.
+    MissingRow,
+    /// `counts` has a row for a cell without records.
+    ExtraRow,
+    /// A row counts zero or less.
+    ZeroRow,
+    /// A cell has a second row.
+    RowTwice,
+    /// The rows of a file are not ascending.
+    RowOrder,
+    /// A row is in a file of another bucket or period, or a file has a period that its granularity does not know.
+    Segment,
+    /// `window_end` is not the end of the window.
+    WindowEnd,
+    /// For a customer and window, a dimension does not sum to `total`.
+    DimensionSum,
+    /// Two live files of a granularity and bucket hold the same span of time.
+    FilesOverlap,
+    /// A file does not have as many rows as the log says.
+    FileRows,
+    /// Outcome, reason or event time on record is not what the decoder says now.
+    Outcome,
+    /// `raw` holds an offset more than once.
+    OffsetTwice,
+    /// The next offset in the log is not the last one in `raw` plus 1.
+    NextOffset,
+    /// An epoch has several `ingested_at`, or one that lies before an earlier epoch's.
+    IngestedAt,
+    /// A lane or a row lies beyond the epoch that `raw` says it ends with.
+    EpochBeyond,
+}
+
+impl Check {
+    /// In words.
+    pub fn label(self) -> &'static str {
+        match self {
+            Check::Count => "count differs",
+            Check::MissingRow => "row is missing",
+            Check::ExtraRow => "row without records",
+            Check::ZeroRow => "row not above zero",
+            Check::RowTwice => "second row of a cell",
+            Check::RowOrder => "row out of order",
+            Check::Segment => "row in a wrong file",
+            Check::WindowEnd => "window_end is wrong",
+            Check::DimensionSum => "dimension does not sum to total",
+            Check::FilesOverlap => "live files overlap",
+            Check::FileRows => "rows of a file",
+            Check::Outcome => "outcome on record differs",
+            Check::OffsetTwice => "offset twice in raw",
+            Check::NextOffset => "next offset in the log",
+            Check::IngestedAt => "ingested_at of an epoch",
+            Check::EpochBeyond => "epoch beyond raw's newest",
+        }
+    }
+}
+
+/// Where a difference was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Place {
+    /// A cell of `counts`.
+    Cell {
+        /// Its granularity.
+        granularity: &'static str,
+        /// Start of its window.
+        window_start: String,
+        /// The customer.
+        customer_id: String,
+        /// The dimension.
+        dimension: String,
+        /// Its value.
+        dimension_value: String,
+    },
+    /// A file.
+    File {
+        /// Its path below the table.
+        file: String,
+    },
+    /// A record of `raw`.
+    Record {
+        /// Its topic.
+        topic: String,
+        /// Its partition.
+        partition: i32,
+        /// Its offset.
+        offset: i64,
+    },
+    /// A partition.
+    Partition {
+        /// Its topic.
+        topic: String,
+        /// Its number.
+        partition: i32,
+    },
+    /// An epoch.
+    Epoch {
+        /// Its number.
+        epoch: i64,
+    },
+    /// A lane.
+    Lane {
+        /// Its name.
+        lane: &'static str,
+    },
+}
+
+impl Place {
+    pub(super) fn cell(cell: Cell) -> Place {
+        Place::Cell {
+            granularity: WINDOWS.get(cell.window).map_or("?", |window| window.name),
+            window_start: shown(cell.start_us),
+            customer_id: cell.customer,
+            dimension: cell.dimension,
+            dimension_value: cell.value,
+        }
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Place::Cell { granularity, window_start, customer_id, dimension, dimension_value } => {
+                write!(f, "{granularity} {window_start} {customer_id:?} {dimension}")?;
+                if dimension_value.is_empty() { Ok(()) } else { write!(f, "={dimension_value:?}") }
+            }
+            Place::File { file } => f.write_str(file),
+            Place::Record { topic, partition, offset } => write!(f, "{topic}/{partition} offset {offset}"),
+            Place::Partition { topic, partition } => write!(f, "{topic}/{partition}"),
+            Place::Epoch { epoch } => write!(f, "epoch {epoch}"),
+            Place::Lane { lane } => write!(f, "lane {lane}"),
+        }
+    }
+}
+
+/// One thing that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// What was checked.
+    pub check: Check,
+    /// Where.
+    #[serde(flatten)]
+    pub place: Place,
+    /// What stands in the tables.
+    pub found: String,
+    /// What the recount says.
+    pub expected: String,
+}
+
+/// Counts differences, and keeps the first of each kind.
+pub(super) struct Differences {
+    kept_max: usize,
+    by_check: BTreeMap<Check, (u64, Vec<Difference>)>,
+}
+
+impl Differences {
+    pub(super) fn new(kept_max: usize) -> Self {
+        Differences { kept_max, by_check: BTreeMap::new() }
+    }
+
+    pub(super) fn add(&mut self, check: Check, place: Place, found: impl Into<String>, expected: impl Into<String>) {
+        let (count, kept) = self.by_check.entry(check).or_default();
+        *count += 1;
+        if kept.len() < self.kept_max {
+            kept.push(Difference { check, place, found: found.into(), expected: expected.into() });
+        }
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.by_check.values().map(|(count, _)| count).sum()
+    }
+
+    /// How many there are of each kind, and the first ones: of each kind some, so that no kind hides another.
+    pub(super) fn finish(self) -> (BTreeMap<Check, u64>, Vec<Difference>) {
+        let counts = self.by_check.iter().map(|(check, (count, _))| (*check, *count)).collect();
+        let mut ranked: Vec<(usize, Difference)> =
+            self.by_check.into_values().flat_map(|(_, kept)| kept.into_iter().enumerate()).collect();
+        ranked.sort_by_key(|(rank, difference)| (*rank, difference.check));
+        ranked.truncate(self.kept_max);
+        ranked.sort_by_key(|(rank, difference)| (difference.check, *rank));
+        (counts, ranked.into_iter().map(|(_, difference)| difference).collect())
+    }
+}
+
+/// Whether the tables are what they promise to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// All equal.
+    Exact,
+    /// Something differs.
+    Differences,
+}
+
+impl Verdict {
+    /// The process' exit code (DESIGN, "Cluster").
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Verdict::Exact => 0,
+            Verdict::Differences => 3,
+        }
+    }
+}
+
+/// What `verify` has to say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The version of `counts` that was checked.
+    pub counts_version: u64,
+    /// The version of `raw` that was read: at least as new.
+    pub raw_version: u64,
+    /// The newest epoch of `raw`.
+    pub raw_epoch: i64,
+    /// Each lane's epoch.
+    pub lanes: BTreeMap<&'static str, i64>,
+    /// Rows of `counts` that were compared.
+    pub cells: u64,
+    /// Rows of `raw` that were read.
+    pub records: u64,
+    /// First and last epoch of those rows.
+    pub epochs: Option<(i64, i64)>,
+    /// Records that the decoder counts.
+    pub counted: u64,
+    /// Records that the job's `where` leaves out.
+    pub filtered: u64,
+    /// Records that were rejected, by reason.
+    pub rejected: BTreeMap<&'static str, u64>,
+    /// Number of differences by kind.
+    pub differences: BTreeMap<Check, u64>,
+    /// The first of them.
+    pub first: Vec<Difference>,
+    /// How often the memory's budget was reached and sums went to disk.
+    pub spilled: u64,
+}
+
+impl Report {
+    /// One sentence that says what was found.
+    pub fn sentence(&self) -> String {
+        let epochs = match self.epochs {
+            Some((first, last)) => format!("epochs {first}..={last}"),
+            None => "no epochs".to_owned(),
+        };
+        let rejected = grouped(self.rejected.values().sum());
+        let filtered = grouped(self.filtered);
+        let records = format!("a recount of {} in raw ({epochs})", plural(self.records, "record"));
+        let mut tail = format!("; {rejected} rejected, {filtered} filtered");
+        let behind: Vec<String> = (self.lanes.iter())
+            .filter(|(_, epoch)| **epoch < self.raw_epoch)
+            .map(|(lane, epoch)| format!("{lane} stands at epoch {epoch}"))
+            .collect();
+        if !behind.is_empty() {
+            tail += &format!("; not yet published: {}", behind.join(", "));
+        }
+        let version = self.counts_version;
+        match self.verdict {
+            Verdict::Exact => {
+                let equal = if self.cells == 1 { "equals" } else { "equal" };
+                format!("exact: {} of counts version {version} {equal} {records}{tail}", plural(self.cells, "cell"))
+            }
+            Verdict::Differences => {
+                let kinds: Vec<String> = (self.differences.iter())
+                    .map(|(check, count)| format!("{} × {}", grouped(*count), check.label()))
+                    .collect();
+                let total = plural(self.differences.values().sum(), "difference");
+                format!("{total} between counts version {version} and {records}: {}{tail}", kinds.join(", "))
+            }
+        }
+    }
+
+    /// The first differences as a table; empty where there are none.
+    pub fn table(&self) -> String {
+        let head = ["check", "where", "in the tables", "recounted"].map(str::to_owned);
+        let rows: Vec<[String; 4]> = std::iter::once(head)
+            .chain(self.first.iter().map(|difference| {
+                let Difference { check, place, found, expected } = difference;
+                [check.label().to_owned(), place.to_string(), found.clone(), expected.clone()]
+            }))
+            .collect();
+        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let widths = [width(0), width(1), width(2)];
+        let mut text = String::new();
+        if self.first.is_empty() {
+            return text;
+        }
+        for [check, place, found, expected] in &rows {
+            let [a, b, c] = widths;
+            // Writing to a string does not fail.
+            writeln!(text, "{check:a$}  {place:b$}  {found:c$}  {expected}").ok();
+        }
+        let more = self.differences.values().sum::<u64>().saturating_sub(self.first.len() as u64);
+        if more > 0 {
+            text += &format!("… and {} more; --limit shows more of them\n", grouped(more));
+        }
+        text
+    }
+}
+
+fn plural(count: u64, noun: &str) -> String {
+    format!("{} {noun}{}", grouped(count), if count == 1 { "" } else { "s" })
+}

@@ -1,0 +1,294 @@
+//! `floodmark verify JOB`: counts the archive again, and compares every row of `counts` with it.
+//!
+//! ```text
+//! counts' log ─► layout: live files in slots ─┐
+//! raw's log ─► files ─► recount (decode again) ─► sums by cell, sorted ─► compare, slot by slot ─► report
+//!                                                        counts' files ───┘
+//! ```
+//!
+//! It proves that a version of `counts` is a recount of `raw` (promise 1), and that `raw` holds each record once with the outcome
+//! that the decoder gives it (promise 4). With the job it shares the decoder, the job file and the log's reader, nothing else:
+//! windows, lateness, sums, order, buckets and periods are written a second time, so that a fault in one shows against the other.
+//!
+//! Nothing is written to the tables. The job may run on meanwhile: what is checked is the newest version of `counts` at the
+//! start, and `raw` as it stands right after. Memory: the sums' budget ([`Options::memory_bytes`]; beyond it sums go to temporary
+//! files and are merged), some files fetched ahead ([`spool`]), the decoded pages of one row group, the windows of one customer
+//! in one file, and the lists of live files.
+
+mod compare;
+mod difference;
+mod key;
+mod layout;
+mod recount;
+mod spool;
+mod sums;
+#[cfg(test)]
+pub(crate) mod tests;
+mod window;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use futures::StreamExt;
+
+use crate::decode::Decoder;
+use crate::job::{Job, JobError, Logic};
+use crate::live_line::{LiveLine, duration};
+use crate::table::{Log, Root, State, TableError, counts, raw};
+
+use compare::Compare;
+use difference::Differences;
+pub use difference::{Check, Difference, Place, Report, Verdict};
+use layout::Layout;
+use recount::{LaneEpochs, Recount};
+use sums::Sums;
+use window::{WINDOWS, window_of};
+
+/// Options of `floodmark verify`.
+#[derive(Args, Clone, Debug)]
+pub struct VerifyArgs {
+    /// The job file
+    #[arg(value_name = "JOB")]
+    pub job: PathBuf,
+
+    /// How the result is written to stdout
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+
+    /// Differences to show
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub limit: usize,
+
+    /// Memory for the recounted cells; beyond it they go to temporary files (in TMPDIR)
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    pub memory_mib: u32,
+}
+
+/// How a result is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// How to verify.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// What the sums may take before they are spilled.
+    pub memory_bytes: usize,
+    /// Differences that are kept.
+    pub limit: usize,
+    /// Whether to say on stderr how far it is.
+    pub progress: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { memory_bytes: 512 << 20, limit: 20, progress: false }
+    }
+}
+
+/// Why tables could not be verified.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The job file.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// There is nothing to verify yet.
+    #[error(
+        "{url} holds no table {table}: run the job first (floodmark run JOB), or set tables.url to where its tables are"
+    )]
+    NoTable {
+        /// Where it should be.
+        url: String,
+        /// Its name.
+        table: &'static str,
+    },
+    /// The tables.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// No room for temporary files.
+    #[error("a temporary file can not be used: {0}; set TMPDIR to a folder with room, or raise --memory-mib")]
+    Spill(#[source] std::io::Error),
+    /// The result can not be written.
+    #[error("the result can not be written to stdout: {0}")]
+    Output(#[source] std::io::Error),
+    /// The job counts what this cannot recount.
+    #[error(
+        "dimension {dimension} counts by {granularity}, which can not be recounted yet; there are minute, hour and day"
+    )]
+    NotCheckable {
+        /// The dimension.
+        dimension: String,
+        /// Its granularity.
+        granularity: &'static str,
+    },
+    /// A fault of ours.
+    #[error("{0}; this is a bug: please report it")]
+    Bug(String),
+}
+
+impl VerifyError {
+    /// The process' exit code (DESIGN, "Cluster").
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            VerifyError::Job(_) | VerifyError::NoTable { .. } | VerifyError::Table(TableError::Invalid(_)) => 78,
+            VerifyError::Table(TableError::Storage { .. }) => 75,
+            _ => 1,
+        }
+    }
+}
+
+/// What is counted, as far as the recount needs to know.
+struct Counted {
+    /// In the logic's order, which is that of the decoder's values.
+    dimensions: Vec<Dimension>,
+    /// By index in [`WINDOWS`].
+    graces_us: [i64; WINDOWS.len()],
+    buckets: u32,
+}
+
+struct Dimension {
+    name: String,
+    /// Which of [`WINDOWS`] it is counted in.
+    windows: [bool; WINDOWS.len()],
+}
+
+impl Counted {
+    fn new(logic: &Logic, buckets: u32) -> Result<Counted, VerifyError> {
+        let mut dimensions = Vec::with_capacity(logic.dimensions.len());
+        for dimension in &logic.dimensions {
+            let mut windows = [false; WINDOWS.len()];
+            for granularity in &dimension.granularities {
+                let granularity = granularity.name();
+                let index = window_of(granularity)
+                    .ok_or_else(|| VerifyError::NotCheckable { dimension: dimension.name.clone(), granularity })?;
+                windows[index] = true;
+            }
+            dimensions.push(Dimension { name: dimension.name.clone(), windows });
+        }
+        Ok(Counted { dimensions, graces_us: logic.graces_us, buckets })
+    }
+}
+
+/// Runs the command to its end: the result goes to stdout.
+///
+/// # Errors
+/// [`VerifyError`] when no verdict was reached.
+pub fn run(args: VerifyArgs) -> Result<Verdict, VerifyError> {
+    let started = std::time::Instant::now();
+    let job = Job::load(&args.job)?;
+    let root = Root::open(&job.tables.url, &job.tables.options)?;
+    let options = Options { memory_bytes: (args.memory_mib as usize) << 20, limit: args.limit, progress: true };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("storage")
+        .enable_all()
+        .build()
+        .map_err(|error| VerifyError::Bug(format!("no thread for storage: {error}")))?;
+    let report = runtime.block_on(verify(&job, &root, options))?;
+    let text = match args.output {
+        Output::Json => serde_json::to_string(&report).map_err(|error| VerifyError::Bug(error.to_string()))?,
+        Output::Text => {
+            let table = report.table();
+            let space = if table.is_empty() { "" } else { "\n" };
+            format!("{table}{space}{} (in {})", report.sentence(), duration(started.elapsed().as_secs_f64()))
+        }
+    };
+    writeln!(std::io::stdout(), "{text}").map_err(VerifyError::Output)?;
+    Ok(report.verdict)
+}
+
+/// Verifies the newest version of `counts`.
+///
+/// # Errors
+/// [`VerifyError`] when no verdict was reached.
+pub async fn verify(job: &Job, root: &Root, options: Options) -> Result<Report, VerifyError> {
+    // counts first: raw is never behind it.
+    let (counts_log, counts_state) = newest(root, "counts").await?;
+    let (raw_log, raw_state) = newest(root, "raw").await?;
+    let counted = Counted::new(&job.logic, counts::buckets(&counts_state)?)?;
+    let lanes = LaneEpochs {
+        on_time: WINDOWS.map(|window| counts_state.txn(&format!("lane/{}", window.name))),
+        late: counts_state.txn("lane/late"),
+    };
+    let named: BTreeMap<&'static str, i64> =
+        WINDOWS.iter().map(|window| window.name).zip(lanes.on_time).chain([("late", lanes.late)]).collect();
+
+    let mut differences = Differences::new(options.limit);
+    let raw_epoch = raw_state.txn(raw::EPOCH);
+    for (&lane, &epoch) in named.iter().filter(|(_, epoch)| **epoch > raw_epoch) {
+        let expected = format!("at most {raw_epoch}, raw's newest");
+        differences.add(Check::EpochBeyond, Place::Lane { lane }, epoch.to_string(), expected);
+    }
+    let layout = Layout::new(&counts_state, &mut differences)?;
+
+    let rows = |state: &State| state.files.values().map(|file| file.rows).sum::<u64>();
+    let mut progress = options.progress.then(|| LiveLine::new("verify", Some(rows(&raw_state) + rows(&counts_state))));
+    let mut done = 0;
+
+    let sums = Sums::new(options.memory_bytes);
+    let mut recount = Recount::new(&counted, &layout, &lanes, Decoder::new(&job.logic), sums);
+    let mut files = spool::fetched(&raw_log, raw_state.files.values().cloned().collect());
+    while let Some(spooled) = files.next().await {
+        recount.file(spooled?, &mut differences, |rows| {
+            done += rows;
+            if let Some(progress) = &mut progress {
+                progress.tick(done, || "reading raw".to_owned());
+            }
+        })?;
+    }
+    let (sums, tallies) = recount.finish();
+    let spilled = sums.spilled();
+
+    let sorted = sums.finish().map_err(VerifyError::Spill)?;
+    let mut compare = Compare::new(&counted, sorted, &mut differences);
+    let files = layout.slots.iter().flat_map(|slot| slot.files.iter().map(|(file, _)| file.clone()));
+    let mut files = spool::fetched(&counts_log, files.collect());
+    for (index, slot) in layout.slots.iter().enumerate() {
+        compare
+            .slot(index, slot, &mut files, |rows| {
+                done += rows;
+                if let Some(progress) = &mut progress {
+                    progress.tick(done, || "comparing counts".to_owned());
+                }
+            })
+            .await?;
+    }
+    let cells = compare.rows();
+    compare.rest(&raw_state)?;
+    if let Some(progress) = progress {
+        progress.clear();
+    }
+
+    let verdict = if differences.count() == 0 { Verdict::Exact } else { Verdict::Differences };
+    let (differences, first) = differences.finish();
+    Ok(Report {
+        verdict,
+        counts_version: counts_state.version,
+        raw_version: raw_state.version,
+        raw_epoch,
+        lanes: named,
+        cells,
+        records: tallies.records,
+        epochs: tallies.epochs,
+        counted: tallies.counted,
+        filtered: tallies.filtered,
+        rejected: tallies.rejected,
+        differences,
+        first,
+        spilled,
+    })
+}
+
+async fn newest(root: &Root, table: &'static str) -> Result<(Log, State), VerifyError> {
+    let log = Log::new(root, table);
+    let Some(state) = log.load().await? else {
+        return Err(VerifyError::NoTable { url: root.url().to_string(), table });
+    };
+    Ok((log, state))
+}

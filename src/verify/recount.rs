@@ -1,0 +1,299 @@
+//! The first pass: every row of `raw`, decoded again, becomes sums of cells.
+//!
+//! In: the live files of `raw`, in any order. Out: [`Sums`] of the cells that each lane should have published, of stretches of
+//! offsets, and of epochs. State: the sums, bounded by their budget, and one stretch for each partition of the file at hand.
+
+use std::collections::BTreeMap;
+
+use arrow::array::{
+    Array, AsArray, BinaryArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
+
+use super::difference::{Check, Differences, Place};
+use super::key;
+use super::layout::Layout;
+use super::spool::Spooled;
+use super::sums::Sums;
+use super::window::{WINDOWS, bucket, shown};
+use super::{Counted, VerifyError};
+use crate::decode::{Decoder, Event};
+use crate::model::{Outcome, RecordRef, TimestampType};
+use crate::table::raw;
+
+const COLUMNS: &[&str] = &[
+    "epoch",
+    "ingested_at",
+    "kafka_topic",
+    "kafka_partition",
+    "kafka_offset",
+    "kafka_timestamp",
+    "kafka_timestamp_type",
+    "value",
+    "event_time",
+    "outcome",
+    "reason",
+];
+
+/// Each lane's epoch: how far it has absorbed `raw`.
+pub(super) struct LaneEpochs {
+    /// Of the lanes `minute`, `hour` and `day`.
+    pub(super) on_time: [i64; WINDOWS.len()],
+    /// Of the lane `late`.
+    pub(super) late: i64,
+}
+
+/// How many records there are, by what became of them.
+#[derive(Default)]
+pub(super) struct Tallies {
+    pub(super) records: u64,
+    pub(super) counted: u64,
+    pub(super) filtered: u64,
+    pub(super) rejected: BTreeMap<&'static str, u64>,
+    pub(super) epochs: Option<(i64, i64)>,
+}
+
+/// The pass.
+pub(super) struct Recount<'a> {
+    counted: &'a Counted,
+    layout: &'a Layout,
+    lanes: &'a LaneEpochs,
+    decoder: Decoder,
+    event: Event,
+    sums: Sums,
+    tallies: Tallies,
+    key: Vec<u8>,
+    /// Stretches of offsets of the file at hand: topic, and partition → first, end.
+    stretches: Vec<(String, BTreeMap<i32, (i64, i64)>)>,
+    /// Rows of one epoch and `ingested_at` in a row.
+    epoch: Option<(i64, i64, i64)>,
+}
+
+impl<'a> Recount<'a> {
+    pub(super) fn new(
+        counted: &'a Counted,
+        layout: &'a Layout,
+        lanes: &'a LaneEpochs,
+        decoder: Decoder,
+        sums: Sums,
+    ) -> Self {
+        Recount {
+            counted,
+            layout,
+            lanes,
+            decoder,
+            event: Event::default(),
+            sums,
+            tallies: Tallies::default(),
+            key: Vec::new(),
+            stretches: Vec::new(),
+            epoch: None,
+        }
+    }
+
+    /// Takes in a file; `tick` is told the number of rows after each batch.
+    ///
+    /// # Errors
+    /// When the file can not be read, or sums can not be spilled.
+    pub(super) fn file(
+        &mut self,
+        spooled: Spooled,
+        differences: &mut Differences,
+        mut tick: impl FnMut(u64),
+    ) -> Result<(), VerifyError> {
+        let (path, said) = (spooled.file().path.clone(), spooled.file().rows);
+        let mut found = 0;
+        for batch in spooled.batches(raw::file_schema(), COLUMNS)? {
+            let batch = batch?;
+            found += batch.num_rows() as u64;
+            self.batch(&Columns::of(&batch), differences)?;
+            tick(batch.num_rows() as u64);
+        }
+        if found != said {
+            differences.add(Check::FileRows, Place::File { file: path }, said.to_string(), found.to_string());
+        }
+        self.end_file()
+    }
+
+    /// The sums, and how many records there were.
+    pub(super) fn finish(self) -> (Sums, Tallies) {
+        (self.sums, self.tallies)
+    }
+
+    fn batch(&mut self, columns: &Columns, differences: &mut Differences) -> Result<(), VerifyError> {
+        for row in 0..columns.epoch.len() {
+            let (epoch, ingested_us) = (columns.epoch.value(row), columns.ingested_at.value(row));
+            self.epoch(epoch, ingested_us)?;
+            self.offset(columns.topic.value(row), columns.partition.value(row), columns.offset.value(row))?;
+            let record = columns.record(row);
+            let outcome = self.decoder.decode(record, &mut self.event);
+            self.tallies.records += 1;
+            let reason = match &outcome {
+                Outcome::Counted => {
+                    self.tallies.counted += 1;
+                    self.count(epoch, ingested_us)?;
+                    None
+                }
+                Outcome::Filtered => {
+                    self.tallies.filtered += 1;
+                    None
+                }
+                Outcome::Rejected(rejection) => {
+                    *self.tallies.rejected.entry(rejection.reason.name()).or_default() += 1;
+                    Some(rejection.reason.name())
+                }
+            };
+            let now = (outcome.name(), reason, self.event.event_time);
+            let on_record = columns.on_record(row);
+            if now != on_record {
+                let place = Place::Record {
+                    topic: columns.topic.value(row).to_owned(),
+                    partition: record.partition,
+                    offset: record.offset,
+                };
+                differences.add(Check::Outcome, place, described(on_record), described(now));
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts the event at hand, once for each window and dimension whose lane has absorbed its epoch.
+    fn count(&mut self, epoch: i64, ingested_us: i64) -> Result<(), VerifyError> {
+        let Recount { counted, layout, lanes, event, sums, key, .. } = self;
+        // A counted event has a time.
+        let Some(time_us) = event.event_time else { return Ok(()) };
+        let bucket = bucket(event.customer.as_bytes(), counted.buckets);
+        for (index, window) in WINDOWS.iter().enumerate() {
+            let start_us = window.start(time_us);
+            let is_late = window.is_late(start_us, ingested_us, counted.graces_us[index]);
+            let absorbed = if is_late { lanes.late } else { lanes.on_time[index] };
+            if epoch > absorbed {
+                continue;
+            }
+            let slot = layout.home(index, bucket, start_us);
+            key::cell_head(slot, index, event.customer.as_bytes(), key);
+            let head = key.len();
+            for (dimension, value) in counted.dimensions.iter().zip(&event.values) {
+                if dimension.windows[index] {
+                    key.truncate(head);
+                    key::cell_tail(dimension.name.as_bytes(), start_us, value.as_bytes(), key);
+                    sums.add(key, 1).map_err(VerifyError::Spill)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn epoch(&mut self, epoch: i64, ingested_us: i64) -> Result<(), VerifyError> {
+        let (first, last) = self.tallies.epochs.get_or_insert((epoch, epoch));
+        (*first, *last) = (epoch.min(*first), epoch.max(*last));
+        match &mut self.epoch {
+            Some((same, at, rows)) if (*same, *at) == (epoch, ingested_us) => *rows += 1,
+            other => {
+                if let Some((epoch, at, rows)) = other.replace((epoch, ingested_us, 1)) {
+                    self.sums.add(&key::epoch(epoch, at), rows).map_err(VerifyError::Spill)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn offset(&mut self, topic: &str, partition: i32, offset: i64) -> Result<(), VerifyError> {
+        let index = match self.stretches.iter().position(|(known, _)| known == topic) {
+            Some(index) => index,
+            None => {
+                self.stretches.push((topic.to_owned(), BTreeMap::new()));
+                self.stretches.len() - 1
+            }
+        };
+        let stretch = self.stretches[index].1.entry(partition).or_insert((offset, offset));
+        if stretch.1 != offset {
+            let (first, end) = std::mem::replace(stretch, (offset, offset));
+            self.sums.add(&key::offsets(topic, partition, first, end), 1).map_err(VerifyError::Spill)?;
+        }
+        stretch.1 += 1;
+        Ok(())
+    }
+
+    fn end_file(&mut self) -> Result<(), VerifyError> {
+        for (topic, partitions) in std::mem::take(&mut self.stretches) {
+            for (partition, (first, end)) in partitions {
+                self.sums.add(&key::offsets(&topic, partition, first, end), 1).map_err(VerifyError::Spill)?;
+            }
+        }
+        if let Some((epoch, at, rows)) = self.epoch.take() {
+            self.sums.add(&key::epoch(epoch, at), rows).map_err(VerifyError::Spill)?;
+        }
+        Ok(())
+    }
+}
+
+fn described((outcome, reason, event_us): (&str, Option<&str>, Option<i64>)) -> String {
+    let mut text = outcome.to_owned();
+    if let Some(reason) = reason {
+        text += &format!(" {reason}");
+    }
+    match event_us {
+        Some(time) => text + " at " + &shown(time),
+        None => text,
+    }
+}
+
+/// Rows of `raw` in columns.
+struct Columns {
+    epoch: Int64Array,
+    ingested_at: TimestampMicrosecondArray,
+    topic: StringArray,
+    partition: Int32Array,
+    offset: Int64Array,
+    timestamp: TimestampMicrosecondArray,
+    timestamp_type: StringArray,
+    value: BinaryArray,
+    event_time: TimestampMicrosecondArray,
+    outcome: StringArray,
+    reason: StringArray,
+}
+
+impl Columns {
+    /// The columns of a batch whose types were checked.
+    fn of(batch: &RecordBatch) -> Columns {
+        let column = |name: &str| batch.column_by_name(name).expect("a column that was asked for");
+        let time = |name: &str| column(name).as_primitive::<TimestampMicrosecondType>().clone();
+        let text = |name: &str| column(name).as_string::<i32>().clone();
+        Columns {
+            epoch: column("epoch").as_primitive::<Int64Type>().clone(),
+            ingested_at: time("ingested_at"),
+            topic: text("kafka_topic"),
+            partition: column("kafka_partition").as_primitive::<Int32Type>().clone(),
+            offset: column("kafka_offset").as_primitive::<Int64Type>().clone(),
+            timestamp: time("kafka_timestamp"),
+            timestamp_type: text("kafka_timestamp_type"),
+            value: column("value").as_binary::<i32>().clone(),
+            event_time: time("event_time"),
+            outcome: text("outcome"),
+            reason: text("reason"),
+        }
+    }
+
+    /// What the decoder looks at.
+    fn record(&self, row: usize) -> RecordRef<'_> {
+        RecordRef {
+            epoch: self.epoch.value(row) as u64,
+            ingested_at: self.ingested_at.value(row),
+            topic: 0,
+            partition: self.partition.value(row),
+            offset: self.offset.value(row),
+            timestamp_ms: self.timestamp.is_valid(row).then(|| self.timestamp.value(row).div_euclid(1000)),
+            timestamp_type: TimestampType::from_name(self.timestamp_type.value(row)),
+            key: None,
+            value: self.value.is_valid(row).then(|| self.value.value(row)),
+        }
+    }
+
+    /// Outcome, reason and event time as they were on arrival.
+    fn on_record(&self, row: usize) -> (&str, Option<&str>, Option<i64>) {
+        let reason = self.reason.is_valid(row).then(|| self.reason.value(row));
+        let event_us = self.event_time.is_valid(row).then(|| self.event_time.value(row));
+        (self.outcome.value(row), reason, event_us)
+    }
+}

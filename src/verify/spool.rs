@@ -1,0 +1,119 @@
+//! Files of a table, fetched a few ahead of their reader. Small ones are held in memory, larger ones in a temporary file without
+//! a name: memory is bounded by [`AHEAD`] × [`MEMORY_BYTES_MAX`], whatever the size of a file.
+
+use std::fs::File as DiskFile;
+use std::io::Write;
+
+use arrow::array::{RecordBatch, RecordBatchReader};
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt};
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::file::reader::ChunkReader;
+
+use super::VerifyError;
+use crate::table::{File, Log, TableError};
+
+/// Files that are fetched before they are needed.
+const AHEAD: usize = 8;
+
+/// A larger file goes to disk.
+const MEMORY_BYTES_MAX: u64 = 8 << 20;
+
+/// Rows of a batch.
+const BATCH_ROWS: usize = 4096;
+
+/// A file that was fetched.
+pub(super) struct Spooled {
+    table: String,
+    file: File,
+    content: Content,
+}
+
+enum Content {
+    Memory(Bytes),
+    Disk(DiskFile),
+}
+
+/// Fetches files in order.
+pub(super) fn fetched(log: &Log, files: Vec<File>) -> impl Stream<Item = Result<Spooled, VerifyError>> + Unpin {
+    let log = log.clone();
+    futures::stream::iter(files)
+        .map(move |file| {
+            let log = log.clone();
+            tokio::spawn(async move { fetch(&log, file).await })
+        })
+        .buffered(AHEAD)
+        .map(|fetched| fetched.unwrap_or_else(|panic| Err(VerifyError::Bug(panic.to_string()))))
+}
+
+async fn fetch(log: &Log, file: File) -> Result<Spooled, VerifyError> {
+    let table = log.name().to_owned();
+    let failed = |error| match error {
+        object_store::Error::NotFound { .. } => VerifyError::Table(TableError::Corrupt {
+            table: table.clone(),
+            what: format!("{} is in the log, but there is no such file", file.path),
+        }),
+        error => TableError::storage(format!("table {table}: reading {}", file.path), error).into(),
+    };
+    let found = log.store().get(&Path::from(file.path.as_str())).await.map_err(failed)?;
+    let content = if file.size <= MEMORY_BYTES_MAX {
+        Content::Memory(found.bytes().await.map_err(failed)?)
+    } else {
+        let mut disk = tempfile::tempfile().map_err(VerifyError::Spill)?;
+        let mut chunks = found.into_stream();
+        while let Some(chunk) = chunks.try_next().await.map_err(failed)? {
+            disk.write_all(&chunk).map_err(VerifyError::Spill)?;
+        }
+        Content::Disk(disk)
+    };
+    Ok(Spooled { table, file, content })
+}
+
+impl Spooled {
+    /// What the log says of it.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Its rows, of these columns only; each must be of its type in `schema`.
+    ///
+    /// # Errors
+    /// [`TableError::Corrupt`], also from the iterator, when the file can not be read.
+    pub(super) fn batches(
+        self,
+        schema: SchemaRef,
+        columns: &'static [&'static str],
+    ) -> Result<impl Iterator<Item = Result<RecordBatch, VerifyError>>, VerifyError> {
+        let Spooled { table, file, content } = self;
+        let corrupt = move |what: String| {
+            VerifyError::Table(TableError::Corrupt { table: table.clone(), what: format!("{}: {what}", file.path) })
+        };
+        let reader = match content {
+            Content::Memory(bytes) => reader(bytes, columns),
+            Content::Disk(disk) => reader(disk, columns),
+        };
+        let reader = reader.map_err(|error| corrupt(error.to_string()))?;
+        for name in columns {
+            let found = reader.schema().field_with_name(name).map(|field| field.data_type().clone());
+            let wanted = schema.field_with_name(name).map(|field| field.data_type().clone());
+            match (found, wanted) {
+                (Ok(found), Ok(wanted)) if found == wanted => {}
+                (found, wanted) => return Err(corrupt(format!("column {name}: found {found:?}, expected {wanted:?}"))),
+            }
+        }
+        Ok(reader.map(move |batch| batch.map_err(|error| corrupt(error.to_string()))))
+    }
+}
+
+fn reader(
+    content: impl ChunkReader + 'static,
+    columns: &[&str],
+) -> Result<ParquetRecordBatchReader, parquet::errors::ParquetError> {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(content)?;
+    let projection = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
+    builder.with_projection(projection).with_batch_size(BATCH_ROWS).build()
+}

@@ -1,0 +1,218 @@
+//! Sums by key, in sorted order, in bounded memory.
+//!
+//! In: (key, number), in any order. Out: each key once with its sum, ascending. State: a hash map up to the budget; when it is
+//! full it becomes a sorted run in a temporary file, and every [`FAN_IN`] runs become one. So memory is the budget, and what
+//! grows with history is disk: one entry for each distinct key and run. The files have no names: they end with the process.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, ErrorKind, Read, Seek, Write};
+
+use hashbrown::HashMap;
+
+/// Runs that are merged at once; also bounds open files.
+const FAN_IN: usize = 32;
+
+/// What an entry costs beside its key: map slot at its emptiest, allocation, and its place in the vector that is sorted.
+const ENTRY_BYTES: usize = 144;
+
+/// Sums that are being gathered.
+pub(super) struct Sums {
+    sums: HashMap<Box<[u8]>, i64, foldhash::fast::RandomState>,
+    bytes: usize,
+    budget_bytes: usize,
+    /// Runs by how often they were merged.
+    levels: Vec<Vec<File>>,
+    spilled: u64,
+}
+
+impl Sums {
+    /// No sums yet; the map is spilled when it has grown to `budget_bytes`.
+    pub(super) fn new(budget_bytes: usize) -> Self {
+        Sums { sums: HashMap::default(), bytes: 0, budget_bytes, levels: Vec::new(), spilled: 0 }
+    }
+
+    /// Adds `number` to the sum of `key`.
+    ///
+    /// # Errors
+    /// When a run can not be written.
+    pub(super) fn add(&mut self, key: &[u8], number: i64) -> io::Result<()> {
+        if let Some(sum) = self.sums.get_mut(key) {
+            *sum += number;
+            return Ok(());
+        }
+        self.bytes += key.len() + ENTRY_BYTES;
+        self.sums.insert(key.into(), number);
+        if self.bytes > self.budget_bytes { self.spill() } else { Ok(()) }
+    }
+
+    /// How often the budget was reached.
+    pub(super) fn spilled(&self) -> u64 {
+        self.spilled
+    }
+
+    /// The sums, in order.
+    ///
+    /// # Errors
+    /// When a run can not be read back.
+    pub(super) fn finish(mut self) -> io::Result<Sorted> {
+        let mut runs = vec![Run::Memory(self.sorted().into_iter())];
+        for file in self.levels.into_iter().flatten() {
+            runs.push(Run::open(file)?);
+        }
+        Sorted::new(runs)
+    }
+
+    fn sorted(&mut self) -> Vec<(Box<[u8]>, i64)> {
+        self.bytes = 0;
+        let mut sorted: Vec<_> = std::mem::take(&mut self.sums).into_iter().collect();
+        sorted.sort_unstable();
+        sorted
+    }
+
+    fn spill(&mut self) -> io::Result<()> {
+        self.spilled += 1;
+        let memory = Run::Memory(self.sorted().into_iter());
+        let mut file = write_run(Sorted::new(vec![memory])?)?;
+        for level in 0.. {
+            if level == self.levels.len() {
+                self.levels.push(Vec::new());
+            }
+            self.levels[level].push(file);
+            if self.levels[level].len() < FAN_IN {
+                break;
+            }
+            let runs = self.levels[level].drain(..).map(Run::open).collect::<io::Result<_>>()?;
+            file = write_run(Sorted::new(runs)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn write_run(mut sorted: Sorted) -> io::Result<File> {
+    let mut out = BufWriter::with_capacity(1 << 16, tempfile::tempfile()?);
+    while let Some((key, sum)) = sorted.next()? {
+        out.write_all(&(key.len() as u32).to_le_bytes())?;
+        out.write_all(&key)?;
+        out.write_all(&sum.to_le_bytes())?;
+    }
+    out.into_inner().map_err(io::IntoInnerError::into_error)
+}
+
+enum Run {
+    Memory(std::vec::IntoIter<(Box<[u8]>, i64)>),
+    Disk(BufReader<File>),
+}
+
+impl Run {
+    fn open(mut file: File) -> io::Result<Run> {
+        file.rewind()?;
+        Ok(Run::Disk(BufReader::with_capacity(1 << 16, file)))
+    }
+
+    fn next(&mut self) -> io::Result<Option<(Box<[u8]>, i64)>> {
+        let reader = match self {
+            Run::Memory(entries) => return Ok(entries.next()),
+            Run::Disk(reader) => reader,
+        };
+        let mut len = [0; 4];
+        match reader.read_exact(&mut len) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+            other => other?,
+        }
+        let mut key = vec![0; u32::from_le_bytes(len) as usize].into_boxed_slice();
+        reader.read_exact(&mut key)?;
+        let mut sum = [0; 8];
+        reader.read_exact(&mut sum)?;
+        Ok(Some((key, i64::from_le_bytes(sum))))
+    }
+}
+
+/// Sums in ascending order of their keys.
+pub(super) struct Sorted {
+    runs: Vec<Run>,
+    /// The next entry of each run that has one, least key first.
+    heads: BinaryHeap<Reverse<(Box<[u8]>, i64, usize)>>,
+}
+
+impl Sorted {
+    fn new(mut runs: Vec<Run>) -> io::Result<Sorted> {
+        let mut heads = BinaryHeap::with_capacity(runs.len());
+        for (index, run) in runs.iter_mut().enumerate() {
+            if let Some((key, sum)) = run.next()? {
+                heads.push(Reverse((key, sum, index)));
+            }
+        }
+        Ok(Sorted { runs, heads })
+    }
+
+    /// The least key that is left.
+    pub(super) fn peek(&self) -> Option<&[u8]> {
+        self.heads.peek().map(|Reverse((key, _, _))| &**key)
+    }
+
+    /// Takes the least key with its sum.
+    ///
+    /// # Errors
+    /// When a run can not be read back.
+    pub(super) fn next(&mut self) -> io::Result<Option<(Box<[u8]>, i64)>> {
+        let Some((key, mut sum)) = self.take()? else { return Ok(None) };
+        while self.peek() == Some(&key) {
+            sum += self.take()?.map_or(0, |(_, sum)| sum);
+        }
+        Ok(Some((key, sum)))
+    }
+
+    fn take(&mut self) -> io::Result<Option<(Box<[u8]>, i64)>> {
+        let Some(mut head) = self.heads.peek_mut() else { return Ok(None) };
+        let index = head.0.2;
+        Ok(match self.runs[index].next()? {
+            Some((key, sum)) => {
+                let Reverse((key, sum, _)) = std::mem::replace(&mut *head, Reverse((key, sum, index)));
+                Some((key, sum))
+            }
+            None => {
+                let Reverse((key, sum, _)) = PeekMut::pop(head);
+                Some((key, sum))
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn sums_are_the_same_at_any_budget() {
+        let added: Vec<(Vec<u8>, i64)> = (0..20_000u64)
+            .map(|index| {
+                let mixed = index.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+                ((mixed % 3_000).to_string().into_bytes(), (mixed % 7) as i64 - 3)
+            })
+            .collect();
+        let mut expected = BTreeMap::<Vec<u8>, i64>::new();
+        for (key, number) in &added {
+            *expected.entry(key.clone()).or_default() += number;
+        }
+        // Nothing spilled; a few runs; runs merged over several levels.
+        for (budget_bytes, spills) in [(usize::MAX, 0..=0), (100_000, 2..=200), (1_000, 1_100..=20_000)] {
+            let mut sums = Sums::new(budget_bytes);
+            for (key, number) in &added {
+                sums.add(key, *number).expect("a temporary file");
+            }
+            assert!(spills.contains(&sums.spilled()), "{budget_bytes}: {}", sums.spilled());
+            assert!(sums.levels.iter().all(|level| level.len() < FAN_IN));
+            let mut sorted = sums.finish().expect("a temporary file");
+            let mut found = Vec::new();
+            while let Some((key, sum)) = sorted.next().expect("a temporary file") {
+                found.push((key.into_vec(), sum));
+            }
+            assert_eq!(found, expected.clone().into_iter().collect::<Vec<_>>(), "{budget_bytes}");
+        }
+    }
+}

@@ -1,0 +1,665 @@
+//! The oracle: a plain `BTreeMap` recount of generated disorder, lateness and garbage, compared with every committed version.
+//!
+//! The whole live job runs in this process, over a store in memory, a scripted topic and a clock that the test holds; it is
+//! crashed at chosen durable steps, stopped, and started again with other numbers of workers. What belongs to which epoch is
+//! read from `raw`; what must be counted is known to the test, which wrote the records, and is summed a second time here,
+//! with arithmetic of its own. Failing seeds are kept in `oracle.proptest-regressions`.
+//!
+//! Promises of DESIGN shown here: 1 (every version is a recount), 2 (the tables are the state), 3 (nothing is too late) and
+//! 4 (nothing is lost).
+
+use std::collections::BTreeMap;
+use std::fmt::{Debug, Display, Formatter};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
+use async_trait::async_trait;
+use bytes::Bytes;
+use floodmark::clock::{Clock, ManualClock};
+use floodmark::dataflow::Progress;
+use floodmark::dataflow::commit::Request;
+use floodmark::job::Job;
+use floodmark::live::{Live, LiveError, run};
+use floodmark::source::script::{Script, ScriptRecord};
+use floodmark::table::Root;
+use futures::stream::BoxStream;
+use md5::{Digest, Md5};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult,
+};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+const SECOND: i64 = 1_000_000;
+const MINUTE: i64 = 60 * SECOND;
+const BASE: i64 = 1_768_262_400 * SECOND; // 2026-01-13T00:00:00Z
+const BUCKETS: u32 = 4;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const JOB: &str = r#"
+name = "oracle"
+[source]
+topics = ["script"]
+[source.kafka]
+"bootstrap.servers" = "none"
+[tables]
+url = "memory://"
+buckets = 4
+[event]
+format = "json"
+customer = { pointer = "/customer" }
+event_time = { pointer = "/time" }
+[event.fields.action]
+pointer = "/action"
+[event.fields.country]
+pointer = "/user/country"
+[[where]]
+field = "action"
+not = { equals = "ping" }
+[dimensions.action]
+granularities = ["minute", "hour", "day"]
+[dimensions.country]
+granularities = ["hour", "day"]
+"#;
+
+// ---- what the test sends, and what it knows of it ----
+
+const CUSTOMERS: [&str; 5] = ["a", "shop-2", "", "ü\u{0}\"x", "b\u{1}"];
+const ACTIONS: [&str; 5] = ["view", "ping", "", "buy", "LONG"];
+const COUNTRIES: [Option<&str>; 3] = [Some("DE"), None, Some("US")];
+const GARBAGE: [&[u8]; 6] =
+    [b"", b"{", b"\xff\xfe", br#"{"customer":7,"time":1768262400000}"#, br#"{"customer":"a","time":"noon"}"#, b"[1]"];
+
+#[derive(Clone, Debug)]
+enum Sent {
+    Event { customer: usize, action: usize, country: usize, minutes: i64, ms: i64, as_text: bool, stamped: bool },
+    Garbage(usize),
+    Null,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Push(Vec<(usize, Sent)>),
+    Advance(i64),
+    Crash { steps: i64, after: bool, workers: usize },
+    Restart { workers: usize },
+}
+
+/// What must become of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Expected {
+    Counted { customer: String, time: i64, values: BTreeMap<&'static str, String> },
+    Filtered,
+    Rejected,
+}
+
+impl Sent {
+    /// The record as it is sent at `now`, and what must become of it.
+    fn record(&self, now: i64) -> (ScriptRecord, Expected) {
+        let (customer, action, country, minutes, ms, as_text, stamped) = match *self {
+            Sent::Event { customer, action, country, minutes, ms, as_text, stamped } => {
+                (customer, action, country, minutes, ms, as_text, stamped)
+            }
+            Sent::Garbage(kind) => {
+                let record = ScriptRecord { timestamp_ms: Some(now / 1000), value: Some(GARBAGE[kind].to_vec()) };
+                return (record, Expected::Rejected);
+            }
+            Sent::Null => return (ScriptRecord { timestamp_ms: None, value: None }, Expected::Rejected),
+        };
+        let time = now + minutes * MINUTE + ms * 1000;
+        let customer = CUSTOMERS[customer];
+        let action = if ACTIONS[action] == "LONG" { "é".repeat(300) } else { ACTIONS[action].to_owned() };
+        let mut event = json!({"customer": customer, "action": action, "user": {}, "other": [1, {"time": 3}]});
+        event["time"] = if as_text {
+            let text = chrono::DateTime::from_timestamp_micros(time).expect("a time near 2026").to_rfc3339();
+            json!(text)
+        } else {
+            json!(time / 1000)
+        };
+        if let Some(country) = COUNTRIES[country] {
+            event["user"]["country"] = json!(country);
+        }
+        let record =
+            ScriptRecord { timestamp_ms: stamped.then_some(now / 1000), value: Some(event.to_string().into_bytes()) };
+        let out_of_range = stamped && time - now > 24 * 60 * MINUTE;
+        let expected = if customer.is_empty() || out_of_range {
+            Expected::Rejected
+        } else if action == "ping" {
+            Expected::Filtered
+        } else {
+            let values = BTreeMap::from([
+                ("total", String::new()),
+                ("action", shortened(&action)),
+                ("country", COUNTRIES[country].unwrap_or_default().to_owned()),
+            ]);
+            Expected::Counted { customer: customer.to_owned(), time, values }
+        };
+        (record, expected)
+    }
+}
+
+fn shortened(value: &str) -> String {
+    if value.len() <= 512 {
+        return value.to_owned();
+    }
+    let prefix: String = value
+        .chars()
+        .take((1..).take_while(|n| value.chars().take(*n).map(char::len_utf8).sum::<usize>() <= 495).count())
+        .collect();
+    let digest: String = Md5::digest(value).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("{prefix}~{digest}")
+}
+
+// ---- a store that dies at a chosen durable step ----
+
+#[derive(Debug)]
+struct Mortal {
+    inner: Arc<InMemory>,
+    /// Writes left; below zero it is dead.
+    left: AtomicI64,
+    after: std::sync::atomic::AtomicBool,
+}
+
+impl Display for Mortal {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str("mortal")
+    }
+}
+
+impl Mortal {
+    fn new(inner: &Arc<InMemory>) -> Arc<Mortal> {
+        Arc::new(Mortal { inner: Arc::clone(inner), left: AtomicI64::new(i64::MAX), after: false.into() })
+    }
+
+    fn dead(path: &Path) -> Error {
+        Error::PermissionDenied { path: path.to_string(), source: "the process was killed".into() }
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Mortal {
+    async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> object_store::Result<PutResult> {
+        let left = self.left.fetch_sub(1, Ordering::SeqCst);
+        if left > 1 {
+            return self.inner.put_opts(path, payload, options).await;
+        }
+        if left == 1 && self.after.load(Ordering::SeqCst) {
+            self.inner.put_opts(path, payload, options).await?;
+        }
+        Err(Mortal::dead(path))
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        options: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(path, options).await
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+        if self.left.load(Ordering::SeqCst) <= 0 {
+            Err(Mortal::dead(path))
+        } else {
+            self.inner.get_opts(path, options).await
+        }
+    }
+
+    fn delete_stream(
+        &self,
+        paths: BoxStream<'static, object_store::Result<Path>>,
+    ) -> BoxStream<'static, object_store::Result<Path>> {
+        self.inner.delete_stream(paths)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+// ---- the job under test ----
+
+struct World {
+    inner: Arc<InMemory>,
+    script: Script,
+    clock: ManualClock,
+    now: i64,
+    expected: BTreeMap<(i32, i64), Expected>,
+    sent: BTreeMap<(i32, i64), Option<Vec<u8>>>,
+    next: Vec<i64>,
+}
+
+struct Running {
+    store: Arc<Mortal>,
+    progress: Arc<Progress>,
+    request: watch::Sender<Request>,
+    thread: JoinHandle<Result<(), LiveError>>,
+}
+
+impl World {
+    fn new(partitions: usize) -> World {
+        World {
+            inner: Arc::new(InMemory::new()),
+            script: Script::new(partitions),
+            clock: ManualClock::at(BASE),
+            now: BASE,
+            expected: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            next: vec![0; partitions],
+        }
+    }
+
+    fn start(&self, workers: usize) -> Running {
+        let store = Mortal::new(&self.inner);
+        let progress = Arc::new(Progress::default());
+        let (request, requested) = watch::channel(Request::Run);
+        let live = Live {
+            job: Job::parse(JOB, "oracle.toml", &|_| None).expect("the test's job is right"),
+            root: Root::on(Arc::clone(&store) as Arc<dyn ObjectStore>),
+            workers,
+            clock: Clock::Manual(self.clock.clone()),
+            source: Arc::new(self.script.clone()),
+            progress: Arc::clone(&progress),
+        };
+        let thread = std::thread::spawn(move || run(live, requested));
+        Running { store, progress, request, thread }
+    }
+
+    fn push(&mut self, partition: usize, sent: &Sent) {
+        let partition = partition % self.next.len();
+        let (record, expected) = sent.record(self.now);
+        let key = (partition as i32, self.next[partition]);
+        self.next[partition] += 1;
+        self.expected.insert(key, expected);
+        self.sent.insert(key, record.value.clone());
+        self.script.push(partition, record);
+    }
+
+    fn advance(&mut self, us: i64) {
+        self.now += us;
+        self.clock.set(self.now);
+    }
+
+    fn archived(&self) -> i64 {
+        let raw = versions(&self.inner, "raw").pop().map_or(BTreeMap::new(), |version| version.txns);
+        (0..self.next.len()).map(|partition| raw.get(&format!("kafka/script/{partition}")).copied().unwrap_or(0)).sum()
+    }
+}
+
+impl Running {
+    fn wait(&self, what: &str, mut done: impl FnMut(&Running) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !done(self) {
+            assert!(
+                Instant::now() < deadline,
+                "nothing happened for {PATIENCE:?}: {what}; epochs {:?}",
+                self.progress.epochs()
+            );
+            assert!(!self.thread.is_finished(), "the job ended while waiting: {what}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn end(self, request: Request) {
+        self.request.send_replace(request);
+        let deadline = Instant::now() + PATIENCE;
+        while !self.thread.is_finished() {
+            assert!(Instant::now() < deadline, "{request:?} is not carried out; epochs {:?}", self.progress.epochs());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.thread.join().expect("no panic").expect("an orderly end");
+    }
+
+    /// Kills the job at its next durable steps but `steps`, and moves the clock until that has happened.
+    fn crash(self, world: &mut World, steps: i64, after: bool) {
+        self.store.after.store(after, Ordering::SeqCst);
+        self.store.left.store(steps, Ordering::SeqCst);
+        let deadline = Instant::now() + PATIENCE;
+        while !self.thread.is_finished() {
+            assert!(Instant::now() < deadline, "the job lives on without a store");
+            world.advance(SECOND);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.thread.join().expect("no panic").expect_err("the store died under it");
+    }
+}
+
+// ---- reading the tables without the job's code ----
+
+#[derive(Clone, Debug, Default)]
+struct Version {
+    files: BTreeMap<String, BTreeMap<String, String>>,
+    txns: BTreeMap<String, i64>,
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    futures::executor::block_on(future)
+}
+
+fn get(store: &InMemory, path: &str) -> Option<Bytes> {
+    block_on(async { store.get(&Path::from(path)).await.ok()?.bytes().await.ok() })
+}
+
+/// All versions of a table, by replaying its log.
+fn versions(store: &InMemory, table: &str) -> Vec<Version> {
+    let mut versions = Vec::new();
+    let mut version = Version::default();
+    while let Some(bytes) = get(store, &format!("{table}/_delta_log/{:020}.json", versions.len())) {
+        for line in bytes.split(|byte| *byte == b'\n') {
+            let action: Value = serde_json::from_slice(line).expect("a line of the log is JSON");
+            if let Some(add) = action.get("add") {
+                let partition = serde_json::from_value(add["partitionValues"].clone()).expect("partition values");
+                let path = add["path"].as_str().expect("a path").to_owned();
+                assert!(version.files.insert(path, partition).is_none(), "added twice: {add}");
+            }
+            if let Some(remove) = action.get("remove") {
+                let path = remove["path"].as_str().expect("a path");
+                assert!(version.files.remove(path).is_some(), "removed but not live: {remove}");
+            }
+            if let Some(txn) = action.get("txn") {
+                let id = txn["appId"].as_str().expect("an id").to_owned();
+                let value = txn["version"].as_i64().expect("a version");
+                let before = version.txns.insert(id.clone(), value);
+                assert!(
+                    id.ends_with("check") || before.is_none_or(|before| before <= value),
+                    "{id} went back from {before:?} to {value}"
+                );
+            }
+        }
+        versions.push(version.clone());
+    }
+    versions
+}
+
+fn rows(store: &InMemory, path: &str) -> Vec<RecordBatch> {
+    let bytes = get(store, path).unwrap_or_else(|| panic!("{path} is in the log and not in the store"));
+    let reader =
+        ParquetRecordBatchReaderBuilder::try_new(bytes).and_then(|builder| builder.build()).expect("a Parquet file");
+    reader.collect::<Result<_, _>>().expect("rows")
+}
+
+type CellKey = (&'static str, String, String, i64, String);
+
+/// The cells of a version; checks order, window_end, period and bucket on the way.
+fn cells(store: &InMemory, version: &Version) -> BTreeMap<CellKey, i64> {
+    let mut cells = BTreeMap::new();
+    for (path, partition) in &version.files {
+        let (granularity, length) = match partition["granularity"].as_str() {
+            "minute" => ("minute", MINUTE),
+            "hour" => ("hour", 60 * MINUTE),
+            "day" => ("day", 24 * 60 * MINUTE),
+            other => panic!("granularity {other}"),
+        };
+        let mut last = None;
+        for batch in rows(store, &format!("counts/{path}")) {
+            let text = |name: &str| batch.column_by_name(name).expect("a column").as_string::<i32>().clone();
+            let time = |name: &str| {
+                batch.column_by_name(name).expect("a column").as_primitive::<TimestampMicrosecondType>().clone()
+            };
+            let (customers, dimensions, values) = (text("customer_id"), text("dimension"), text("dimension_value"));
+            let (starts, ends) = (time("window_start"), time("window_end"));
+            let counts = batch.column_by_name("event_count").expect("a column").as_primitive::<Int64Type>().clone();
+            for row in 0..batch.num_rows() {
+                let (customer, start, count) = (customers.value(row), starts.value(row), counts.value(row));
+                let order =
+                    (customer.to_owned(), dimensions.value(row).to_owned(), start, values.value(row).to_owned());
+                assert!(last.as_ref() < Some(&order), "{path}: not in order at {order:?}");
+                assert_eq!(ends.value(row), start + length, "{path}: window_end");
+                assert!(count > 0, "{path}: {order:?} counts {count}");
+                let digest = Md5::digest(customer.as_bytes());
+                let bucket = digest[0] as u32 >> (8 - BUCKETS.ilog2());
+                assert_eq!(partition["bucket"], bucket.to_string(), "{path}: bucket of {customer:?}");
+                let pattern = match granularity {
+                    "minute" => "%Y-%m-%dT%H",
+                    "hour" => "%Y-%m-%d",
+                    _ => "%Y-%m",
+                };
+                let period =
+                    chrono::DateTime::from_timestamp_micros(start).expect("a time").format(pattern).to_string();
+                assert_eq!(partition["period"], period, "{path}: period");
+                let key = (granularity, order.0.clone(), order.1.clone(), start, order.3.clone());
+                assert!(cells.insert(key, count).is_none(), "{path}: {order:?} is there twice");
+                last = Some(order);
+            }
+        }
+    }
+    cells
+}
+
+/// The rows of `raw` as (partition, offset) → (epoch, ingested_at); checks that each record is there once, with its bytes and
+/// the right outcome.
+fn archive(store: &InMemory, world: &World) -> BTreeMap<(i32, i64), (i64, i64)> {
+    let mut archive = BTreeMap::new();
+    let newest = versions(store, "raw").pop().expect("raw has a version");
+    for path in newest.files.keys() {
+        for batch in rows(store, &format!("raw/{path}")) {
+            let column = |name: &str| batch.column_by_name(name).expect("a column").clone();
+            let partitions = column("kafka_partition").as_primitive::<Int32Type>().clone();
+            let (epochs, offsets) = (
+                column("epoch").as_primitive::<Int64Type>().clone(),
+                column("kafka_offset").as_primitive::<Int64Type>().clone(),
+            );
+            let ingested = column("ingested_at").as_primitive::<TimestampMicrosecondType>().clone();
+            let (values, outcomes) =
+                (column("value").as_binary::<i32>().clone(), column("outcome").as_string::<i32>().clone());
+            for row in 0..batch.num_rows() {
+                let key = (partitions.value(row), offsets.value(row));
+                assert!(
+                    archive.insert(key, (epochs.value(row), ingested.value(row))).is_none(),
+                    "raw holds {key:?} twice"
+                );
+                let value = values.is_valid(row).then(|| values.value(row).to_vec());
+                assert_eq!(Some(&value), world.sent.get(&key), "bytes of {key:?}");
+                let outcome = match &world.expected[&key] {
+                    Expected::Counted { .. } => "counted",
+                    Expected::Filtered => "filtered",
+                    Expected::Rejected => "rejected",
+                };
+                assert_eq!(outcomes.value(row), outcome, "outcome of {key:?}: {value:?}");
+            }
+        }
+    }
+    archive
+}
+
+/// Promise 1: compares every version of `counts` with a recount.
+fn check_every_version(world: &World) {
+    let archive = archive(&world.inner, world);
+    let mut tested = 0;
+    for (number, version) in versions(&world.inner, "counts").iter().enumerate() {
+        let lane = |name: &str| version.txns.get(&format!("lane/{name}")).copied().unwrap_or(0);
+        let mut expected: BTreeMap<CellKey, i64> = BTreeMap::new();
+        for (key, (epoch, ingested_at)) in &archive {
+            let Expected::Counted { customer, time, values } = &world.expected[key] else { continue };
+            for (granularity, length, grace) in
+                [("minute", MINUTE, 20 * SECOND), ("hour", 60 * MINUTE, MINUTE), ("day", 24 * 60 * MINUTE, 5 * MINUTE)]
+            {
+                let start = time - time.rem_euclid(length);
+                let late = *ingested_at >= start + length + grace;
+                if *epoch > lane(if late { "late" } else { granularity }) {
+                    continue;
+                }
+                for (dimension, value) in values {
+                    if *dimension == "country" && granularity == "minute" {
+                        continue;
+                    }
+                    let cell = (granularity, customer.clone(), (*dimension).to_owned(), start, value.clone());
+                    *expected.entry(cell).or_default() += 1;
+                }
+            }
+        }
+        let found = cells(&world.inner, version);
+        assert_eq!(found, expected, "version {number} of counts, txns {:?}", version.txns);
+        tested += 1;
+    }
+    assert!(tested >= 2, "no version of counts to look at");
+}
+
+fn play(partitions: usize, workers: usize, steps: &[Step]) {
+    let mut world = World::new(partitions);
+    let mut job = world.start(workers);
+    for step in steps {
+        match step {
+            Step::Push(records) => {
+                for (partition, sent) in records {
+                    world.push(*partition, sent);
+                }
+            }
+            Step::Advance(us) => {
+                // Let the job see what was pushed, so that epochs are cut between pushes; then time passes.
+                let sent = world.sent.len() as i64 - world.archived();
+                let read = |job: &Running| job.progress.read.load(Ordering::Relaxed) as i64;
+                let before = read(&job);
+                if sent > 0 && before == 0 {
+                    job.wait("reading", |job| read(job) > 0);
+                }
+                world.advance(*us);
+                if *us >= 60 * SECOND {
+                    let (_, published) = job.progress.epochs();
+                    // A job that is still starting opens its first epoch later than this: time goes on for it.
+                    job.wait("an epoch", |job| {
+                        world.advance(SECOND / 10);
+                        job.progress.epochs().1 > published
+                    });
+                }
+            }
+            Step::Crash { steps, after, workers } => {
+                job.crash(&mut world, *steps, *after);
+                job = world.start(*workers);
+            }
+            Step::Restart { workers } => {
+                job.end(Request::Stop);
+                job = world.start(*workers);
+            }
+        }
+    }
+    job.end(Request::Stop);
+    world.start(workers).end(Request::Drain);
+    assert_eq!(world.archived(), world.sent.len() as i64, "promise 4: every record is archived");
+    check_every_version(&world);
+    // All lanes stand where raw stands: the last version is a recount of everything.
+    let raw = versions(&world.inner, "raw").pop().expect("raw").txns["epoch"];
+    let counts = versions(&world.inner, "counts").pop().expect("counts").txns;
+    for lane in ["minute", "hour", "day", "late"] {
+        assert_eq!(counts[&format!("lane/{lane}")], raw, "lane {lane} at the end");
+    }
+}
+
+fn sent() -> impl Strategy<Value = Sent> {
+    let event = (
+        0..CUSTOMERS.len(),
+        0..ACTIONS.len(),
+        0..COUNTRIES.len(),
+        minutes(),
+        0..60_000_i64,
+        any::<bool>(),
+        prop::bool::weighted(0.9),
+    )
+        .prop_map(|(customer, action, country, minutes, ms, as_text, stamped)| Sent::Event {
+            customer,
+            action,
+            country,
+            minutes,
+            ms,
+            as_text,
+            stamped,
+        });
+    prop_oneof![12 => event, 1 => (0..GARBAGE.len()).prop_map(Sent::Garbage), 1 => Just(Sent::Null)]
+}
+
+/// Mostly now, often some minutes or hours ago, seldom days ago or ahead.
+fn minutes() -> impl Strategy<Value = i64> {
+    prop_oneof![6 => -2..=0_i64, 3 => -200..=0_i64, 1 => -40_000..=0_i64, 1 => 0..=1500_i64]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let workers = prop_oneof![Just(1_usize), Just(2), Just(4)];
+    prop_oneof![
+        6 => prop::collection::vec((0..4_usize, sent()), 1..40).prop_map(Step::Push),
+        4 => prop_oneof![Just(3 * SECOND), Just(11 * SECOND), Just(61 * SECOND), Just(3700 * SECOND)].prop_map(Step::Advance),
+        2 => (1..14_i64, any::<bool>(), workers.clone()).prop_map(|(steps, after, workers)| Step::Crash { steps, after, workers }),
+        1 => workers.prop_map(|workers| Step::Restart { workers }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn promise_1_every_version_is_a_recount(
+        partitions in 1..4_usize,
+        workers in prop_oneof![Just(1_usize), Just(2), Just(4)],
+        steps in prop::collection::vec(step(), 3..18),
+    ) {
+        play(partitions, workers, &steps);
+    }
+}
+
+/// The same records, at 1, 2 and 4 workers and with other epochs, give the same cells in the end.
+#[test]
+fn promise_2_nothing_depends_on_the_number_of_workers() {
+    let mut finals = Vec::new();
+    for (workers, cut) in [(1, 7), (2, 50), (4, 1000)] {
+        let mut world = World::new(3);
+        let mut job = world.start(workers);
+        for index in 0..600_usize {
+            let sent = Sent::Event {
+                customer: index % 2,
+                action: index % 5,
+                country: index % 3,
+                minutes: -((index * 37 % 500) as i64),
+                ms: (index * 97 % 60_000) as i64,
+                as_text: index % 2 == 0,
+                stamped: true,
+            };
+            world.push(index % 3, &sent);
+            if index % cut == cut - 1 {
+                let (_, published) = job.progress.epochs();
+                // The clock stays within a minute, so that lateness, and with it the lanes, is the same for all.
+                job.end(Request::Stop);
+                job = world.start(workers);
+                assert!(published <= 1 << 20);
+            }
+        }
+        job.end(Request::Stop);
+        world.start(workers).end(Request::Drain);
+        check_every_version(&world);
+        finals.push(cells(&world.inner, &versions(&world.inner, "counts").pop().expect("a version")));
+    }
+    assert_eq!(finals[0], finals[1]);
+    assert_eq!(finals[0], finals[2]);
+}
+
+/// A record for a window that closed a month ago is one more update.
+#[test]
+fn promise_3_nothing_is_too_late() {
+    let event =
+        |minutes| Sent::Event { customer: 0, action: 0, country: 0, minutes, ms: 0, as_text: true, stamped: true };
+    let mut world = World::new(1);
+    for minutes in [0, -60 * 24 * 31, -60 * 24 * 31, 0] {
+        world.push(0, &event(minutes));
+    }
+    world.start(2).end(Request::Drain);
+    check_every_version(&world);
+    let cells = cells(&world.inner, &versions(&world.inner, "counts").pop().expect("a version"));
+    let old = BASE - 31 * 24 * 60 * MINUTE;
+    assert_eq!(cells[&("day", "a".to_owned(), "total".to_owned(), old, String::new())], 2);
+    assert_eq!(cells[&("minute", "a".to_owned(), "total".to_owned(), old, String::new())], 2);
+}
