@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::job::{PATIENCE, Scene, Store};
-use super::servers::eventually;
+use super::servers::{Outage, eventually};
 
 /// How long they are away.
 const AWAY: Duration = Duration::from_secs(4);
@@ -18,14 +18,14 @@ fn broker_away() {
     let mut job = scene.run(&["--workers", "2"]);
     scene.await_commits(&mut job, 4);
 
-    scene.servers.script("kafka", "kill");
+    let outage = Outage::of("kafka");
     let other = Scene::new("broker-away-at-start", Store::Local, 0);
     let mut started = other.run(&[]);
     let log = started.expect_exit(75);
     assert!(log.contains("the brokers do not answer") && log.contains("bootstrap.servers"), "{log}");
     assert_eq!(other.commits("raw"), 0, "nothing is made before the brokers have answered");
     job.assert_alive();
-    scene.servers.script("kafka", "start");
+    drop(outage);
 
     let acknowledged = traffic.acknowledged();
     eventually("records are sent again", PATIENCE, || (traffic.acknowledged() > acknowledged + 2000).then_some(()));
@@ -45,20 +45,20 @@ fn bucket_away() {
     let mut job = scene.run(&["--workers", "2"]);
     scene.await_commits(&mut job, 4);
 
-    scene.servers.script("s3", "kill");
+    let outage = Outage::of("s3");
     // The outage itself: nothing is waited for.
     thread::sleep(AWAY);
     job.assert_alive();
-    scene.servers.script("s3", "start");
+    drop(outage);
     scene.await_commits(&mut job, 4);
 
     // The same for one that starts meanwhile: it waits, or says that it may be started again.
     job.kill();
-    scene.servers.script("s3", "kill");
+    let outage = Outage::of("s3");
     let mut started = scene.run(&["--workers", "2"]);
     thread::sleep(AWAY);
     let ended = started.ended();
-    scene.servers.script("s3", "start");
+    drop(outage);
     match ended {
         None => scene.await_commits(&mut started, 4),
         Some(status) => {

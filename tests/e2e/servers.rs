@@ -109,6 +109,22 @@ impl Servers {
     }
 }
 
+/// A server that is killed, and runs again when this is dropped: other tests need it.
+pub(super) struct Outage(&'static str);
+
+impl Outage {
+    pub(super) fn of(server: &'static str) -> Outage {
+        servers().script(server, "kill");
+        Outage(server)
+    }
+}
+
+impl Drop for Outage {
+    fn drop(&mut self) {
+        servers().script(self.0, "start");
+    }
+}
+
 fn value(env: &[(String, String)], name: &str) -> String {
     let found = env.iter().find(|(known, _)| known == name);
     found.map(|(_, value)| value.clone()).unwrap_or_else(|| panic!("no {name} in the server's env file"))
