@@ -13,13 +13,11 @@ use arrow::array::{Int64Builder, StringBuilder, TimestampMicrosecondBuilder};
 use bytes::Bytes;
 use differential_dataflow::difference::{IsZero, Semigroup};
 use futures::{StreamExt, TryStreamExt};
-use object_store::ObjectStoreExt;
-use object_store::path::Path;
 
 use super::protocol::Staged;
 use crate::model::{Cell, Segment, Tally};
 use crate::table::counts::{BATCH_ROWS, Columns, SegmentWriter, read_segment};
-use crate::table::store::write_file;
+use crate::table::store::{read_file, write_file};
 use crate::table::{File, Log, TableError};
 
 /// Segments that a worker merges at once.
@@ -136,12 +134,7 @@ impl Merge {
 
     async fn merge_one(&self, work: Work) -> Result<(Option<File>, Option<File>), TableError> {
         let live = match &work.live {
-            Some(file) => {
-                let path = Path::from(file.path.as_str());
-                let reading = |error| TableError::storage(format!("reading {path} of table counts"), error);
-                let bytes = self.log.store().get(&path).await.map_err(reading)?.bytes().await.map_err(reading)?;
-                Some((file.clone(), bytes))
-            }
+            Some(file) => Some((file.clone(), read_file(self.log.store().as_ref(), &file.path).await?)),
             None => None,
         };
         let name = self.name.clone();

@@ -19,7 +19,7 @@ use timely::dataflow::operators::generic::operator::Operator;
 
 use super::control::{Answers, Inbox};
 use super::merge::{Merge, Run};
-use super::protocol::{Answer, FailureKind, Order, Received};
+use super::protocol::{Answer, Order, Received};
 use super::roll_up::Triple;
 use super::{EpochWatch, Progress};
 use crate::job::Logic;
@@ -216,7 +216,7 @@ impl Pending {
         self.runtime.spawn(async move {
             answers.send(match merge.stage(work).await {
                 Ok(staged) => Answer::Staged(staged),
-                Err(error) => Answer::Failed { kind: FailureKind::Fatal, what: error.to_string() },
+                Err(error) => Answer::failed(&error),
             });
         });
     }
@@ -228,6 +228,6 @@ impl Pending {
     }
 
     fn fail(&self, error: &TableError) {
-        self.answers.send(Answer::Failed { kind: FailureKind::Fatal, what: error.to_string() });
+        self.answers.send(Answer::failed(error));
     }
 }

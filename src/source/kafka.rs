@@ -193,7 +193,7 @@ impl Kafka {
                 starts.push(PartitionStart { topic, partition, offset, end: high, pin });
             }
         }
-        doubts.extend(self.check_last(consumer, state, &starts)?);
+        doubts.extend(self.check_last(consumer, state, &mut starts)?);
         if !doubts.is_empty() {
             let doubts = doubts.join("; ");
             if !self.accept_gap {
@@ -228,16 +228,17 @@ impl Kafka {
         Ok(offsets.collect())
     }
 
-    /// Reads each partition's last archived record again and compares it with what `raw` remembers of it.
+    /// Reads each partition's last archived record again and compares it with what `raw` remembers of it. Where it is another
+    /// one, `starts` are set to the partition's oldest record.
     fn check_last(
         &self,
         consumer: &KafkaConsumer,
         state: &State,
-        starts: &[PartitionStart],
+        starts: &mut [PartitionStart],
     ) -> Result<Vec<String>, SourceError> {
-        let mut waiting: BTreeMap<(String, i32), (i64, i64)> = BTreeMap::new();
+        let mut waiting: BTreeMap<(String, i32), (&mut PartitionStart, i64, i64)> = BTreeMap::new();
         let mut list = TopicPartitionList::new();
-        for start in starts.iter().filter(|start| !start.pin && start.offset > 0) {
+        for start in starts.iter_mut().filter(|start| !start.pin && start.offset > 0) {
             let name = &self.topics[usize::from(start.topic)];
             let Some(check) = state.txns.get(&raw::check_txn(name, start.partition)) else { continue };
             let (low, _) = consumer.fetch_watermarks(name, start.partition, ASK).map_err(|error| away(&error))?;
@@ -251,7 +252,7 @@ impl Kafka {
             }
             list.add_partition_offset(name, start.partition, Offset::Offset(start.offset - 1))
                 .map_err(|error| SourceError::Invalid(error.to_string()))?;
-            waiting.insert((name.clone(), start.partition), (start.offset, *check));
+            waiting.insert((name.clone(), start.partition), (start, low, *check));
         }
         let mut doubts = Vec::new();
         if waiting.is_empty() {
@@ -270,16 +271,17 @@ impl Kafka {
             match consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => {
                     let key = (message.topic().to_owned(), message.partition());
-                    let Some((next, check)) = waiting.remove(&key) else { continue };
+                    let Some((start, low, check)) = waiting.remove(&key) else { continue };
                     // Another offset than asked for: that record is gone, by retention or an aborted transaction.
-                    if message.offset() == next - 1 && check_of(&LastRecord::of(&message)) != check {
+                    if message.offset() == start.offset - 1 && check_of(&LastRecord::of(&message)) != check {
                         doubts.push(format!(
                             "{}/{}: the record at offset {} is not the one that was archived last; the topic was made anew, and all \
-                             its records from offset 0 on are in doubt",
+                             its records from offset {low} on are in doubt",
                             key.0,
                             key.1,
-                            next - 1
+                            message.offset()
                         ));
+                        (start.offset, start.pin) = (low, true);
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) | None => {}
