@@ -3,6 +3,7 @@
 //! Nothing is fenced before all that can be checked was checked. Each table's state is read after its own fence, so what is
 //! read is what this writer goes on from. The tables are the only state: a restart is a start.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -80,11 +81,10 @@ impl LiveError {
     }
 }
 
-/// Both tables, taken by this writer.
-struct Taken {
+/// Both tables.
+struct Tables {
     raw: Table,
     counts: Table,
-    generation: i64,
     buckets: u32,
 }
 
@@ -107,8 +107,15 @@ pub fn run(live: Live, request: watch::Receiver<Request>) -> Result<(), LiveErro
 
 fn run_on(runtime: &tokio::runtime::Runtime, live: Live, request: watch::Receiver<Request>) -> Result<(), LiveError> {
     live.source.check()?;
-    let Taken { raw, counts, generation, buckets } = runtime.block_on(take(&live))?;
-    live.source.resume(&raw.state)?;
+    let mut tables = runtime.block_on(open(&live))?;
+    // Before the fence, so that a start that must be refused does not end the job that runs.
+    live.source.resume(&tables.raw.state)?;
+    let resumed_from = progress_of(&tables.raw.state);
+    let generation = runtime.block_on(take(&mut tables, live.clock.now_ms()))?;
+    let Tables { raw, counts, buckets } = tables;
+    if progress_of(&raw.state) != resumed_from {
+        live.source.resume(&raw.state)?;
+    }
     let absorbed = lane_epochs(&counts.state);
     let feed = feed_plan(&raw, absorbed)?;
     tracing::info!(
@@ -186,13 +193,13 @@ fn run_on(runtime: &tokio::runtime::Runtime, live: Live, request: watch::Receive
     Ok(result?)
 }
 
-/// Reads or makes both tables, and takes them: `raw` first. A table that holds an equal or higher generation ends us.
-async fn take(live: &Live) -> Result<Taken, TableError> {
+/// Reads both tables, making them where there are none.
+async fn open(live: &Live) -> Result<Tables, TableError> {
     let now_ms = live.clock.now_ms();
     let raw_log = Log::new(&live.root, "raw");
     let counts_log = Log::new(&live.root, "counts");
-    let mut raw_state = raw_log.load_or_create(&raw::definition(), now_ms).await?;
-    let mut counts_state = counts_log.load_or_create(&counts::definition(live.job.tables.buckets), now_ms).await?;
+    let raw_state = raw_log.load_or_create(&raw::definition(), now_ms).await?;
+    let counts_state = counts_log.load_or_create(&counts::definition(live.job.tables.buckets), now_ms).await?;
     let buckets = counts::buckets(&counts_state)?;
     if buckets != live.job.tables.buckets {
         return Err(TableError::Invalid(format!(
@@ -200,21 +207,24 @@ async fn take(live: &Live) -> Result<Taken, TableError> {
             live.job.tables.buckets
         )));
     }
-    let generation = raw_log.fence(&mut raw_state, 0, now_ms).await?;
-    let theirs = counts_state.txn(WRITER_GENERATION);
-    if theirs >= generation {
-        return Err(TableError::Fenced { table: "counts".to_owned(), ours: generation, theirs });
-    }
-    let taken = counts_log.fence(&mut counts_state, generation, now_ms).await?;
-    if taken != generation {
-        return Err(TableError::Fenced { table: "counts".to_owned(), ours: generation, theirs: taken - 1 });
-    }
-    Ok(Taken {
+    Ok(Tables {
         raw: Table { log: raw_log, state: raw_state },
         counts: Table { log: counts_log, state: counts_state },
-        generation,
         buckets,
     })
+}
+
+/// Takes both tables for a new generation: `raw` hands it out, then `counts`. A table that holds an equal or higher one ends
+/// us. Each state is up to date with its own fence.
+async fn take(tables: &mut Tables, now_ms: i64) -> Result<i64, TableError> {
+    let Tables { raw, counts, .. } = tables;
+    let generation = raw.log.fence(&mut raw.state, 0, now_ms).await?;
+    counts.log.fence(&mut counts.state, generation, now_ms).await
+}
+
+/// The application transactions of `raw` that the source goes on from.
+fn progress_of(raw: &State) -> BTreeMap<String, i64> {
+    raw.txns.iter().filter(|(id, _)| *id != WRITER_GENERATION).map(|(id, value)| (id.clone(), *value)).collect()
 }
 
 fn feed_plan(raw_table: &Table, absorbed: [Epoch; Lane::ALL.len()]) -> Result<FeedPlan, TableError> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Epoch, Lane, TimeUs};
-use crate::table::File;
+use crate::table::{File, TableError};
 
 /// From the committer (worker 0's process) to every worker, in this order on each.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -183,4 +183,15 @@ pub enum Answer {
         /// What happened, and what to do.
         what: String,
     },
+}
+
+impl Answer {
+    /// The worker can not go on: what a store refuses may be right at another try, the rest somebody must look at.
+    pub fn failed(error: &TableError) -> Answer {
+        let kind = match error {
+            TableError::Storage { .. } => FailureKind::Retry,
+            _ => FailureKind::Fatal,
+        };
+        Answer::Failed { kind, what: error.to_string() }
+    }
 }

@@ -16,7 +16,7 @@ use timely::dataflow::operators::generic::operator::Operator;
 
 use super::control::{Answers, Inbox};
 use super::decode::Decoded;
-use super::protocol::{Answer, Archived, FailureKind, Outcomes};
+use super::protocol::{Answer, Archived, Outcomes};
 use super::{EpochWatch, Progress};
 use crate::model::{Epoch, Outcome};
 use crate::table::raw::{FileWriter, Kind, Rows};
@@ -153,7 +153,7 @@ impl Archiver {
                 }
                 ToArchiver::Done { epoch, live, fed, answers } => {
                     if let Some(error) = &failed {
-                        answers.send(fatal(error));
+                        answers.send(Answer::failed(error));
                         continue;
                     }
                     let state = open.entry(epoch).or_default();
@@ -177,14 +177,14 @@ impl Archiver {
             .collect::<Result<Vec<_>, _>>();
         let encoded = match encoded {
             Ok(encoded) => encoded,
-            Err(error) => return answers.send(fatal(&error)),
+            Err(error) => return answers.send(Answer::failed(&error)),
         };
         let log = self.log.clone();
         self.runtime.spawn(async move {
             let mut files: Vec<File> = Vec::new();
             for encoded in encoded {
                 if let Err(error) = write_file(log.store().as_ref(), &encoded.file.path, encoded.bytes.into()).await {
-                    return answers.send(fatal(&error));
+                    return answers.send(Answer::failed(&error));
                 }
                 files.push(encoded.file);
             }
@@ -199,8 +199,4 @@ fn write(open: &mut OpenEpoch, kind: Kind, batch: &RecordBatch) -> Result<(), Ta
         std::collections::btree_map::Entry::Vacant(entry) => entry.insert(FileWriter::new()?),
     };
     writer.write(batch)
-}
-
-fn fatal(error: &TableError) -> Answer {
-    Answer::Failed { kind: FailureKind::Fatal, what: error.to_string() }
 }

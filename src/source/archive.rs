@@ -7,11 +7,9 @@
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
-use object_store::ObjectStoreExt;
-use object_store::path::Path;
-
 use super::Waker;
 use crate::model::{Epoch, Records};
+use crate::table::store::read_file;
 use crate::table::{File, Log, State, TableError, raw};
 
 /// Chunks that may wait for the worker.
@@ -79,10 +77,7 @@ impl FeedPlan {
         waker: &Waker,
     ) -> Result<(), TableError> {
         for file in &self.files {
-            let path = Path::from(file.path.as_str());
-            let bytes = runtime
-                .block_on(async { self.log.store().get(&path).await?.bytes().await })
-                .map_err(|error| TableError::storage(format!("reading {path} of table raw"), error))?;
+            let bytes = runtime.block_on(read_file(self.log.store().as_ref(), &file.path))?;
             for records in raw::read_records(file, bytes, self.after, self.up_to)? {
                 if sender.send(Message::Chunk(records?)).is_err() {
                     return Ok(());
@@ -120,7 +115,7 @@ impl Feed {
     ///
     /// # Errors
     /// What the reading failed with.
-    pub fn next(&mut self) -> Result<Fed, TableError> {
+    pub fn take(&mut self) -> Result<Fed, TableError> {
         match self.receiver.try_recv() {
             Ok(Message::Chunk(records)) => Ok(Fed::Chunk(records)),
             Ok(Message::End) => Ok(Fed::End),

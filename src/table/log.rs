@@ -267,13 +267,19 @@ impl Log {
         Ok(())
     }
 
-    /// Takes the table for a new writer: commits generation `g + 1` and returns it, with `state` read after it.
+    /// Takes the table for a new writer and returns its generation, with `state` read after it: the next one, where `wanted`
+    /// is 0; else exactly `wanted`, which another table has handed out.
     ///
     /// # Errors
-    /// As [`Log::commit`], but for a lost race: then the next number is tried.
-    pub async fn fence(&self, state: &mut State, at_least: i64, now_ms: i64) -> Result<i64, TableError> {
+    /// As [`Log::commit`], but for a lost race: then it is tried on top of the winner. [`TableError::Fenced`] when the table holds
+    /// `wanted` or a higher one: nothing is committed, so that the newer writer keeps its place.
+    pub async fn fence(&self, state: &mut State, wanted: i64, now_ms: i64) -> Result<i64, TableError> {
         loop {
-            let generation = (state.txn(WRITER_GENERATION) + 1).max(at_least);
+            let theirs = state.txn(WRITER_GENERATION);
+            if wanted > 0 && theirs >= wanted {
+                return Err(TableError::Fenced { table: self.name.clone(), ours: wanted, theirs });
+            }
+            let generation = (theirs + 1).max(wanted);
             let commit = Commit { txns: vec![(WRITER_GENERATION.to_owned(), generation)], ..Commit::default() };
             match self.commit(state, &commit, "FENCE", now_ms).await {
                 Ok(()) => return Ok(generation),
@@ -327,10 +333,13 @@ impl Log {
         let log = self.clone();
         tokio::spawn(async move {
             let result = async {
+                // delta-rs looks for a table at its URL's path below the second store: ours is at the root of both. Of the
+                // scheme it only takes that listings may come unsorted, as they do from a local disk.
+                let root = Url::parse("file:///").expect("a constant URL");
                 let store = deltalake_core::logstore::default_logstore(
                     Arc::clone(&log.store),
                     Arc::clone(&log.store),
-                    &log.url,
+                    &root,
                     &Default::default(),
                 );
                 let mut table = deltalake_core::DeltaTable::new(store);

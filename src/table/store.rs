@@ -113,6 +113,26 @@ impl Backoff {
     }
 }
 
+/// Reads a file that is live in a version, until the store gives it: while the store is away what needs it waits.
+///
+/// # Errors
+/// [`TableError::Storage`] when the store says no for good.
+pub async fn read_file(store: &dyn ObjectStore, path: &str) -> Result<Bytes, TableError> {
+    let location = Path::from(path);
+    let mut backoff = Backoff::new();
+    loop {
+        let read = async { store.get(&location).await?.bytes().await };
+        match read.await {
+            Ok(bytes) => return Ok(bytes),
+            Err(error) if may_pass(&error) => {
+                tracing::warn!(path, %error, "file not read, trying again; check the store");
+                backoff.pause().await;
+            }
+            Err(error) => return Err(TableError::storage(format!("reading {path}"), error)),
+        }
+    }
+}
+
 /// Writes a file under a name that nobody else uses, until the store takes it: while the store is away the epoch waits.
 ///
 /// # Errors

@@ -1,0 +1,105 @@
+//! A topic that is not what it was: made anew, or with records deleted before they were archived.
+
+use super::job::{Scene, Store};
+use super::kafka;
+
+/// Retention was faster than the job: the exact range is named, and `--accept-gap` goes on behind it.
+#[test]
+#[ignore = "e2e: real Kafka and S3"]
+fn deleted_before_archived() {
+    let scene = Scene::new("deleted", Store::Local, 1);
+    scene.send(1, 100);
+    scene.drain(1);
+    scene.send(2, 100);
+    kafka::delete_records(&scene.topic, 0, 150);
+    let versions = scene.commits("raw");
+    let log = scene.run(&["--drain"]).expect_exit(78);
+    assert!(
+        log.contains("deleted/0: offsets 100 to 149 were deleted from the topic before they were archived"),
+        "{log}"
+    );
+    assert!(log.contains("--accept-gap"), "{log}");
+    assert!(scene.commits("raw") <= versions + 1, "nothing but the fence");
+
+    scene.run(&["--drain", "--accept-gap"]).expect_exit(0);
+    scene.sent.lock().expect("no panic while locked").records.retain(|(_, offset), _| !(100..150).contains(offset));
+    assert_eq!(scene.check_all().rows, 150);
+    // It was accepted once; the next start needs nothing.
+    scene.send(3, 10);
+    scene.drain(1);
+    assert_eq!(scene.check_all().rows, 160);
+
+    // What was archived before it was deleted is no gap, although its last record can not be checked any more.
+    kafka::delete_records(&scene.topic, 0, 210);
+    scene.drain(1);
+    scene.send(4, 10);
+    scene.drain(1);
+    assert_eq!(scene.check_all().rows, 170);
+}
+
+/// Everything is deleted, and nothing new comes: accepted once is accepted.
+#[test]
+#[ignore = "e2e: real Kafka and S3"]
+fn all_deleted_before_archived() {
+    let scene = Scene::new("all-deleted", Store::Local, 1);
+    scene.send(1, 100);
+    scene.drain(1);
+    scene.send(2, 100);
+    kafka::delete_records(&scene.topic, 0, 200);
+    let log = scene.run(&["--drain"]).expect_exit(78);
+    assert!(log.contains("offsets 100 to 199 were deleted"), "{log}");
+    scene.run(&["--drain", "--accept-gap"]).expect_exit(0);
+    scene.drain(1);
+    scene.send(3, 10);
+    scene.drain(1);
+    scene.sent.lock().expect("no panic while locked").records.retain(|(_, offset), _| !(100..200).contains(offset));
+    assert_eq!(scene.check_all().rows, 110);
+}
+
+/// Made anew with fewer records than were archived: the archive ends behind the topic's end.
+#[test]
+#[ignore = "e2e: real Kafka and S3"]
+fn made_anew_shorter() {
+    let scene = Scene::new("anew-shorter", Store::Local, 1);
+    scene.send(1, 100);
+    scene.drain(1);
+    kafka::delete_topic(&scene.topic);
+    kafka::create_topic(&scene.topic, 1, &[("max.message.bytes", "4000000")]);
+    scene.sent.lock().expect("no panic while locked").records.clear();
+    scene.send(2, 40);
+    let log = scene.run(&["--drain"]).expect_exit(78);
+    assert!(log.contains("anew-shorter/0: the archive ends before offset 100, but the topic ends before 40"), "{log}");
+    assert!(log.contains("offsets 0 to 39 are in doubt") && log.contains("--accept-gap"), "{log}");
+    let rows = scene.check_counts().rows;
+    assert_eq!(rows, 100);
+
+    scene.run(&["--drain", "--accept-gap"]).expect_exit(0);
+    scene.send(3, 10);
+    scene.drain(2);
+    // Offsets 0 to 49 are in raw twice now: they are of two topics of one name.
+    assert_eq!(scene.newest_txn("raw", "kafka/anew-shorter/0"), 50);
+    let checked = scene.check_twice(50);
+    assert_eq!(checked.rows, 150);
+}
+
+/// Made anew with more records: the last one that was archived is another one now.
+#[test]
+#[ignore = "e2e: real Kafka and S3"]
+fn made_anew_longer() {
+    let scene = Scene::new("anew-longer", Store::Local, 1);
+    scene.send(1, 100);
+    scene.drain(1);
+    kafka::delete_topic(&scene.topic);
+    kafka::create_topic(&scene.topic, 1, &[("max.message.bytes", "4000000")]);
+    scene.sent.lock().expect("no panic while locked").records.clear();
+    scene.send(2, 140);
+    let log = scene.run(&["--drain"]).expect_exit(78);
+    assert!(log.contains("anew-longer/0: the record at offset 99 is not the one that was archived last"), "{log}");
+    assert!(log.contains("--accept-gap"), "{log}");
+
+    // "The job goes on with the oldest record that is there."
+    scene.run(&["--drain", "--accept-gap"]).expect_exit(0);
+    assert_eq!(scene.newest_txn("raw", "kafka/anew-longer/0"), 140);
+    let checked = scene.check_twice(100);
+    assert_eq!(checked.rows, 240);
+}

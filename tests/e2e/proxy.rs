@@ -1,0 +1,198 @@
+//! A proxy in front of the S3 server that counts what is written, and does harm at the step that it is told.
+//!
+//! Requests are signed for the address that the client knows, which is the `Host` header: it is passed on as it is, and the
+//! server verifies against it. Each request and answer is read whole before it is passed on, so that "before" and "after" are exact.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Result, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use super::job::PATIENCE;
+use super::servers::{eventually, servers};
+
+/// What the proxy does to writes (`PUT`, `POST`, `DELETE`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Harm {
+    /// Nothing.
+    None,
+    /// Kills the job instead of passing the request on.
+    KillBefore(usize),
+    /// Passes the request on, kills the job when the server has done it.
+    KillAfter(usize),
+    /// The first answer to each commit of a table is dropped with its connection, after the server has done it.
+    LoseCommitReplies,
+}
+
+#[derive(Default)]
+struct Seen {
+    writes: Vec<String>,
+    victim: Option<u32>,
+    killed: bool,
+    lost: BTreeSet<String>,
+}
+
+/// Serves until this process ends.
+pub(super) struct Proxy {
+    address: String,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// `kill -SIGNAL`.
+pub(super) fn signal(process: u32, signal: &str) {
+    let status = Command::new("kill").args([format!("-{signal}"), process.to_string()]).status().expect("kill runs");
+    assert!(status.success(), "kill -{signal} {process}: {status}");
+}
+
+impl Proxy {
+    pub(super) fn start(harm: Harm) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("its address").to_string();
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let proxy = Proxy { address, seen: Arc::clone(&seen) };
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let seen = Arc::clone(&seen);
+                // A connection that ends badly is what the job must live with.
+                thread::spawn(move || serve(&client, harm, &seen).ok());
+            }
+        });
+        proxy
+    }
+
+    /// The endpoint for the job.
+    pub(super) fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Whom to kill; no write is passed on before this is known.
+    pub(super) fn victim(&self, process: u32) {
+        self.seen.lock().expect("no panic while locked").victim = Some(process);
+    }
+
+    pub(super) fn killed(&self) -> bool {
+        self.seen.lock().expect("no panic while locked").killed
+    }
+
+    /// Method and path of every write so far.
+    pub(super) fn writes(&self) -> Vec<String> {
+        self.seen.lock().expect("no panic while locked").writes.clone()
+    }
+
+    /// How many replies were lost on purpose.
+    pub(super) fn lost(&self) -> usize {
+        self.seen.lock().expect("no panic while locked").lost.len()
+    }
+}
+
+/// A request or an answer.
+struct Message {
+    head: Vec<u8>,
+    body: Vec<u8>,
+}
+
+impl Message {
+    /// Reads one. `bodiless`: an answer that has no body whatever its headers say.
+    fn read(from: &mut impl BufRead, bodiless: bool) -> Result<Option<Message>> {
+        let mut head = Vec::new();
+        loop {
+            let start = head.len();
+            if from.read_until(b'\n', &mut head)? == 0 {
+                return if head.is_empty() { Ok(None) } else { Err(ErrorKind::UnexpectedEof.into()) };
+            }
+            if head[start..].trim_ascii().is_empty() {
+                break;
+            }
+        }
+        let mut message = Message { head, body: Vec::new() };
+        if bodiless {
+            return Ok(Some(message));
+        }
+        if message.header("transfer-encoding").is_some_and(|value| value.contains("chunked")) {
+            // Kept as it came, with its framing.
+            loop {
+                let start = message.body.len();
+                from.read_until(b'\n', &mut message.body)?;
+                let line = String::from_utf8_lossy(&message.body[start..]).into_owned();
+                let size = line.split(';').next().unwrap_or_default().trim();
+                let size = u64::from_str_radix(size, 16).map_err(|error| Error::other(format!("{line:?}: {error}")))?;
+                from.take(size + 2).read_to_end(&mut message.body)?;
+                if size == 0 {
+                    break;
+                }
+            }
+        } else {
+            let length = message.header("content-length").and_then(|value| value.parse().ok()).unwrap_or(0);
+            from.take(length).read_to_end(&mut message.body)?;
+        }
+        Ok(Some(message))
+    }
+
+    fn first_line(&self) -> String {
+        String::from_utf8_lossy(self.head.split(|byte| *byte == b'\r').next().unwrap_or_default()).into_owned()
+    }
+
+    fn header(&self, name: &str) -> Option<String> {
+        let head = String::from_utf8_lossy(&self.head).into_owned();
+        let mut headers = head.lines().skip(1).filter_map(|line| line.split_once(':'));
+        headers.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_lowercase())
+    }
+
+    fn write(&self, mut to: &TcpStream) -> Result<()> {
+        to.write_all(&[self.head.as_slice(), &self.body].concat())
+    }
+}
+
+fn serve(client: &TcpStream, harm: Harm, seen: &Mutex<Seen>) -> Result<()> {
+    let server = TcpStream::connect(servers().s3_address())?;
+    let (mut requests, mut answers) = (BufReader::new(client), BufReader::new(&server));
+    while let Some(request) = Message::read(&mut requests, false)? {
+        assert!(request.header("expect").is_none(), "the proxy knows no Expect");
+        let line = request.first_line();
+        let mut words = line.split(' ');
+        let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let write = matches!(method, "PUT" | "POST" | "DELETE");
+        if write && matches!(harm, Harm::KillBefore(_) | Harm::KillAfter(_)) {
+            eventually("somebody to kill", PATIENCE, || seen.lock().expect("no panic while locked").victim);
+        }
+        let step = {
+            let mut seen = seen.lock().expect("no panic while locked");
+            if seen.killed && matches!(harm, Harm::KillBefore(_) | Harm::KillAfter(_)) {
+                return Ok(()); // of the dead
+            }
+            if write {
+                seen.writes.push(format!("{method} {path}"));
+                if harm == Harm::KillBefore(seen.writes.len()) {
+                    return kill(&mut seen);
+                }
+            }
+            seen.writes.len()
+        };
+        request.write(&server)?;
+        let answer = loop {
+            let answer = Message::read(&mut answers, method == "HEAD")?.ok_or(ErrorKind::UnexpectedEof)?;
+            if !answer.first_line().contains(" 100") {
+                break answer;
+            }
+        };
+        let mut seen = seen.lock().expect("no panic while locked");
+        if write && harm == Harm::KillAfter(step) {
+            return kill(&mut seen);
+        }
+        let commit = method == "PUT" && path.contains("/_delta_log/") && path.ends_with(".json");
+        if harm == Harm::LoseCommitReplies && commit && seen.lost.insert(path.to_owned()) {
+            return Ok(());
+        }
+        drop(seen);
+        answer.write(client)?;
+    }
+    Ok(())
+}
+
+fn kill(seen: &mut Seen) -> Result<()> {
+    seen.killed = true;
+    signal(seen.victim.expect("it wrote, so it was started"), "KILL");
+    Ok(())
+}
