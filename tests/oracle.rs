@@ -663,3 +663,59 @@ fn promise_3_nothing_is_too_late() {
     assert_eq!(cells[&("day", "a".to_owned(), "total".to_owned(), old, String::new())], 2);
     assert_eq!(cells[&("minute", "a".to_owned(), "total".to_owned(), old, String::new())], 2);
 }
+
+/// Garbage, nulls, filtered and counted records: each is in `raw` once, with its bytes and its outcome, through a crash.
+#[test]
+fn promise_4_nothing_is_lost() {
+    let mut world = World::new(2);
+    let job = world.start(2);
+    for index in 0..200_usize {
+        let sent = match index % 4 {
+            0 => Sent::Garbage(index / 4 % GARBAGE.len()),
+            1 => Sent::Null,
+            _ => Sent::Event {
+                customer: index % 5,
+                action: index % 5,
+                country: 0,
+                minutes: 0,
+                ms: 0,
+                as_text: true,
+                stamped: true,
+            },
+        };
+        world.push(index % 2, &sent);
+    }
+    job.wait("reading", |job| job.progress.read.load(Ordering::Relaxed) == 200);
+    job.crash(&mut world, 6, true);
+    world.start(1).end(Request::Drain);
+    // Bytes and outcomes are compared with what was sent on the way.
+    assert_eq!(archive(&world.inner, &world).len(), 200);
+    check_every_version(&world);
+}
+
+/// A second copy takes the tables; the first can not commit any more, says so, and stops.
+#[test]
+fn promise_6_one_writer_wins() {
+    let mut world = World::new(1);
+    let first = world.start(2);
+    first.wait("its fence", |_| versions(&world.inner, "counts").len() >= 2);
+    let second = world.start(2);
+    second.wait("its fence", |_| versions(&world.inner, "counts").len() >= 3);
+    for minutes in 0..50 {
+        let sent =
+            Sent::Event { customer: 0, action: 0, country: 0, minutes: -minutes, ms: 0, as_text: true, stamped: true };
+        world.push(0, &sent);
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while !first.thread.is_finished() {
+        assert!(Instant::now() < deadline, "the first copy lives on");
+        world.advance(SECOND);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let error = first.thread.join().expect("no panic").expect_err("it lost its place");
+    assert_eq!(error.exit_code(), 76, "{error}");
+    assert!(error.to_string().contains("generation 2, ours is 1"), "{error}");
+    second.end(Request::Stop);
+    world.start(1).end(Request::Drain);
+    check_every_version(&world);
+}

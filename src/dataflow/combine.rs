@@ -72,6 +72,7 @@ pub fn combine<'scope>(
         let mut bucket_of_customer: HashMap<Box<[u8]>, u16, foldhash::fast::FixedState> = HashMap::default();
         let mut key = Vec::new();
         move |(input, frontier), output| {
+            let _span = tracing::trace_span!("combine").entered();
             input.for_each(|capability, chunks| {
                 let epoch = *capability.time();
                 let (held, map) = open.entry(epoch).or_insert_with(|| (capability.retain(0), TallyMap::default()));

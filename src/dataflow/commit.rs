@@ -16,6 +16,7 @@ use std::sync::mpsc;
 use timely::scheduling::SyncActivator;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
+use tracing::Instrument;
 
 use super::Progress;
 use super::protocol::{Answer, Archived, FailureKind, Order, Outcomes, Position, Read, Received, Staged};
@@ -161,7 +162,11 @@ impl Committer {
     ///
     /// # Errors
     /// [`CommitError`]; then nothing more is ordered, and the workers are to be let go.
-    pub async fn run(mut self) -> Result<(), CommitError> {
+    pub async fn run(self) -> Result<(), CommitError> {
+        self.run_unnamed().instrument(tracing::debug_span!("commit")).await
+    }
+
+    async fn run_unnamed(mut self) -> Result<(), CommitError> {
         let newest = self.raw.state.txn(raw::EPOCH) as Epoch;
         let published = lane_epochs(&self.counts.state).into_iter().min().unwrap_or(0);
         let ingested_at = self.clock.now().max(self.last_ingested_at);
@@ -448,4 +453,54 @@ fn balance(epoch: Epoch, closed: &Closed) -> Result<(), CommitError> {
         return Err(unequal(format!("{counted} records counted, `total` received {received}")));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn outcomes(counted: u64, filtered: u64, empty: u64) -> Outcomes {
+        Outcomes { counted, filtered, rejected: BTreeMap::from([("empty".to_owned(), empty)]) }
+    }
+
+    fn file(rows: u64) -> File {
+        File { path: String::new(), size: 0, rows, partition: BTreeMap::new(), stats: String::new() }
+    }
+
+    /// An epoch of two workers that read 7 and 3 records: 6 counted, 3 filtered, 1 rejected; 2 more counted from the archive.
+    fn balanced() -> Closed {
+        let read = |live, fed| Read { epoch: 5, live, fed, positions: Vec::new(), at_end: false };
+        Closed {
+            ingested_at: 0,
+            reads: vec![read(7, 1), read(3, 2)],
+            archived: vec![Archived {
+                epoch: 5,
+                files: vec![file(9), file(1)],
+                live: outcomes(6, 3, 1),
+                fed: outcomes(2, 1, 0),
+            }],
+            received: vec![Received { epoch: 5, total: 5 }, Received { epoch: 5, total: 3 }],
+        }
+    }
+
+    fn imbalance(change: impl FnOnce(&mut Closed)) -> String {
+        let mut closed = balanced();
+        change(&mut closed);
+        balance(5, &closed).expect_err("it does not balance").to_string()
+    }
+
+    #[test]
+    fn promise_4_what_is_lost_or_doubled_between_two_counts_stops_counts() {
+        assert!(balance(5, &balanced()).is_ok());
+        let lost_before_the_archive = imbalance(|closed| closed.archived[0].files[0].rows -= 1);
+        assert!(lost_before_the_archive.contains("10 records read, 9 rows archived"), "{lost_before_the_archive}");
+        let lost_outcome = imbalance(|closed| closed.archived[0].live.filtered -= 1);
+        assert!(lost_outcome.contains("10 rows archived, 9 outcomes"), "{lost_outcome}");
+        let lost_feed = imbalance(|closed| closed.reads[0].fed += 1);
+        assert!(lost_feed.contains("4 records fed from the archive, 3 outcomes"), "{lost_feed}");
+        let doubled = imbalance(|closed| closed.received[1].total += 1);
+        assert!(doubled.contains("8 records counted, `total` received 9"), "{doubled}");
+    }
 }

@@ -36,6 +36,7 @@ pub fn decode<'scope>(
     builder.build(move |_capabilities| {
         let mut event = Event::default();
         move |_frontiers| {
+            let _span = tracing::trace_span!("decode").entered();
             let mut events_output = events_output.activate();
             let mut decoded_output = decoded_output.activate();
             input.for_each(|capability, chunks| {

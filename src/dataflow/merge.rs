@@ -160,6 +160,7 @@ fn merge(
     updates: &[RunPart],
     name: &str,
 ) -> Result<Option<(File, Bytes)>, TableError> {
+    let _span = tracing::debug_span!("merge", ?segment).entered();
     let mut updates = Updates::new(updates);
     let mut out = Output { writer: SegmentWriter::new(segment)?, rows: RowBuilder::new() };
     let mut next = updates.next();

@@ -137,6 +137,7 @@ impl Pending {
             move |_capability, info| {
                 inbox.wake(scope.activator_for(info.address));
                 move |(input, frontier), _output| {
+                    let _span = tracing::trace_span!("pending").entered();
                     input.for_each(|_capability, batches| {
                         for batch in batches.drain(..) {
                             self.receive(&batch, &mut runs, &mut totals);

@@ -58,6 +58,7 @@ pub fn raw<'scope>(
     // An archiver that has ended has said why.
     let send = move |message| drop(archiver.send(message));
     decoded.sink(Pipeline, "raw", move |(input, frontier)| {
+        let _span = tracing::trace_span!("raw").entered();
         input.for_each(|capability, chunks| {
             let epoch = *capability.time();
             let (live, fed) = counts.entry(epoch).or_default();

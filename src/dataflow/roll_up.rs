@@ -32,6 +32,7 @@ pub fn roll_up<'scope>(
         let mut open: BTreeMap<Epoch, (Capability<Epoch>, TallyMap)> = BTreeMap::new();
         let mut key = Vec::new();
         move |(input, frontier), output| {
+            let _span = tracing::trace_span!("roll_up").entered();
             input.for_each(|capability, updates| {
                 let epoch = *capability.time();
                 let (held, coarser) = open.entry(epoch).or_insert_with(|| (capability.retain(0), TallyMap::default()));

@@ -63,6 +63,7 @@ pub fn source<'scope>(
             Err(error) => state.fail(&error, &answer),
         }
         move |output| {
+            let _span = tracing::trace_span!("source").entered();
             while let Some(order) = inbox.next() {
                 match order {
                     Order::Tick { closed, ingested_at } => {
