@@ -91,3 +91,56 @@ stop_server() {
   fi
   rm -f "$dir/pid"
 }
+
+# ---- what must be there before anything long starts ----
+
+missing=0
+
+# wanted WHAT INSTALL COMMAND…: COMMAND tells whether it is there.
+wanted() {
+  local what=$1 install=$2
+  shift 2
+  "$@" >/dev/null 2>&1 && return
+  ((missing++)) || echo "missing:"
+  printf '  %-34s %s\n' "$what" "$install"
+}
+
+wanted_to_build() {
+  wanted "Rust (cargo)" "curl https://sh.rustup.rs -sSf | sh -s -- -y" cargo --version
+  if cargo --version &>/dev/null; then
+    wanted "Rust 1.95 or later" "rustup update stable" rust_is_recent
+  fi
+  wanted "a C compiler (cc)" "apt-get install gcc libc6-dev" c_compiles
+  wanted "make" "apt-get install make" make --version
+  wanted "perl" "apt-get install perl" perl -MFindBin -MIPC::Cmd -MFile::Compare -e 1
+}
+
+wanted_for_servers() {
+  wanted "Java 17 or later" "apt-get install openjdk-17-jre-headless" java_is_recent
+  wanted "Maven (mvn)" "apt-get install maven" mvn --version
+  wanted "Go 1.21 or later" "https://go.dev/doc/install (Debian 12's own package is too old)" go_is_recent
+  wanted "curl" "apt-get install curl" curl --version
+  wanted "flock" "apt-get install util-linux" flock --version
+}
+
+rust_is_recent() {
+  local minor
+  minor=$(rustc --version | sed -n 's/^rustc 1\.\([0-9]*\).*/\1/p')
+  [[ -n $minor ]] && ((minor >= 95))
+}
+
+c_compiles() { printf '#include <stdlib.h>\nint main(void) { return EXIT_SUCCESS; }\n' | cc -x c - -o /dev/null; }
+
+java_is_recent() {
+  local version
+  version=$(java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p')
+  [[ -n $version ]] && ((version >= 17))
+}
+
+go_is_recent() { # from 1.21 on, Go fetches a later one by itself where a module asks for it
+  local minor
+  minor=$(go env GOVERSION | sed -n 's/^go1\.\([0-9]*\).*/\1/p')
+  [[ -n $minor ]] && ((minor >= 21))
+}
+
+disk_is_free() { (($(df -Pk "$ROOT" | awk 'NR == 2 { print $4 }') >= $1 * 1024 * 1024)); }

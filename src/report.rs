@@ -28,6 +28,9 @@ const TOP: usize = 5;
 const HOURS: i64 = 12;
 const REASONS: usize = 6;
 
+/// What was found is cut, so that what was expected can be seen too.
+const FOUND_CHARS: usize = 24;
+
 const HOUR_US: i64 = 3_600_000_000;
 const BAR_CELLS: u64 = 48;
 
@@ -210,7 +213,7 @@ async fn rejected(log: &Log, state: &State) -> anyhow::Result<BTreeMap<String, R
                 let rejected = reasons.entry(reason.value(row).to_owned()).or_insert_with(|| {
                     let place = format!("{}/{}@{}", topic.value(row), partition.value(row), offset.value(row));
                     let field = if field.is_valid(row) { format!(" {}:", field.value(row)) } else { String::new() };
-                    let (expected, found) = (expected.value(row), found.value(row));
+                    let (expected, found) = (expected.value(row), cut(found.value(row), FOUND_CHARS));
                     Rejected { count: 0, example: format!("{place}{field} found {found:?}, expected {expected}") }
                 });
                 rejected.count += 1;
@@ -287,8 +290,13 @@ impl Report {
         for (reason, Rejected { count, example }) in reasons.iter().take(REASONS) {
             writeln!(out, "{reason:<18} {:>9}  {}", grouped(*count), cut(example, 70))?;
         }
-        if reasons.len() > REASONS {
-            writeln!(out, "and {} more reasons", reasons.len() - REASONS)?;
+        let rest: Vec<String> = reasons
+            .iter()
+            .skip(REASONS)
+            .map(|(reason, rejected)| format!("{reason} {}", grouped(rejected.count)))
+            .collect();
+        if !rest.is_empty() {
+            writeln!(out, "and {}", rest.join(", "))?;
         }
         Ok(())
     }
@@ -374,7 +382,7 @@ mod tests {
             "Top of 1,234,567 customers by events, all days",
             "2026-01-13 15:00Z                    11,000 ████",
             "Rejected records by reason: 21",
-            "and 1 more reasons",
+            "and too_large 3",
         ] {
             assert!(text.contains(expected), "{expected:?} is not in\n{text}");
         }

@@ -93,17 +93,20 @@ pub struct Merge {
     pub log: Log,
 }
 
+/// One segment's updates in a run.
+pub type RunPart = (Arc<Run>, Range<usize>);
+
 /// A segment to be merged: its live file and its updates.
 pub struct Work {
     segment: Segment,
     live: Option<File>,
-    updates: Vec<(Arc<Run>, Range<usize>)>,
+    updates: Vec<RunPart>,
 }
 
 impl Merge {
     /// Sorts runs by segment, and looks up what is live.
     pub fn plan(&self, runs: Vec<Arc<Run>>, live: impl Fn(Segment) -> Option<File>) -> Vec<Work> {
-        let mut segments: BTreeMap<Segment, Vec<(Arc<Run>, Range<usize>)>> = BTreeMap::new();
+        let mut segments: BTreeMap<Segment, Vec<RunPart>> = BTreeMap::new();
         for run in runs {
             for (segment, range) in run.segments() {
                 segments.entry(segment).or_default().push((Arc::clone(&run), range));
@@ -154,7 +157,7 @@ impl Merge {
 fn merge(
     segment: Segment,
     live: Option<(File, Bytes)>,
-    updates: &[(Arc<Run>, Range<usize>)],
+    updates: &[RunPart],
     name: &str,
 ) -> Result<Option<(File, Bytes)>, TableError> {
     let mut updates = Updates::new(updates);
@@ -233,13 +236,13 @@ fn below_zero(segment: Segment, cell: &[u8], tally: Tally) -> TableError {
 
 /// Several sorted runs as one, with the tallies of equal cells summed and zeros left out.
 struct Updates<'a> {
-    runs: &'a [(Arc<Run>, Range<usize>)],
+    runs: &'a [RunPart],
     /// Least first: cell, run, index in it.
     heap: BinaryHeap<Reverse<(&'a [u8], usize, usize)>>,
 }
 
 impl<'a> Updates<'a> {
-    fn new(runs: &'a [(Arc<Run>, Range<usize>)]) -> Self {
+    fn new(runs: &'a [RunPart]) -> Self {
         let heap = (runs.iter().enumerate())
             .filter(|(_, (_, range))| !range.is_empty())
             .map(|(number, (run, range))| Reverse((&run.key(range.start)[SEGMENT..], number, range.start)))

@@ -23,7 +23,7 @@ use super::protocol::{Answer, Order, Received};
 use super::roll_up::Triple;
 use super::{EpochWatch, Progress};
 use crate::job::Logic;
-use crate::model::{Cell, Epoch, Granularity, Lane, Segment, Tally};
+use crate::model::{Cell, CellParts, Epoch, Granularity, Lane, Segment, Tally};
 use crate::table::{File, Log, TableError, counts};
 
 /// What the operator needs beside its input.
@@ -185,7 +185,7 @@ impl Pending {
         while let Some(key) = cursor.get_key(batch) {
             let (lane, segment, cell) = Cell::decode_head(key).expect("roll_up wrote the key");
             let balances = segment.granularity == self.total
-                && Cell::parts(cell).is_some_and(|(_, dimension, _, _)| dimension == Logic::TOTAL.as_bytes());
+                && CellParts::of(cell).is_some_and(|parts| parts.dimension == Logic::TOTAL.as_bytes());
             cursor.map_times(batch, |epoch, tally| {
                 if balances {
                     *totals.entry(*epoch).or_default() += tally.event_count;

@@ -14,7 +14,7 @@ use timely::dataflow::operators::generic::operator::Operator;
 use super::combine::Update;
 use super::tally_map::TallyMap;
 use crate::job::Dimension;
-use crate::model::{Cell, Epoch, Lane, Segment, Tally, TimeUs, Zone};
+use crate::model::{Cell, CellParts, Epoch, Segment, Tally, Zone};
 
 /// A map of more bytes of keys is sent before its epoch ends.
 const MAP_BYTES_MAX: usize = 64 << 20;
@@ -39,7 +39,7 @@ pub fn roll_up<'scope>(
                     let mut session = output.session(held);
                     for update in updates.drain(..) {
                         let (route, cell) = update.route_and_cell();
-                        let cell = CellParts::of(cell);
+                        let cell = CellParts::of(cell).expect("combine wrote the bytes of a cell");
                         let dimension = dimensions
                             .iter()
                             .find(|dimension| dimension.name.as_bytes() == cell.dimension)
@@ -49,7 +49,10 @@ pub fn roll_up<'scope>(
                             let start = granularity.window_start(cell.window_start, Zone::Utc);
                             let period_start = granularity.period().start(start);
                             let segment = Segment { granularity, bucket: update.bucket(), period_start };
-                            cell.key(lane, segment, start, &mut key);
+                            key.clear();
+                            Cell::encode_head(lane, segment, &mut key);
+                            key.extend_from_slice(cell.head);
+                            Cell::encode_tail(start, cell.value, &mut key);
                             if index == 0 {
                                 session.give(((key.clone(), ()), epoch, update.tally));
                             } else {
@@ -74,27 +77,4 @@ pub fn roll_up<'scope>(
             }
         }
     })
-}
-
-/// The bytes of a cell, cut where the window stands, so that another window can be put in.
-struct CellParts<'a> {
-    /// Customer and dimension as they are encoded.
-    head: &'a [u8],
-    dimension: &'a [u8],
-    window_start: TimeUs,
-    value: &'a [u8],
-}
-
-impl<'a> CellParts<'a> {
-    fn of(cell: &'a [u8]) -> Self {
-        let (head, dimension, window_start, value) = Cell::parts(cell).expect("combine wrote the bytes of a cell");
-        CellParts { head, dimension, window_start, value }
-    }
-
-    fn key(&self, lane: Lane, segment: Segment, window_start: TimeUs, out: &mut Vec<u8>) {
-        out.clear();
-        Cell::encode_head(lane, segment, out);
-        out.extend_from_slice(self.head);
-        Cell::encode_tail(window_start, self.value, out);
-    }
 }

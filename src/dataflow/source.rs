@@ -120,7 +120,7 @@ enum Turn {
 }
 
 fn feed(feed: &mut Feed) -> Result<(Records, Turn), SourceError> {
-    match feed.next() {
+    match feed.take() {
         Ok(Fed::Chunk(records)) => Ok((records, Turn::More)),
         Ok(Fed::Wait) => Ok((Records::default(), Turn::Wait)),
         Ok(Fed::End) => Ok((Records::default(), Turn::FeedEnds)),

@@ -36,6 +36,31 @@ pub struct Cell {
     pub value: String,
 }
 
+/// A cell's sorted bytes, cut without a copy, so that another window can be put in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CellParts<'a> {
+    /// Customer and dimension as they are encoded.
+    pub head: &'a [u8],
+    /// The dimension alone; names of dimensions have no 0x00, so it is not escaped.
+    pub dimension: &'a [u8],
+    /// Start of the window.
+    pub window_start: TimeUs,
+    /// Value of the dimension.
+    pub value: &'a [u8],
+}
+
+impl<'a> CellParts<'a> {
+    /// The parts of a cell's sorted bytes; `None` when they are not a cell's.
+    pub fn of(bytes: &'a [u8]) -> Option<CellParts<'a>> {
+        let customer_end = escaped_end(bytes)?;
+        let dimension_end = customer_end + escaped_end(&bytes[customer_end..])?;
+        let (head, tail) = bytes.split_at(dimension_end);
+        let (start, value) = tail.split_first_chunk::<8>()?;
+        let dimension = &head[customer_end..dimension_end - 2];
+        Some(CellParts { head, dimension, window_start: unsortable(*start), value })
+    }
+}
+
 /// Length in bytes of the key's head: lane, granularity, bucket, period start.
 const HEAD: usize = 1 + 1 + 2 + 8;
 
@@ -51,16 +76,6 @@ impl Cell {
     pub fn encode_tail(window_start: TimeUs, value: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(&sortable(window_start));
         out.extend_from_slice(value);
-    }
-
-    /// Cuts a cell's sorted bytes, without a copy: customer and dimension as encoded, the dimension alone (names of dimensions
-    /// have no 0x00, so it is not escaped), window start, value. `None` when they are not a cell's.
-    pub fn parts(bytes: &[u8]) -> Option<(&[u8], &[u8], TimeUs, &[u8])> {
-        let customer_end = escaped_end(bytes)?;
-        let dimension_end = customer_end + escaped_end(&bytes[customer_end..])?;
-        let (head, tail) = bytes.split_at(dimension_end);
-        let (start, value) = tail.split_first_chunk::<8>()?;
-        Some((head, &head[customer_end..dimension_end - 2], unsortable(*start), value))
     }
 
     /// Reads a cell from its sorted bytes; `None` when they are not a cell's.
@@ -199,8 +214,8 @@ mod tests {
         fn bytes_sort_as_the_tuple_does(a in any_cell(), b in any_cell()) {
             prop_assert_eq!(encoded(&a).cmp(&encoded(&b)), a.cmp(&b));
             let bytes = encoded(&a);
-            let (_, _, start, value) = Cell::parts(&bytes).expect("a cell");
-            prop_assert_eq!((start, value), (a.window_start, a.value.as_bytes()));
+            let parts = CellParts::of(&bytes).expect("a cell");
+            prop_assert_eq!((parts.window_start, parts.value), (a.window_start, a.value.as_bytes()));
             prop_assert_eq!(Cell::decode(&bytes), Some(a));
         }
     }

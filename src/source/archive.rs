@@ -115,7 +115,7 @@ impl Feed {
     ///
     /// # Errors
     /// What the reading failed with.
-    pub fn next(&mut self) -> Result<Fed, TableError> {
+    pub fn take(&mut self) -> Result<Fed, TableError> {
         match self.receiver.try_recv() {
             Ok(Message::Chunk(records)) => Ok(Fed::Chunk(records)),
             Ok(Message::End) => Ok(Fed::End),

@@ -267,19 +267,19 @@ impl Log {
         Ok(())
     }
 
-    /// Takes the table for a new writer: commits generation `g + 1`, or `wanted` if that is higher, and brings `state` up to
-    /// date. Compare-and-swap hands each number out once.
+    /// Takes the table for a new writer and returns its generation, with `state` read after it: the next one, where `wanted`
+    /// is 0; else exactly `wanted`, which another table has handed out.
     ///
     /// # Errors
-    /// [`TableError::Fenced`] when the table holds `wanted` or a higher number; as [`Log::commit`], but for a lost race: then
-    /// the next number is tried.
+    /// As [`Log::commit`], but for a lost race: then it is tried on top of the winner. [`TableError::Fenced`] when the table holds
+    /// `wanted` or a higher one: nothing is committed, so that the newer writer keeps its place.
     pub async fn fence(&self, state: &mut State, wanted: i64, now_ms: i64) -> Result<i64, TableError> {
         loop {
             let theirs = state.txn(WRITER_GENERATION);
             if wanted > 0 && theirs >= wanted {
                 return Err(TableError::Fenced { table: self.name.clone(), ours: wanted, theirs });
             }
-            let generation = wanted.max(theirs + 1);
+            let generation = (theirs + 1).max(wanted);
             let commit = Commit { txns: vec![(WRITER_GENERATION.to_owned(), generation)], ..Commit::default() };
             match self.commit(state, &commit, "FENCE", now_ms).await {
                 Ok(()) => return Ok(generation),
@@ -333,12 +333,13 @@ impl Log {
         let log = self.clone();
         tokio::spawn(async move {
             let result = async {
-                // The store is the table's own, so for delta-rs the table lies at its root.
-                let at_root = Url::parse("memory:///").expect("a constant URL");
+                // delta-rs looks for a table at its URL's path below the second store: ours is at the root of both. Of the
+                // scheme it only takes that listings may come unsorted, as they do from a local disk.
+                let root = Url::parse("file:///").expect("a constant URL");
                 let store = deltalake_core::logstore::default_logstore(
                     Arc::clone(&log.store),
                     Arc::clone(&log.store),
-                    &at_root,
+                    &root,
                     &Default::default(),
                 );
                 let mut table = deltalake_core::DeltaTable::new(store);

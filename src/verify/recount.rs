@@ -53,6 +53,9 @@ pub(super) struct Tallies {
     pub(super) epochs: Option<(i64, i64)>,
 }
 
+/// First offset, and one past the last.
+type Stretch = (i64, i64);
+
 /// The pass.
 pub(super) struct Recount<'a> {
     counted: &'a Counted,
@@ -63,8 +66,8 @@ pub(super) struct Recount<'a> {
     sums: Sums,
     tallies: Tallies,
     key: Vec<u8>,
-    /// Stretches of offsets of the file at hand: topic, and partition → first, end.
-    stretches: Vec<(String, BTreeMap<i32, (i64, i64)>)>,
+    /// Of the file at hand: topic, and partition → stretch.
+    stretches: Vec<(String, BTreeMap<i32, Stretch>)>,
     /// Rows of one epoch and `ingested_at` in a row.
     epoch: Option<(i64, i64, i64)>,
 }

@@ -18,6 +18,9 @@ const FAN_IN: usize = 32;
 /// What an entry costs beside its key: map slot at its emptiest, allocation, and its place in the vector that is sorted.
 const ENTRY_BYTES: usize = 144;
 
+/// A key and its sum.
+type Entry = (Box<[u8]>, i64);
+
 /// Sums that are being gathered.
 pub(super) struct Sums {
     sums: HashMap<Box<[u8]>, i64, foldhash::fast::RandomState>,
@@ -65,7 +68,7 @@ impl Sums {
         Sorted::new(runs)
     }
 
-    fn sorted(&mut self) -> Vec<(Box<[u8]>, i64)> {
+    fn sorted(&mut self) -> Vec<Entry> {
         self.bytes = 0;
         let mut sorted: Vec<_> = std::mem::take(&mut self.sums).into_iter().collect();
         sorted.sort_unstable();
@@ -102,7 +105,7 @@ fn write_run(mut sorted: Sorted) -> io::Result<File> {
 }
 
 enum Run {
-    Memory(std::vec::IntoIter<(Box<[u8]>, i64)>),
+    Memory(std::vec::IntoIter<Entry>),
     Disk(BufReader<File>),
 }
 
@@ -112,7 +115,7 @@ impl Run {
         Ok(Run::Disk(BufReader::with_capacity(1 << 16, file)))
     }
 
-    fn next(&mut self) -> io::Result<Option<(Box<[u8]>, i64)>> {
+    fn next(&mut self) -> io::Result<Option<Entry>> {
         let reader = match self {
             Run::Memory(entries) => return Ok(entries.next()),
             Run::Disk(reader) => reader,
@@ -133,16 +136,16 @@ impl Run {
 /// Sums in ascending order of their keys.
 pub(super) struct Sorted {
     runs: Vec<Run>,
-    /// The next entry of each run that has one, least key first.
-    heads: BinaryHeap<Reverse<(Box<[u8]>, i64, usize)>>,
+    /// The next entry of each run that has one, with the run; least key first.
+    heads: BinaryHeap<Reverse<(Entry, usize)>>,
 }
 
 impl Sorted {
     fn new(mut runs: Vec<Run>) -> io::Result<Sorted> {
         let mut heads = BinaryHeap::with_capacity(runs.len());
         for (index, run) in runs.iter_mut().enumerate() {
-            if let Some((key, sum)) = run.next()? {
-                heads.push(Reverse((key, sum, index)));
+            if let Some(entry) = run.next()? {
+                heads.push(Reverse((entry, index)));
             }
         }
         Ok(Sorted { runs, heads })
@@ -150,14 +153,14 @@ impl Sorted {
 
     /// The least key that is left.
     pub(super) fn peek(&self) -> Option<&[u8]> {
-        self.heads.peek().map(|Reverse((key, _, _))| &**key)
+        self.heads.peek().map(|Reverse(((key, _), _))| &**key)
     }
 
     /// Takes the least key with its sum.
     ///
     /// # Errors
     /// When a run can not be read back.
-    pub(super) fn next(&mut self) -> io::Result<Option<(Box<[u8]>, i64)>> {
+    pub(super) fn next(&mut self) -> io::Result<Option<Entry>> {
         let Some((key, mut sum)) = self.take()? else { return Ok(None) };
         while self.peek() == Some(&key) {
             sum += self.take()?.map_or(0, |(_, sum)| sum);
@@ -165,19 +168,14 @@ impl Sorted {
         Ok(Some((key, sum)))
     }
 
-    fn take(&mut self) -> io::Result<Option<(Box<[u8]>, i64)>> {
+    fn take(&mut self) -> io::Result<Option<Entry>> {
         let Some(mut head) = self.heads.peek_mut() else { return Ok(None) };
-        let index = head.0.2;
-        Ok(match self.runs[index].next()? {
-            Some((key, sum)) => {
-                let Reverse((key, sum, _)) = std::mem::replace(&mut *head, Reverse((key, sum, index)));
-                Some((key, sum))
-            }
-            None => {
-                let Reverse((key, sum, _)) = PeekMut::pop(head);
-                Some((key, sum))
-            }
-        })
+        let index = head.0.1;
+        let Reverse((entry, _)) = match self.runs[index].next()? {
+            Some(next) => std::mem::replace(&mut *head, Reverse((next, index))),
+            None => PeekMut::pop(head),
+        };
+        Ok(Some(entry))
     }
 }
 

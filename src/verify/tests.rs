@@ -85,6 +85,9 @@ struct Published {
     count: i64,
 }
 
+/// Customer, dimension, window start, value.
+type CellKey = (String, String, i64, String);
+
 /// A file of `counts`, to be.
 #[derive(Clone)]
 struct Segmented {
@@ -145,7 +148,7 @@ impl Tables {
     /// Makes `counts` anew from `raw`.
     fn publish(&mut self, lanes: Lanes) {
         let logic = &self.job.logic;
-        let mut segments: BTreeMap<Segment, BTreeMap<(String, String, i64, String), i64>> = BTreeMap::new();
+        let mut segments: BTreeMap<Segment, BTreeMap<CellKey, i64>> = BTreeMap::new();
         for row in self.raw.iter().flatten() {
             let (Some((customer, values)), Some(event_us)) = (&row.counted, row.event_us) else { continue };
             for (dimension, value) in logic.dimensions.iter().zip(values) {

@@ -1,0 +1,34 @@
+//! What Floodmark needs of a store, shown of every store that needs no server; S3 is in `e2e_storage.rs`.
+
+use std::sync::Arc;
+
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::prefix::PrefixStore;
+
+mod support;
+
+use support::contract::suite;
+use support::faulty::Faulty;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory() {
+    suite(Arc::new(InMemory::new())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn local_disk() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    suite(Arc::new(LocalFileSystem::new_with_prefix(folder.path()).expect("a store on it"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn below_a_prefix() {
+    suite(Arc::new(PrefixStore::new(InMemory::new(), "tables/shop"))).await;
+}
+
+/// What other tests rest on: without faults the faulty store changes nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn faulty_store_without_faults() {
+    suite(Arc::new(Faulty::new(Arc::new(InMemory::new())))).await;
+}

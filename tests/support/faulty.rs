@@ -1,0 +1,305 @@
+//! A store that fails on cue: an `ObjectStore` over any other, with a script of what goes wrong at which durable step.
+//!
+//! A *step* is one call that changes the store (put, finished upload, copy, delete), counted from 1 in the order of arrival; a
+//! failed try and its repetition are two. A fault is used up when it strikes. A frozen store is a process that stands still:
+//! the call and all later ones wait until [`Faulty::thaw`] (it goes on where it stood, a zombie) or [`Faulty::kill`] (every
+//! call is refused for good, so that a job that is taken for dead also ends).
+
+use std::collections::BTreeMap;
+use std::fmt::{Debug, Display, Formatter};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
+};
+use tokio::sync::watch;
+
+/// What goes wrong at a step.
+pub(crate) enum Fault {
+    /// Nothing is written; an error that may pass.
+    Refused,
+    /// Nothing is written; permission is denied.
+    Denied,
+    /// It is written, and the answer is an error that may pass.
+    ReplyLost,
+    /// The process stands still before it is written.
+    FreezeBefore,
+    /// It is written, and the process stands still.
+    FreezeAfter,
+    /// It takes this long.
+    Delay(Duration),
+    /// This call and the following ones fail, so many in all; those that read too, or only those that write.
+    Outage {
+        /// Calls that fail.
+        calls: u64,
+        /// Whether reading fails too.
+        reads: bool,
+    },
+    /// Somebody else does this just before.
+    Rival(BoxFuture<'static, ()>),
+}
+
+impl Fault {
+    /// Somebody else does this just before.
+    pub(crate) fn rival(action: impl Future<Output = ()> + Send + 'static) -> Fault {
+        Fault::Rival(action.boxed())
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Runs,
+    Frozen,
+    Dead,
+}
+
+#[derive(Default)]
+struct Script {
+    steps: Vec<String>,
+    at: BTreeMap<usize, Fault>,
+    on: Vec<(String, Fault)>,
+    /// Calls that still fail, and whether reads do.
+    outage: (u64, bool),
+}
+
+struct Shared {
+    inner: Arc<dyn ObjectStore>,
+    script: Mutex<Script>,
+    mode: watch::Sender<Mode>,
+}
+
+/// The store; clones share the script.
+#[derive(Clone)]
+pub(crate) struct Faulty(Arc<Shared>);
+
+impl Faulty {
+    /// A store that does what `inner` does, until told otherwise.
+    pub(crate) fn new(inner: Arc<dyn ObjectStore>) -> Faulty {
+        Faulty(Arc::new(Shared { inner, script: Mutex::default(), mode: watch::Sender::new(Mode::Runs) }))
+    }
+
+    /// Lets `fault` strike at a step, the first is 1.
+    pub(crate) fn at(&self, step: usize, fault: Fault) -> &Self {
+        self.script().at.insert(step, fault);
+        self
+    }
+
+    /// Lets `fault` strike at the next step on a path that contains `part`.
+    pub(crate) fn on(&self, part: &str, fault: Fault) -> &Self {
+        self.script().on.push((part.to_owned(), fault));
+        self
+    }
+
+    /// The paths of all steps so far.
+    pub(crate) fn steps(&self) -> Vec<String> {
+        self.script().steps.clone()
+    }
+
+    /// Whether every fault has struck, and every outage is over.
+    pub(crate) fn done(&self) -> bool {
+        let script = self.script();
+        script.at.is_empty() && script.on.is_empty() && script.outage.0 == 0
+    }
+
+    /// Whether it stands still.
+    pub(crate) fn frozen(&self) -> bool {
+        *self.0.mode.borrow() == Mode::Frozen
+    }
+
+    /// Lets a frozen process go on.
+    pub(crate) fn thaw(&self) {
+        self.0.mode.send_replace(Mode::Runs);
+    }
+
+    /// Refuses every call from now on.
+    pub(crate) fn kill(&self) {
+        self.0.mode.send_replace(Mode::Dead);
+    }
+
+    fn script(&self) -> MutexGuard<'_, Script> {
+        self.0.script.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn runs(&self, path: &str) -> Result<()> {
+        let mode = self.0.mode.subscribe().wait_for(|mode| *mode != Mode::Frozen).await.map(|mode| *mode);
+        match mode {
+            Ok(Mode::Dead) => Err(denied(path)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn read(&self, path: &str) -> Result<()> {
+        self.runs(path).await?;
+        let mut script = self.script();
+        match &mut script.outage {
+            (left, true) if *left > 0 => {
+                *left -= 1;
+                Err(failed("outage"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// One step: `write` does it.
+    async fn step<T>(&self, path: &Path, write: impl Future<Output = Result<T>>) -> Result<T> {
+        self.runs(path.as_ref()).await?;
+        let fault = {
+            let mut script = self.script();
+            script.steps.push(path.to_string());
+            let step = script.steps.len();
+            let on = script.on.iter().position(|(part, _)| path.as_ref().contains(part.as_str()));
+            let fault = match (script.at.remove(&step), on) {
+                (Some(fault), _) => Some(fault),
+                (None, Some(index)) => Some(script.on.remove(index).1),
+                (None, None) => None,
+            };
+            if let Some(Fault::Outage { calls, reads }) = fault {
+                script.outage = (calls, reads);
+            }
+            if script.outage.0 > 0 {
+                script.outage.0 -= 1;
+                return Err(failed("outage"));
+            }
+            fault
+        };
+        match fault {
+            None | Some(Fault::Outage { .. }) => write.await,
+            Some(Fault::Refused) => Err(failed("refused")),
+            Some(Fault::Denied) => Err(denied(path.as_ref())),
+            Some(Fault::ReplyLost) => match write.await {
+                Ok(_) => Err(failed("reply lost")),
+                Err(error) => Err(error),
+            },
+            Some(Fault::FreezeBefore) => {
+                self.0.mode.send_replace(Mode::Frozen);
+                self.runs(path.as_ref()).await?;
+                write.await
+            }
+            Some(Fault::FreezeAfter) => {
+                let result = write.await;
+                self.0.mode.send_replace(Mode::Frozen);
+                self.runs(path.as_ref()).await?;
+                result
+            }
+            Some(Fault::Delay(time)) => {
+                tokio::time::sleep(time).await;
+                write.await
+            }
+            Some(Fault::Rival(action)) => {
+                action.await;
+                write.await
+            }
+        }
+    }
+}
+
+fn failed(what: &str) -> Error {
+    Error::Generic { store: "faulty", source: what.into() }
+}
+
+fn denied(path: &str) -> Error {
+    Error::PermissionDenied { path: path.to_owned(), source: "by the test".into() }
+}
+
+impl Debug for Faulty {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Faulty({:?})", self.0.inner)
+    }
+}
+
+impl Display for Faulty {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "faulty {}", self.0.inner)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Faulty {
+    async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.step(path, self.0.inner.put_opts(path, payload, options)).await
+    }
+
+    async fn put_multipart_opts(&self, path: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.runs(path.as_ref()).await?;
+        let upload = self.0.inner.put_multipart_opts(path, options).await?;
+        Ok(Box::new(Upload { store: self.clone(), path: path.clone(), upload }))
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        self.read(path.as_ref()).await?;
+        self.0.inner.get_opts(path, options).await
+    }
+
+    fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let store = self.clone();
+        paths
+            .and_then(move |path| {
+                let store = store.clone();
+                async move {
+                    store.step(&path, store.0.inner.delete(&path)).await?;
+                    Ok(path)
+                }
+            })
+            .boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let (store, prefix) = (self.clone(), prefix.cloned());
+        async move {
+            store.read("listing").await?;
+            Ok(store.0.inner.list(prefix.as_ref()))
+        }
+        .try_flatten_stream()
+        .boxed()
+    }
+
+    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+        let (store, prefix, offset) = (self.clone(), prefix.cloned(), offset.clone());
+        async move {
+            store.read("listing").await?;
+            Ok(store.0.inner.list_with_offset(prefix.as_ref(), &offset))
+        }
+        .try_flatten_stream()
+        .boxed()
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.read("listing").await?;
+        self.0.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.step(to, self.0.inner.copy_opts(from, to, options)).await
+    }
+}
+
+/// An upload in parts: nothing can be seen of it before it is complete, and that is the step.
+#[derive(Debug)]
+struct Upload {
+    store: Faulty,
+    path: Path,
+    upload: Box<dyn MultipartUpload>,
+}
+
+#[async_trait]
+impl MultipartUpload for Upload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        self.upload.put_part(data)
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        let (store, path) = (self.store.clone(), self.path.clone());
+        store.step(&path, self.upload.complete()).await
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.upload.abort().await
+    }
+}

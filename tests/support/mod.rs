@@ -1,0 +1,8 @@
+//! What several tests share.
+
+// Each test is a crate of its own and uses its part.
+#![allow(dead_code)]
+
+pub(crate) mod contract;
+pub(crate) mod faulty;
+pub(crate) mod live;
