@@ -1,7 +1,10 @@
 //! A topic that is not what it was: made anew, or with records deleted before they were archived.
 
-use super::job::{Scene, Store};
+use std::time::Duration;
+
+use super::job::{PATIENCE, Scene, Store};
 use super::kafka;
+use super::servers::eventually;
 
 /// Retention was faster than the job: the exact range is named, and `--accept-gap` goes on behind it.
 #[test]
@@ -102,4 +105,49 @@ fn made_anew_longer() {
     assert_eq!(scene.newest_txn("raw", "kafka/anew-longer/0"), 140);
     let checked = scene.check_twice(100);
     assert_eq!(checked.rows, 240);
+}
+
+/// Retention passes a job that runs, but is slow: it ends, and the next start names the range.
+#[test]
+#[ignore = "e2e: real Kafka and S3"]
+fn deleted_while_running() {
+    let scene = Scene::new("deleted-running", Store::Local, 1);
+    scene.send(1, 100);
+    let mut job = scene.run(&["--workers", "1"]);
+    eventually("the first records are archived", PATIENCE, || {
+        (scene.newest_txn("raw", "kafka/deleted-running/0") == 100).then_some(())
+    });
+    job.signal("STOP");
+    // More than the client has asked for already.
+    scene.send(2, 60_000);
+    kafka::delete_records(&scene.topic, 0, 60_000);
+    job.signal("CONT");
+    let log = job.expect_exit(75);
+    assert!(log.contains("this offset is no longer in the topic") && log.contains("start again"), "{log}");
+    let next = scene.newest_txn("raw", "kafka/deleted-running/0");
+    let log = scene.run(&["--drain"]).expect_exit(78);
+    assert!(log.contains(&format!("offsets {next} to 59999 were deleted")), "next {next}: {log}");
+    scene.run(&["--drain", "--accept-gap"]).expect_exit(0);
+    scene.sent.lock().expect("no panic while locked").records.retain(|(_, at), _| *at < next || *at >= 60_000);
+    scene.check_all();
+}
+
+/// The topic is deleted and made anew under a job that runs.
+#[test]
+#[ignore = "e2e: real Kafka and S3"]
+fn made_anew_while_running() {
+    let scene = Scene::new("anew-running", Store::Local, 1);
+    scene.send(1, 100);
+    let mut job = scene.run(&["--workers", "1"]);
+    eventually("the first records are archived", PATIENCE, || {
+        (scene.newest_txn("raw", "kafka/anew-running/0") == 100).then_some(())
+    });
+    kafka::delete_topic(&scene.topic);
+    kafka::create_topic(&scene.topic, 1, &[("max.message.bytes", "4000000")]);
+    scene.sent.lock().expect("no panic while locked").records.clear();
+    scene.send(2, 40);
+    let status = job.wait(Duration::from_secs(60));
+    assert_eq!(status.code(), Some(75), "{status}\n{}", job.tail());
+    let log = scene.run(&["--drain"]).expect_exit(78);
+    assert!(log.contains("the archive ends before offset 100, but the topic ends before 40"), "{log}");
 }

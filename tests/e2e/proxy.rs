@@ -24,6 +24,9 @@ pub(super) enum Harm {
     KillAfter(usize),
     /// The first answer to each commit of a table is dropped with its connection, after the server has done it.
     LoseCommitReplies,
+    /// One request in so many, reads too, goes wrong: refused, or done and then answered with an error, or cut off before,
+    /// after, or in the middle of the answer.
+    Flaky(u64),
 }
 
 #[derive(Default)]
@@ -32,6 +35,8 @@ struct Seen {
     victim: Option<u32>,
     killed: bool,
     lost: BTreeSet<String>,
+    requests: u64,
+    wrong: u64,
 }
 
 /// Serves until this process ends.
@@ -79,6 +84,11 @@ impl Proxy {
     /// Method and path of every write so far.
     pub(super) fn writes(&self) -> Vec<String> {
         self.seen.lock().expect("no panic while locked").writes.clone()
+    }
+
+    /// How many requests went wrong on purpose.
+    pub(super) fn wrong(&self) -> u64 {
+        self.seen.lock().expect("no panic while locked").wrong
     }
 
     /// How many replies were lost on purpose.
@@ -170,6 +180,15 @@ fn serve(client: &TcpStream, harm: Harm, seen: &Mutex<Seen>) -> Result<()> {
             }
             seen.writes.len()
         };
+        let wrong = go_wrong(harm, seen);
+        match wrong {
+            Some(0) => {
+                answer_with(client, "503 Service Unavailable")?;
+                continue;
+            }
+            Some(1) => return Ok(()),
+            _ => {}
+        }
         request.write(&server)?;
         let answer = loop {
             let answer = Message::read(&mut answers, method == "HEAD")?.ok_or(ErrorKind::UnexpectedEof)?;
@@ -177,6 +196,18 @@ fn serve(client: &TcpStream, harm: Harm, seen: &Mutex<Seen>) -> Result<()> {
                 break answer;
             }
         };
+        match wrong {
+            Some(2) => {
+                answer_with(client, "500 Internal Server Error")?;
+                continue;
+            }
+            Some(3) => return Ok(()),
+            Some(_) => {
+                let bytes = [answer.head.as_slice(), &answer.body].concat();
+                return (&mut &*client).write_all(&bytes[..bytes.len() - (answer.body.len() / 2).max(1)]);
+            }
+            None => {}
+        }
         let mut seen = seen.lock().expect("no panic while locked");
         if write && harm == Harm::KillAfter(step) {
             return kill(&mut seen);
@@ -189,6 +220,22 @@ fn serve(client: &TcpStream, harm: Harm, seen: &Mutex<Seen>) -> Result<()> {
         answer.write(client)?;
     }
     Ok(())
+}
+
+/// In which of five ways this request goes wrong, if it does.
+fn go_wrong(harm: Harm, seen: &Mutex<Seen>) -> Option<u64> {
+    let Harm::Flaky(every) = harm else { return None };
+    let mut seen = seen.lock().expect("no panic while locked");
+    seen.requests += 1;
+    if !seen.requests.is_multiple_of(every) {
+        return None;
+    }
+    seen.wrong += 1;
+    Some(seen.wrong % 5)
+}
+
+fn answer_with(mut client: &TcpStream, status: &str) -> Result<()> {
+    client.write_all(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").as_bytes())
 }
 
 fn kill(seen: &mut Seen) -> Result<()> {

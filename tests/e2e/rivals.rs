@@ -1,5 +1,6 @@
 //! A second copy of a job, and other numbers of workers.
 
+use std::thread;
 use std::time::Duration;
 
 use super::job::{Scene, Store};
@@ -82,6 +83,51 @@ fn two_signals() {
     job.signal("INT");
     let code = job.wait(Duration::from_secs(20)).code();
     assert!(matches!(code, Some(0 | 130)), "{code:?}\n{}", job.tail());
+    traffic.stop();
+    scene.drain(2);
+    scene.check_all();
+}
+
+/// A copy that stood still while another took over wakes up: it must not commit, wherever it was.
+#[test]
+#[ignore = "e2e: real Kafka and S3"]
+fn zombie_wakes() {
+    let scene = Scene::new("zombie", Store::S3, 4);
+    scene.edit("epoch_bytes = 262144", "epoch_bytes = 50000");
+    let traffic = scene.traffic(5, 1000.0);
+    let mut job = scene.run(&["--workers", "2"]);
+    for round in 0..4 {
+        scene.await_commits(&mut job, 3 + round);
+        job.signal("STOP");
+        let mut next = scene.run(&["--workers", "1"]);
+        scene.await_commits(&mut next, 3);
+        job.signal("CONT");
+        job.expect_exit(76);
+        job = next;
+    }
+    traffic.stop();
+    job.stop();
+    scene.drain(2);
+    scene.check_all();
+}
+
+/// SIGTERM at any moment, also while it starts, feeds the archive or commits: all lanes are published.
+#[test]
+#[ignore = "e2e: real Kafka and S3"]
+fn stop_at_any_moment() {
+    let scene = Scene::new("stop-any", Store::Local, 4);
+    let traffic = scene.traffic(6, 1000.0);
+    for round in 0..12 {
+        // Something for the archive to feed.
+        let mut killed = scene.run(&["--workers", "2"]);
+        scene.await_commits(&mut killed, 2);
+        killed.kill();
+        let job = scene.run(&["--workers", "2"]);
+        // The moment is what is tried here: nothing is waited for.
+        thread::sleep(Duration::from_millis(60 + 60 * round));
+        job.stop();
+        scene.check_counts().assert_level(&scene);
+    }
     traffic.stop();
     scene.drain(2);
     scene.check_all();

@@ -3,8 +3,9 @@
 use std::process::Command;
 
 use floodmark::dev::Generated;
+use rdkafka::producer::Producer;
 
-use super::job::{Scene, Store};
+use super::job::{PATIENCE, Scene, Store};
 use super::kafka;
 use super::traffic::{Maker, producer, send};
 
@@ -43,7 +44,7 @@ fn start_at_a_time() {
         send(&producer, &scene.topic, &record);
     }
     // In partition 1 offsets 5 to 9 are left, in partition 0 as many.
-    rdkafka::producer::Producer::flush(&producer, super::job::PATIENCE).expect("all records are acknowledged");
+    Producer::flush(&producer, PATIENCE).expect("all records are acknowledged");
     scene.sent.lock().expect("no panic while locked").records.retain(|(_, offset), _| *offset >= 5);
     scene.drain(2);
     let checked = scene.check_all();
@@ -63,7 +64,7 @@ fn new_partitions() {
     kafka::add_partitions(&scene.topic, 4);
     scene.send(2, 400);
     let log = format!("kafka/{}/3", scene.topic);
-    super::servers::eventually("partition 3 is archived", super::job::PATIENCE, || {
+    super::servers::eventually("partition 3 is archived", PATIENCE, || {
         job.assert_alive();
         (scene.newest_txn("raw", &log) > 0).then_some(())
     });
@@ -118,4 +119,24 @@ fn refused() {
         let output = Command::new(env!("CARGO_BIN_EXE_floodmark")).args(arguments).output().expect("the binary runs");
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
     }
+}
+
+/// Every codec that producers use, and the broker's own time instead of the producer's.
+#[test]
+#[ignore = "e2e: real Kafka and S3"]
+fn codecs_and_log_append_time() {
+    let scene = Scene::new("codecs", Store::Local, 0);
+    kafka::create_topic("codecs", 1, &[("message.timestamp.type", "LogAppendTime")]);
+    let (mut maker, mut record) = (Maker::new(true, 8, 10, 1), Generated::default());
+    for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+        let producer = producer(&scene.sent, &Default::default(), &[("compression.type", codec)]);
+        for _ in 0..50 {
+            maker.make(&mut record);
+            send(&producer, &scene.topic, &record);
+        }
+        Producer::flush(&producer, PATIENCE).expect("all records are acknowledged");
+    }
+    scene.drain(2);
+    assert_eq!(scene.check_all().rows, 250);
+    scene.drain(1);
 }

@@ -113,3 +113,26 @@ fn reply_lost() {
     assert_eq!(proxy.lost(), commits, "each commit's first reply was lost");
     eprintln!("{commits} commits whose first reply was lost, exact");
 }
+
+/// A store that is there and often fails, in reads and in writes, before and after it has done what it was asked.
+#[test]
+#[ignore = "e2e: real Kafka and S3"]
+fn flaky_store() {
+    let scene = Scene::new("flaky", Store::S3, 3);
+    let traffic = scene.traffic(9, 500.0);
+    let proxy = Proxy::start(Harm::Flaky(7));
+    for workers in 1..=3 {
+        let mut command = scene.command("run", &["--workers", &workers.to_string()]);
+        command.env("S3_ENDPOINT", proxy.endpoint());
+        let mut job = scene.spawn(command);
+        scene.await_commits(&mut job, 5);
+        match workers {
+            1 => job.stop(),
+            _ => job.kill(),
+        }
+    }
+    traffic.stop();
+    scene.drain(2);
+    scene.check_all();
+    eprintln!("{} requests went wrong, exact", proxy.wrong());
+}
