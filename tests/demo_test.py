@@ -38,9 +38,9 @@ def started():
     return found
 
 
-def run(*words, **options):
+def run(*words, env=ENVIRONMENT, **options):
     return subprocess.run(
-        words, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_SECONDS, **options
+        words, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_SECONDS, **options
     )
 
 
@@ -166,6 +166,24 @@ def test_a_wrong_log_is_refused():
         done = run(DEMO, *wrong)
         assert done.returncode == 1 and said in done.stderr, done
     assert run(DEMO, "--nothing").returncode == 2
+    assert not started(), started()
+
+
+def test_differences_fail_the_demo():
+    """With a binary whose verify finds differences."""
+    binary = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/floodmark"
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in [
+            ("bin/cargo", "exit 0"),
+            ("release/floodmark", f'[[ $1 != verify ]] || {{ echo "1 difference"; exit 3; }}; exec {binary.absolute()} "$@"'),
+        ]:
+            file = Path(folder) / name
+            file.parent.mkdir()
+            file.write_text(f"#!/usr/bin/env bash\n{text}\n")
+            file.chmod(0o755)
+        places = {"PATH": f"{folder}/bin:{os.environ['PATH']}", "CARGO_TARGET_DIR": folder}
+        done = run(DEMO, "--log", str(ROOT / "tests/data/access_lines.txt"), env=ENVIRONMENT | places)
+    assert done.returncode == 3 and "The demo failed (exit code 3)" in done.stdout, done
     assert not started(), started()
 
 
