@@ -48,7 +48,10 @@ impl LiveLine {
         if let Some(total) = self.total.filter(|_| rate > 0.0) {
             line += &format!(" · ETA {}", duration(total.saturating_sub(done) as f64 / rate));
         }
-        if self.terminal { eprint!("\r{line}\x1b[K") } else { eprintln!("{line}") }
+        // Wrapping off: a line longer than the terminal is wide is cut, or each would stay on the screen. In one piece, so that
+        // a kill does not leave it off.
+        line = if self.terminal { format!("\r\x1b[?7l{line}\x1b[K\x1b[?7h") } else { line + "\n" };
+        eprint!("{line}");
     }
 
     /// Removes the live line: the closing sentence comes next.

@@ -1,0 +1,147 @@
+"""Runs the README's examples on tables that the job has just made, and checks what they say.
+
+Run it with `scripts/python tests/readme_test.py`, after `cargo build --release`.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+import duckdb
+import duckdb_extension_delta
+
+ROOT = Path(__file__).resolve().parent.parent
+BINARY = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/floodmark"
+README = (ROOT / "README.md").read_text()
+
+EVENTS, REJECTED = 20_000, 200
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def make_tables(folder):
+    """tables/web-analytics below the folder, by the job as it is in jobs/, from an embedded broker."""
+    address = folder / "broker"
+    broker = subprocess.Popen([BINARY, "dev", "broker", "--topic", "web-analytics:4", "--address-file", address])
+    try:
+        while not address.exists():
+            if broker.poll() is not None:
+                raise RuntimeError("the embedded broker ended at its start")
+        where = ["--brokers", address.read_text().strip(), "--topic", "web-analytics"]
+        traffic = ["--events", str(EVENTS), "--late-share", "0.05", "--broken-share", str(REJECTED / EVENTS)]
+        subprocess.run([BINARY, "dev", "gen", *where, *traffic], check=True)
+        places = ("KAFKA_", "FLOODMARK_", "S3_", "AWS_")
+        env = {name: value for name, value in os.environ.items() if not name.startswith(places)}
+        env["KAFKA_BOOTSTRAP"] = where[1]
+        subprocess.run([BINARY, "run", ROOT / "jobs/web-analytics.toml", "--drain"], cwd=folder, env=env, check=True)
+    finally:
+        broker.terminate()
+        broker.wait()
+
+
+def run_sql(folder):
+    """Every statement; what its rows are by its first words."""
+    db = duckdb.connect()
+    db.execute("SET TimeZone = 'UTC'")
+    # Instead of INSTALL and LOAD, which download: the same extension, from PyPI.
+    extensions = Path(duckdb_extension_delta.__file__).parent / "extensions" / f"v{duckdb.__version__}"
+    db.execute(f"LOAD '{extensions}/delta.duckdb_extension'")
+    answers = {}
+    for block in blocks("sql"):
+        for statement in duckdb.extract_statements(block):
+            text = re.sub(r"--.*", "", statement.query).strip()
+            if text.startswith(("INSTALL", "LOAD")):
+                continue
+            answer = db.execute(text)
+            if text.startswith("SELECT"):
+                answers[text] = answer.fetchall()
+                assert answers[text], f"no rows: {text}"
+    return db, answers
+
+
+def answer_of(answers, words):
+    [rows] = [rows for text, rows in answers.items() if words in text]
+    return rows
+
+
+def test_sql_examples(folder):
+    db, answers = run_sql(folder)
+    busiest = answer_of(answers, "ORDER BY events DESC")
+    assert busiest[0][0] == "shop-00000" and len(busiest) == 10, busiest
+    assert sum(rejected[1] for rejected in answer_of(answers, "FROM rejected")) == REJECTED
+    hours = answer_of(answers, "bucket_of('shop-00000')")
+    without_bucket = """SELECT window_start, event_count FROM counts WHERE customer_id = 'shop-00000'
+        AND granularity = 'hour' AND dimension = 'total' ORDER BY 1"""
+    assert hours == db.execute(without_bucket).fetchall()
+    assert sum(count for _, count in hours) == busiest[0][1]
+    wrong = db.execute("SELECT count(*) FROM counts WHERE bucket <> bucket_of(customer_id)").fetchone()
+    assert wrong == (0,), wrong
+    assert answer_of(answers, "AS epoch")[0][0] >= 1
+    assert answer_of(answers, "AS complete_until")[0][0].year >= 2024
+
+
+def test_python_examples(folder):
+    first, second = blocks("python")
+    names, out = {}, io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(first, names)
+        exec(second, {})
+    assert names["hours"].height > 24, names["hours"]
+    assert re.search(r"^epoch \d+$", out.getvalue(), re.MULTILINE), out.getvalue()
+    assert re.search(r"^complete until 20", out.getvalue(), re.MULTILINE), out.getvalue()
+
+
+def test_links_and_columns(_):
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    assert links and all((ROOT / link).exists() for link in links), links
+    for table in ("raw", "counts"):
+        schema = json.loads((ROOT / f"schemas/{table}.json").read_text())
+        known = {column["name"] for column in schema["columns"] + schema["partition_columns"]}
+        [row] = re.findall(rf"^\| `{table}` \|[^|]*\|([^|]*)\|$", README, re.MULTILINE)
+        named = set(re.split(r"[,;]\s*", row.strip()))
+        assert named <= known, named - known
+
+
+def test_commands(_):
+    """Every subcommand and option that the README names is there."""
+
+    def help_of(*words):
+        return subprocess.run([BINARY, *words, "--help"], capture_output=True, text=True, check=True).stdout
+
+    assert all(word in help_of() for word in ("run", "verify", "dev", "--log"))
+    assert all(word in help_of("run") for word in ("--drain", "--workers", "--accept-gap"))
+    demo = subprocess.run([ROOT / "scripts/demo", "--help"], capture_output=True, text=True, check=True).stdout
+    assert all(word in demo for word in ("--real", "--log FILE"))
+    assert os.access(ROOT / "scripts/test", os.X_OK)
+
+
+def main():
+    passed = failed = 0
+    with tempfile.TemporaryDirectory(dir=os.environ.get("FLOODMARK_TEST_DIR")) as folder:
+        make_tables(Path(folder))
+        os.chdir(folder)
+        for name, test in [(name, test) for name, test in globals().items() if name.startswith("test_")]:
+            try:
+                test(Path(folder))
+                passed += 1
+                print(f"ok {name}")
+            except Exception:
+                failed += 1
+                traceback.print_exc()
+                print(f"FAILED {name}")
+        os.chdir(ROOT)
+    print(f"{passed} passed, {failed} failed, 0 skipped")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
