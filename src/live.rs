@@ -111,6 +111,7 @@ fn run_on(runtime: &tokio::runtime::Runtime, live: Live, request: watch::Receive
     live.source.resume(&raw.state)?;
     let absorbed = lane_epochs(&counts.state);
     let feed = feed_plan(&raw, absorbed)?;
+    let last_ingested_at = last_ingested_at(&raw.state, &counts.state, &live.job)?;
     tracing::info!(
         generation,
         epoch = raw.state.txn(raw::EPOCH),
@@ -154,7 +155,6 @@ fn run_on(runtime: &tokio::runtime::Runtime, live: Live, request: watch::Receive
 
     let result = match wake_receiver.recv() {
         Ok(wake) => {
-            let last_ingested_at = last_ingested_at(&raw.state, &counts.state, &live.job)?;
             let committer = Committer {
                 raw,
                 counts,
@@ -269,6 +269,7 @@ impl Workers {
         };
         // A committer that has ended has said why.
         self.answers.send(Answer::Failed { kind: FailureKind::Fatal, what }).ok();
+        drop_dataflows(worker);
     }
 
     fn steps(&self, worker: &mut Worker) -> Result<(), TableError> {
@@ -288,9 +289,14 @@ impl Workers {
         while worker.has_dataflows() && !self.abort.load(Ordering::Relaxed) {
             worker.step_or_park(Some(PARK));
         }
-        for dataflow in worker.installed_dataflows() {
-            worker.drop_dataflow(dataflow);
-        }
+        drop_dataflows(worker);
         Ok(())
+    }
+}
+
+/// Timely runs a worker on for as long as it has dataflows, and those of a job that has failed never end.
+fn drop_dataflows(worker: &mut Worker) {
+    for dataflow in worker.installed_dataflows() {
+        worker.drop_dataflow(dataflow);
     }
 }
