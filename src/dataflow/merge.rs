@@ -13,13 +13,12 @@ use arrow::array::{Int64Builder, StringBuilder, TimestampMicrosecondBuilder};
 use bytes::Bytes;
 use differential_dataflow::difference::{IsZero, Semigroup};
 use futures::{StreamExt, TryStreamExt};
-use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
 use super::protocol::Staged;
 use crate::model::{Cell, Segment, Tally};
 use crate::table::counts::{BATCH_ROWS, Columns, SegmentWriter, read_segment};
-use crate::table::store::write_file;
+use crate::table::store::{read_file, write_file};
 use crate::table::{File, Log, TableError};
 
 /// Segments that a worker merges at once.
@@ -136,7 +135,7 @@ impl Merge {
             Some(file) => {
                 let path = Path::from(file.path.as_str());
                 let reading = |error| TableError::storage(format!("reading {path} of table counts"), error);
-                let bytes = self.log.store().get(&path).await.map_err(reading)?.bytes().await.map_err(reading)?;
+                let bytes = read_file(self.log.store().as_ref(), &path).await.map_err(reading)?;
                 Some((file.clone(), bytes))
             }
             None => None,

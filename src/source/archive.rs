@@ -7,11 +7,11 @@
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
-use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
 use super::Waker;
 use crate::model::{Epoch, Records};
+use crate::table::store::read_file;
 use crate::table::{File, Log, State, TableError, raw};
 
 /// Chunks that may wait for the worker.
@@ -81,7 +81,7 @@ impl FeedPlan {
         for file in &self.files {
             let path = Path::from(file.path.as_str());
             let bytes = runtime
-                .block_on(async { self.log.store().get(&path).await?.bytes().await })
+                .block_on(read_file(self.log.store().as_ref(), &path))
                 .map_err(|error| TableError::storage(format!("reading {path} of table raw"), error))?;
             for records in raw::read_records(file, bytes, self.after, self.up_to)? {
                 if sender.send(Message::Chunk(records?)).is_err() {

@@ -113,6 +113,27 @@ impl Backoff {
     }
 }
 
+/// Reads a file that is live, and so is there: while the store is away the work waits.
+///
+/// # Errors
+/// The store's answer, when it says no for good.
+pub async fn read_file(store: &dyn ObjectStore, path: &Path) -> Result<Bytes, StoreError> {
+    let mut backoff = Backoff::new();
+    loop {
+        let bytes = match store.get(path).await {
+            Ok(found) => found.bytes().await,
+            Err(error) => Err(error),
+        };
+        match bytes {
+            Err(error) if may_pass(&error) => {
+                tracing::warn!(%path, %error, "file not read, trying again; check the store");
+                backoff.pause().await;
+            }
+            done => return done,
+        }
+    }
+}
+
 /// Writes a file under a name that nobody else uses, until the store takes it: while the store is away the epoch waits.
 ///
 /// # Errors
