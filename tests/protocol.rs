@@ -10,7 +10,7 @@ use std::time::Duration;
 use arrow::array::{Int64Array, StringArray, TimestampMicrosecondArray};
 use floodmark::dataflow::commit::{CommitError, Request};
 use floodmark::live::LiveError;
-use floodmark::model::Lane;
+use floodmark::model::{Granularity, Lane, Segment};
 use floodmark::source::script::Script;
 use floodmark::table::counts::{self, Columns, SegmentWriter};
 use floodmark::table::log::WRITER_GENERATION;
@@ -54,8 +54,10 @@ fn batch(world: &mut World) {
 /// One more batch and epoch, published.
 fn one_epoch(world: &mut World, job: &Running) {
     let epoch = job.progress.epochs().0 + 1;
+    let before = (world.pushed(), job.progress.read.load(Ordering::Relaxed));
     batch(world);
-    assert!(job.reads(world.pushed()), "reads");
+    // What another copy has read before is not this one's.
+    assert!(job.reads(before.1 + world.pushed() - before.0), "reads");
     world.advance(11 * SECOND);
     assert!(job.publishes(epoch), "publishes epoch {epoch}");
 }
@@ -191,6 +193,38 @@ fn an_outage_of_everything_at_every_step() {
     }
 }
 
+/// `raw` goes on while a file of `counts` is under way; what no lane has absorbed is fed again at the next start.
+#[test]
+fn counts_many_epochs_behind_raw_is_fed_from_the_archive() {
+    let mut world = World::new("");
+    let store = world.store();
+    store.on("counts/granularity=", Fault::Delay(Duration::from_secs(3600)));
+    let job = world.start(2, store.clone());
+    for epoch in 1..=5 {
+        batch(&mut world);
+        assert!(job.reads(world.pushed()));
+        world.advance(11 * SECOND);
+        assert!(job.reaches("archiving", |progress| progress.epochs().0 >= epoch));
+    }
+    store.kill();
+    world.advance(61 * SECOND);
+    job.end().expect_err("denied");
+    assert_eq!(world.table("counts").txn(&counts::lane_txn(Lane::Minute)), 0);
+    // The feed itself is cut short once, at its first file of counts.
+    let store = world.store();
+    store.on("counts/granularity=", Fault::FreezeBefore);
+    let second = world.start(1, store.clone());
+    second.request(Request::Drain);
+    assert!(second.freezes());
+    store.kill();
+    second.end().expect_err("denied");
+
+    let third = world.start(2, world.store());
+    batch(&mut world);
+    third.ends_in_order(Request::Drain);
+    world.is_exact();
+}
+
 // ---- rivals ----
 
 /// A file of `counts` under another name, rows unchanged: as a compaction would leave it.
@@ -293,6 +327,75 @@ fn a_rival_beside_us_in_counts_leaves_our_commit_as_it_is() {
     assert_eq!(world.table("counts").txn("replay/x"), 1);
 }
 
+/// A segment of one row: minutes of three hours before, of the customer in bucket 0.
+fn old_minutes(count: i64) -> (File, bytes::Bytes) {
+    let start = BASE - 180 * MINUTE;
+    let segment = Segment { granularity: Granularity::Minute, bucket: 0, period_start: start };
+    one_row(segment, CUSTOMERS[0], start, count)
+}
+
+fn one_row(segment: Segment, customer: &str, window_start: i64, count: i64) -> (File, bytes::Bytes) {
+    let mut writer = SegmentWriter::new(segment).expect("a writer");
+    let columns = Columns {
+        customer: StringArray::from(vec![customer]),
+        dimension: StringArray::from(vec!["total"]),
+        window_start: TimestampMicrosecondArray::from(vec![window_start]),
+        value: StringArray::from(vec![""]),
+        event_count: Int64Array::from(vec![count]),
+    };
+    writer.write(columns).expect("encoded");
+    writer.finish("rival").expect("encoded").expect("a row")
+}
+
+/// As a replay would that finds events in a segment that did not exist: ours was new as well, and must not stand beside it.
+#[test]
+fn a_rival_that_adds_the_segment_that_we_add() {
+    let mut world = World::new("");
+    let store = world.store();
+    let (file, bytes) = old_minutes(5);
+    let log = world.log("counts");
+    let adds = async move {
+        write_file(log.store().as_ref(), &file.path, bytes).await.expect("written");
+        commits(log, |commit| commit.add.push(file)).await;
+    };
+    store.on(&entry("counts", 3), Fault::rival(adds));
+    let job = world.start(2, store.clone());
+    one_epoch(&mut world, &job);
+    world.push(CUSTOMERS[0], 180);
+    let cell = ("minute", CUSTOMERS[0].to_owned(), "total".to_owned(), BASE - 180 * MINUTE, String::new());
+    *world.expected.entry(cell).or_default() += 5;
+    assert!(job.reads(world.pushed()));
+    world.advance(11 * SECOND);
+    assert!(job.publishes(2), "publishes");
+    assert!(store.done());
+    assert_eq!(attempts(&world, 2), ["a2"]);
+    job.ends_in_order(Request::Stop);
+    world.is_exact();
+}
+
+/// As an undo would that leaves no row of a segment: ours is merged into nothing.
+#[test]
+fn a_rival_that_takes_our_base_away() {
+    let mut world = World::new("");
+    let store = world.store();
+    let log = world.log("counts");
+    let takes = async move {
+        let state = log.load().await.expect("readable").expect("a table");
+        let days = |file: &&File| file.partition["granularity"] == "day" && file.partition["bucket"] == "1";
+        let file = state.files.values().find(days).expect("days").clone();
+        commits(log, |commit| commit.remove.push(file)).await;
+    };
+    store.on(&entry("counts", 3), Fault::rival(takes));
+    let job = world.start(1, store.clone());
+    one_epoch(&mut world, &job);
+    world.expected.retain(|(granularity, customer, ..), _| (*granularity, customer.as_str()) != ("day", CUSTOMERS[1]));
+    one_epoch(&mut world, &job);
+    assert!(store.done());
+    assert_eq!(attempts(&world, 2), ["a2"]);
+    job.ends_in_order(Request::Stop);
+    world.is_exact();
+}
+
 #[test]
 fn a_rival_beside_us_in_raw_changes_nothing() {
     let mut world = World::new("");
@@ -337,6 +440,10 @@ fn a_newer_generation_in_counts_alone_ends_us() {
     assert_eq!(code(&result), 76, "{result:?}");
     let counts = world.table("counts");
     assert_eq!((counts.version, counts.txn(&counts::lane_txn(Lane::Minute))), (3, 1), "nothing of ours after it");
+    // A number that raw did not hand out: the next start gets the same one from raw and leaves the place to its owner.
+    let next = world.start(1, world.store()).end();
+    assert_eq!(code(&next), 76, "{next:?}");
+    assert_eq!(world.table("counts").version, 3);
     world.start(1, world.store()).ends_in_order(Request::Drain);
     world.is_exact();
 }
@@ -427,17 +534,9 @@ fn a_cell_below_zero_is_refused() {
     let log = world.log("counts");
     let state = world.table("counts");
     let old = state.files.values().find(|file| file.path.contains("granularity=day")).expect("days").clone();
-    let mut writer = SegmentWriter::new(counts::segment_of(&old).expect("a segment")).expect("a writer");
     let customer = if old.partition["bucket"] == "0" { CUSTOMERS[0] } else { CUSTOMERS[1] };
-    let columns = Columns {
-        customer: StringArray::from(vec![customer]),
-        dimension: StringArray::from(vec!["total"]),
-        window_start: TimestampMicrosecondArray::from(vec![BASE - BASE.rem_euclid(24 * 60 * MINUTE)]),
-        value: StringArray::from(vec![""]),
-        event_count: Int64Array::from(vec![-1000]),
-    };
-    writer.write(columns).expect("encoded");
-    let (file, bytes) = writer.finish("tampered").expect("encoded").expect("a row");
+    let segment = counts::segment_of(&old).expect("a segment");
+    let (file, bytes) = one_row(segment, customer, BASE - BASE.rem_euclid(24 * 60 * MINUTE), -1000);
     block_on(write_file(log.store().as_ref(), &file.path, bytes)).expect("written");
     block_on(commits(log, |commit| {
         commit.add.push(file);
@@ -556,17 +655,20 @@ fn other_buckets_than_the_table_s_are_refused() {
 fn an_empty_epoch_moves_every_lane() {
     let mut world = World::new("");
     let job = world.start(2, world.store());
-    for epoch in 1..=3 {
+    one_epoch(&mut world, &job);
+    let files = |table: &str| world.table(table).files;
+    let before = (files("raw"), files("counts"));
+    for epoch in 2..=4 {
         world.advance(60 * SECOND);
         assert!(job.publishes(epoch), "epoch {epoch}");
     }
     job.ends_in_order(Request::Stop);
     world.is_exact();
     let (raw, counts) = (world.table("raw"), world.table("counts"));
-    assert!(raw.files.is_empty() && counts.files.is_empty());
-    assert_eq!(raw.txn(raw::EPOCH), 4);
-    // The last epoch was opened by the third tick, and all partitions were at their end in it.
-    let opened_ms = (BASE + 3 * 60 * SECOND) / 1000;
+    assert_eq!((&raw.files, &counts.files), (&before.0, &before.1));
+    assert_eq!(raw.txn(raw::EPOCH), 5);
+    // The last epoch was opened by the last tick, and all partitions were at their end in it.
+    let opened_ms = world.now / 1000;
     assert_eq!(counts.txn(&counts::complete_until_txn(Lane::Late)), opened_ms);
     assert_eq!(counts.txn(&counts::complete_until_txn(Lane::Minute)), opened_ms - 20_000);
 }
@@ -608,25 +710,25 @@ fn a_drain_reads_all_there_was_and_ends() {
 fn an_idle_epoch_and_a_busy_one_close_when_due() {
     let mut world = World::new("epoch_seconds = 10\nidle_epoch_seconds = 60");
     let job = world.start(2, world.store());
-    assert!(job.reaches("running", |progress| progress.epochs() == (0, 0)));
+    one_epoch(&mut world, &job); // so that it is known when the next one was opened
     let never = |job: &Running, epoch: u64| {
         std::thread::sleep(LULL);
         assert_eq!(job.progress.epochs().0, epoch - 1, "epoch {epoch} closed too soon");
     };
     world.advance(60 * SECOND - 1000);
-    never(&job, 1);
+    never(&job, 2);
     world.advance(1000);
-    assert!(job.publishes(1), "an idle epoch");
+    assert!(job.publishes(2), "an idle epoch");
     batch(&mut world);
     assert!(job.reads(world.pushed()));
     world.advance(10 * SECOND - 1000);
-    never(&job, 2);
-    world.advance(1000);
-    assert!(job.publishes(2), "a busy epoch");
-    world.advance(60 * SECOND - 1000);
     never(&job, 3);
     world.advance(1000);
-    assert!(job.publishes(3), "idle again");
+    assert!(job.publishes(3), "a busy epoch");
+    world.advance(60 * SECOND - 1000);
+    never(&job, 4);
+    world.advance(1000);
+    assert!(job.publishes(4), "idle again");
     job.ends_in_order(Request::Stop);
     world.is_exact();
 }
@@ -694,6 +796,22 @@ fn the_source_rests_while_the_store_hangs() {
     assert!(job.reads(world.pushed()), "and reads on");
     job.ends_in_order(Request::Drain);
     world.is_exact();
+}
+
+/// The worker that panics is let go as well as its siblings.
+#[test]
+fn a_panic_of_a_worker_is_an_error() {
+    for workers in [1, 2] {
+        let mut world = World::new("");
+        let job = world.start_from(workers, world.store(), Arc::new(support::live::Panics(world.script.clone())));
+        batch(&mut world);
+        let result = job.end();
+        let Err(LiveError::Commit(CommitError::Failed(said))) = &result else { panic!("{result:?}") };
+        assert!(said.contains("panicked: by the test"), "{said}");
+        assert_eq!(code(&result), 1);
+        world.start(1, world.store()).ends_in_order(Request::Drain);
+        world.is_exact();
+    }
 }
 
 /// A worker that can not open its source says so; nobody waits for it.

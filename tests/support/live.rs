@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use floodmark::clock::{Clock, ManualClock};
 use floodmark::dataflow::Progress;
 use floodmark::dataflow::commit::Request;
+use floodmark::dataflow::protocol::Position;
 use floodmark::job::Job;
 use floodmark::live::{Live, LiveError, run};
-use floodmark::model::Lane;
+use floodmark::model::{Lane, Records};
 use floodmark::source::script::{Script, ScriptRecord};
-use floodmark::source::{RecordSource, SourceError, SourceFactory, Waker};
+use floodmark::source::{RecordSource, SourceError, SourceFactory, Stamp, Waker};
 use floodmark::table::counts::{Columns, lane_txn, read_segment, segment_of};
 use floodmark::table::{Log, Root, State, raw};
 use object_store::memory::InMemory;
@@ -63,7 +64,8 @@ pub(crate) struct World {
     pub(crate) now: i64,
     settings: String,
     pushed: Vec<usize>,
-    expected: BTreeMap<Cell, i64>,
+    /// What must be counted; a rival that changes it says so here.
+    pub(crate) expected: BTreeMap<Cell, i64>,
 }
 
 /// A running copy of the job.
@@ -335,6 +337,46 @@ impl SourceFactory for Unreadable {
             0 => self.0.open(worker, workers, waker),
             _ => Err(SourceError::Retry("the brokers are away".to_owned())),
         }
+    }
+}
+
+/// A topic whose first record is too much for the last worker.
+pub(crate) struct Panics(pub(crate) Script);
+
+impl SourceFactory for Panics {
+    fn check(&self) -> Result<(), SourceError> {
+        self.0.check()
+    }
+
+    fn resume(&self, raw: &State) -> Result<(), SourceError> {
+        self.0.resume(raw)
+    }
+
+    fn open(&self, worker: usize, workers: usize, waker: Waker) -> Result<Box<dyn RecordSource>, SourceError> {
+        let share = self.0.open(worker, workers, waker)?;
+        Ok(if worker + 1 == workers { Box::new(PanickingShare(share)) } else { share })
+    }
+}
+
+struct PanickingShare(Box<dyn RecordSource>);
+
+impl RecordSource for PanickingShare {
+    fn read(&mut self, stamp: Stamp, records: &mut Records) -> Result<bool, SourceError> {
+        let more = self.0.read(stamp, records)?;
+        assert!(records.is_empty(), "by the test");
+        Ok(more)
+    }
+
+    fn take_positions(&mut self) -> Vec<Position> {
+        self.0.take_positions()
+    }
+
+    fn take_at_end(&mut self) -> bool {
+        self.0.take_at_end()
+    }
+
+    fn drained(&self) -> bool {
+        self.0.drained()
     }
 }
 
