@@ -118,6 +118,7 @@ fn run_on(runtime: &tokio::runtime::Runtime, live: Live, request: watch::Receive
     }
     let absorbed = lane_epochs(&counts.state);
     let feed = feed_plan(&raw, absorbed)?;
+    let last_ingested_at = last_ingested_at(&raw.state, &counts.state, &live.job)?;
     tracing::info!(
         generation,
         epoch = raw.state.txn(raw::EPOCH),
@@ -161,7 +162,6 @@ fn run_on(runtime: &tokio::runtime::Runtime, live: Live, request: watch::Receive
 
     let result = match wake_receiver.recv() {
         Ok(wake) => {
-            let last_ingested_at = last_ingested_at(&raw.state, &counts.state, &live.job)?;
             let committer = Committer {
                 raw,
                 counts,
@@ -279,6 +279,7 @@ impl Workers {
         };
         // A committer that has ended has said why.
         self.answers.send(Answer::Failed { kind: FailureKind::Fatal, what }).ok();
+        drop_dataflows(worker);
     }
 
     fn steps(&self, worker: &mut Worker) -> Result<(), TableError> {
@@ -298,9 +299,14 @@ impl Workers {
         while worker.has_dataflows() && !self.abort.load(Ordering::Relaxed) {
             worker.step_or_park(Some(PARK));
         }
-        for dataflow in worker.installed_dataflows() {
-            worker.drop_dataflow(dataflow);
-        }
+        drop_dataflows(worker);
         Ok(())
+    }
+}
+
+/// Timely runs a worker on for as long as it has dataflows, and those of a job that has failed never end.
+fn drop_dataflows(worker: &mut Worker) {
+    for dataflow in worker.installed_dataflows() {
+        worker.drop_dataflow(dataflow);
     }
 }

@@ -325,6 +325,19 @@ async fn a_commit_waits_while_the_store_is_away() {
 }
 
 #[tokio::test]
+async fn a_refresh_waits_while_the_store_is_away() {
+    let (store, log, mut state) = faulty().await;
+    let mut theirs = state.clone();
+    commit(&log, &mut theirs, &adding("theirs")).await.expect("committed");
+    store.outage(3, true);
+    assert!(log.refresh(&mut state).await.expect("when the store is back"));
+    assert!(store.done());
+    same(&state, &theirs);
+    store.kill();
+    assert!(matches!(log.refresh(&mut state).await, Err(TableError::Storage { .. })), "denied");
+}
+
+#[tokio::test]
 async fn a_denied_commit_is_an_error_at_once() {
     let (store, log, mut state) = faulty().await;
     let before = state.clone();

@@ -13,6 +13,7 @@ use arrow::array::{Int64Builder, StringBuilder, TimestampMicrosecondBuilder};
 use bytes::Bytes;
 use differential_dataflow::difference::{IsZero, Semigroup};
 use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
 
 use super::protocol::Staged;
 use crate::model::{Cell, Segment, Tally};
@@ -134,7 +135,12 @@ impl Merge {
 
     async fn merge_one(&self, work: Work) -> Result<(Option<File>, Option<File>), TableError> {
         let live = match &work.live {
-            Some(file) => Some((file.clone(), read_file(self.log.store().as_ref(), &file.path).await?)),
+            Some(file) => {
+                let path = Path::from(file.path.as_str());
+                let reading = |error| TableError::storage(format!("reading {path} of table counts"), error);
+                let bytes = read_file(self.log.store().as_ref(), &path).await.map_err(reading)?;
+                Some((file.clone(), bytes))
+            }
             None => None,
         };
         let name = self.name.clone();

@@ -7,6 +7,8 @@
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
+use object_store::path::Path;
+
 use super::Waker;
 use crate::model::{Epoch, Records};
 use crate::table::store::read_file;
@@ -77,7 +79,10 @@ impl FeedPlan {
         waker: &Waker,
     ) -> Result<(), TableError> {
         for file in &self.files {
-            let bytes = runtime.block_on(read_file(self.log.store().as_ref(), &file.path))?;
+            let path = Path::from(file.path.as_str());
+            let bytes = runtime
+                .block_on(read_file(self.log.store().as_ref(), &path))
+                .map_err(|error| TableError::storage(format!("reading {path} of table raw"), error))?;
             for records in raw::read_records(file, bytes, self.after, self.up_to)? {
                 if sender.send(Message::Chunk(records?)).is_err() {
                     return Ok(());

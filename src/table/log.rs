@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::TableError;
-use super::store::{Backoff, may_pass};
+use super::store::{Backoff, may_pass, read_file};
 
 /// Commits between two checkpoints.
 const CHECKPOINT_INTERVAL: u64 = 100;
@@ -152,7 +152,7 @@ impl Log {
         Ok(state)
     }
 
-    /// Reads the versions after `state`'s into it; whether there were any.
+    /// Reads the versions after `state`'s into it; whether there were any. Waits as long as the store is away.
     ///
     /// # Errors
     /// As [`Log::load`].
@@ -160,11 +160,8 @@ impl Log {
         let before = state.version;
         loop {
             let next = state.version + 1;
-            match self.store.get(&commit_path(next)).await {
-                Ok(found) => {
-                    let bytes = found.bytes().await.map_err(|error| self.storage("reading the log", error))?;
-                    self.apply(state, next, &bytes)?;
-                }
+            match read_file(self.store.as_ref(), &commit_path(next)).await {
+                Ok(bytes) => self.apply(state, next, &bytes)?,
                 Err(StoreError::NotFound { .. }) => return Ok(state.version > before),
                 Err(error) => return Err(self.storage("reading the log", error)),
             }

@@ -113,22 +113,23 @@ impl Backoff {
     }
 }
 
-/// Reads a file that is live in a version, until the store gives it: while the store is away what needs it waits.
+/// Reads a file that is live, and so is there: while the store is away the work waits.
 ///
 /// # Errors
-/// [`TableError::Storage`] when the store says no for good.
-pub async fn read_file(store: &dyn ObjectStore, path: &str) -> Result<Bytes, TableError> {
-    let location = Path::from(path);
+/// The store's answer, when it says no for good.
+pub async fn read_file(store: &dyn ObjectStore, path: &Path) -> Result<Bytes, StoreError> {
     let mut backoff = Backoff::new();
     loop {
-        let read = async { store.get(&location).await?.bytes().await };
-        match read.await {
-            Ok(bytes) => return Ok(bytes),
+        let bytes = match store.get(path).await {
+            Ok(found) => found.bytes().await,
+            Err(error) => Err(error),
+        };
+        match bytes {
             Err(error) if may_pass(&error) => {
-                tracing::warn!(path, %error, "file not read, trying again; check the store");
+                tracing::warn!(%path, %error, "file not read, trying again; check the store");
                 backoff.pause().await;
             }
-            Err(error) => return Err(TableError::storage(format!("reading {path}"), error)),
+            done => return done,
         }
     }
 }

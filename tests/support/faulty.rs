@@ -97,6 +97,11 @@ impl Faulty {
         self
     }
 
+    /// Lets the next calls fail, so many in all; those that read too, or only those that write.
+    pub(crate) fn outage(&self, calls: u64, reads: bool) {
+        self.script().outage = (calls, reads);
+    }
+
     /// The paths of all steps so far.
     pub(crate) fn steps(&self) -> Vec<String> {
         self.script().steps.clone()

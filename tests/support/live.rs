@@ -1,1 +1,385 @@
+//! A live job in a test: a scripted topic, a clock that the test holds, a store that fails on cue; and a recount of its own.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use floodmark::clock::{Clock, ManualClock};
+use floodmark::dataflow::Progress;
+use floodmark::dataflow::commit::Request;
+use floodmark::dataflow::protocol::Position;
+use floodmark::job::Job;
+use floodmark::live::{Live, LiveError, run};
+use floodmark::model::{Lane, Records};
+use floodmark::source::script::{Script, ScriptRecord};
+use floodmark::source::{RecordSource, SourceError, SourceFactory, Stamp, Waker};
+use floodmark::table::counts::{Columns, lane_txn, read_segment, segment_of};
+use floodmark::table::{Log, Root, State, raw};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use tokio::sync::watch;
+
+use super::faulty::Faulty;
+
+pub(crate) const SECOND: i64 = 1_000_000;
+pub(crate) const MINUTE: i64 = 60 * SECOND;
+/// 2026-01-13T12:00:00Z
+pub(crate) const BASE: i64 = 1_768_305_600 * SECOND;
+/// Longer than anything takes on a busy machine: what takes so long hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const JOB: &str = r#"
+name = "protocol"
+[source]
+topics = ["script"]
+[source.kafka]
+"bootstrap.servers" = "none"
+[tables]
+url = "memory://"
+buckets = 2
+[event]
+format = "json"
+customer = { pointer = "/customer" }
+event_time = { pointer = "/time" }
+[event.fields.action]
+pointer = "/action"
+[dimensions.action]
+granularities = ["minute", "hour", "day"]
+"#;
+
+/// Customers of bucket 0 and of bucket 1.
+pub(crate) const CUSTOMERS: [&str; 2] = ["a", "b"];
+
+/// Granularity, customer, dimension, window start, dimension value.
+pub(crate) type Cell = (&'static str, String, String, i64, String);
+
+/// What outlives a process: the tables, the topic, the clock. Knows what must be counted.
+pub(crate) struct World {
+    pub(crate) inner: Arc<InMemory>,
+    pub(crate) script: Script,
+    pub(crate) clock: ManualClock,
+    pub(crate) now: i64,
+    settings: String,
+    pushed: Vec<usize>,
+    /// What must be counted; a rival that changes it says so here.
+    pub(crate) expected: BTreeMap<Cell, i64>,
+}
+
+/// A running copy of the job.
+pub(crate) struct Running {
+    pub(crate) store: Faulty,
+    pub(crate) progress: Arc<Progress>,
+    request: watch::Sender<Request>,
+    thread: JoinHandle<Result<(), LiveError>>,
+}
+
+impl World {
+    /// An empty topic of two partitions, no tables. `settings`: lines of the job's section.
+    pub(crate) fn new(settings: &str) -> World {
+        World {
+            inner: Arc::new(InMemory::new()),
+            script: Script::new(2),
+            clock: ManualClock::at(BASE),
+            now: BASE,
+            settings: format!("[settings]\n{settings}\n"),
+            pushed: vec![0; 2],
+            expected: BTreeMap::new(),
+        }
+    }
+
+    /// A store with faults over the tables.
+    pub(crate) fn store(&self) -> Faulty {
+        Faulty::new(Arc::clone(&self.inner) as Arc<dyn ObjectStore>)
+    }
+
+    /// Starts a copy of the job.
+    pub(crate) fn start(&self, workers: usize, store: Faulty) -> Running {
+        self.start_from(workers, store, Arc::new(self.script.clone()))
+    }
+
+    /// Starts a copy of the job with another source.
+    pub(crate) fn start_from(&self, workers: usize, store: Faulty, source: Arc<dyn SourceFactory>) -> Running {
+        self.start_job(workers, store, source, &format!("{JOB}{}", self.settings))
+    }
+
+    /// Starts a copy of the job whose file says another number of buckets.
+    pub(crate) fn start_with_buckets(&self, buckets: u32) -> Running {
+        let text = JOB.replace("buckets = 2", &format!("buckets = {buckets}"));
+        self.start_job(1, self.store(), Arc::new(self.script.clone()), &text)
+    }
+
+    fn start_job(&self, workers: usize, store: Faulty, source: Arc<dyn SourceFactory>, text: &str) -> Running {
+        let progress = Arc::new(Progress::default());
+        let (request, requested) = watch::channel(Request::Run);
+        let live = Live {
+            job: Job::parse(text, "protocol.toml", &|_| None).expect("the test's job is right"),
+            root: Root::on(Arc::new(store.clone())),
+            workers,
+            clock: Clock::Manual(self.clock.clone()),
+            source,
+            progress: Arc::clone(&progress),
+        };
+        let thread = std::thread::spawn(move || run(live, requested));
+        Running { store, progress, request, thread }
+    }
+
+    pub(crate) fn advance(&mut self, us: i64) {
+        self.now += us;
+        self.clock.set(self.now);
+    }
+
+    pub(crate) fn pushed(&self) -> u64 {
+        self.pushed.iter().sum::<usize>() as u64
+    }
+
+    /// Sends one event of `customer`, some minutes old, that is to be counted.
+    pub(crate) fn push(&mut self, customer: &str, minutes_old: i64) {
+        self.push_padded(customer, minutes_old, 0);
+    }
+
+    /// The same, larger by so many bytes.
+    pub(crate) fn push_padded(&mut self, customer: &str, minutes_old: i64, padding: usize) {
+        let time = BASE - minutes_old * MINUTE + 7 * SECOND;
+        let number = self.pushed();
+        let action = if number.is_multiple_of(3) { "buy" } else { "view" };
+        let padding = "x".repeat(padding);
+        let value =
+            format!(r#"{{"customer":"{customer}","time":{},"action":"{action}","padding":"{padding}"}}"#, time / 1000);
+        for (granularity, length) in [("minute", MINUTE), ("hour", 60 * MINUTE), ("day", 24 * 60 * MINUTE)] {
+            let start = time - time.rem_euclid(length);
+            for (dimension, value) in [("total", ""), ("action", action)] {
+                let cell = (granularity, customer.to_owned(), dimension.to_owned(), start, value.to_owned());
+                *self.expected.entry(cell).or_default() += 1;
+            }
+        }
+        self.send(value.into_bytes());
+    }
+
+    /// Sends what is no event.
+    pub(crate) fn push_garbage(&mut self) {
+        self.send(b"{".to_vec());
+    }
+
+    fn send(&mut self, value: Vec<u8>) {
+        let partition = self.pushed() as usize % self.pushed.len();
+        self.pushed[partition] += 1;
+        let record = ScriptRecord { timestamp_ms: Some(self.now / 1000), value: Some(value) };
+        self.script.push(partition, record);
+    }
+
+    /// The log of a table, on the store without faults.
+    pub(crate) fn log(&self, table: &str) -> Log {
+        Log::new(&Root::on(Arc::clone(&self.inner) as Arc<dyn ObjectStore>), table)
+    }
+
+    /// The newest version of a table.
+    pub(crate) fn table(&self, table: &str) -> State {
+        block_on(self.log(table).load()).expect("readable").expect("a table")
+    }
+
+    /// Rows of `raw`: (partition, offset) → (epoch, ingested_at). Fails where one is there twice.
+    pub(crate) fn archived(&self) -> BTreeMap<(i32, i64), (u64, i64)> {
+        let mut rows = BTreeMap::new();
+        for file in self.table("raw").files.values() {
+            let bytes = self.bytes(&format!("raw/{}", file.path));
+            let mut count = 0;
+            for records in raw::read_records(file, bytes, 0, u64::MAX).expect("a file of raw") {
+                let records = records.expect("its rows");
+                for index in 0..records.len() {
+                    let record = records.get(index);
+                    let key = (record.partition, record.offset);
+                    let before = rows.insert(key, (record.epoch, record.ingested_at));
+                    assert_eq!(before, None, "raw holds {key:?} twice");
+                    count += 1;
+                }
+            }
+            assert_eq!(count, file.rows, "rows of {}", file.path);
+        }
+        rows
+    }
+
+    /// The cells of `counts`. Fails where one is there twice.
+    pub(crate) fn counted(&self) -> BTreeMap<Cell, i64> {
+        let mut cells = BTreeMap::new();
+        for file in self.table("counts").files.values() {
+            let granularity = segment_of(file).expect("a segment").granularity.name();
+            let bytes = self.bytes(&format!("counts/{}", file.path));
+            for batch in read_segment(file, bytes).expect("a segment") {
+                let rows = Columns::of(&batch.expect("rows")).expect("columns");
+                for row in 0..rows.len() {
+                    let cell = (
+                        granularity,
+                        rows.customer.value(row).to_owned(),
+                        rows.dimension.value(row).to_owned(),
+                        rows.window_start.value(row),
+                        rows.value.value(row).to_owned(),
+                    );
+                    let before = cells.insert(cell.clone(), rows.event_count.value(row));
+                    assert_eq!(before, None, "counts holds {cell:?} twice");
+                }
+            }
+        }
+        cells
+    }
+
+    /// Everything that was sent is in both tables, once, and all lanes stand where `raw` stands.
+    pub(crate) fn is_exact(&self) {
+        let archived = self.archived();
+        let sent: Vec<(i32, i64)> = (self.pushed.iter().enumerate())
+            .flat_map(|(partition, count)| (0..*count as i64).map(move |offset| (partition as i32, offset)))
+            .collect();
+        assert_eq!(archived.keys().copied().collect::<Vec<_>>(), sent, "each offset once");
+        let mut last = (0, i64::MIN);
+        let mut epochs: Vec<(u64, i64)> = archived.into_values().collect();
+        epochs.sort_unstable();
+        for (epoch, ingested_at) in epochs {
+            assert!(epoch != last.0 || ingested_at == last.1, "epoch {epoch} has two values of ingested_at");
+            assert!(ingested_at >= last.1, "ingested_at went back at epoch {epoch}");
+            last = (epoch, ingested_at);
+        }
+        assert_eq!(self.counted(), self.expected);
+        let (raw, counts) = (self.table("raw"), self.table("counts"));
+        for lane in Lane::ALL {
+            assert_eq!(counts.txn(&lane_txn(lane)), raw.txn(raw::EPOCH), "lane {}", lane.name());
+        }
+    }
+
+    fn bytes(&self, path: &str) -> bytes::Bytes {
+        let path = Path::from(path);
+        block_on(async { self.inner.get(&path).await.expect("the file is there").bytes().await.expect("its bytes") })
+    }
+}
+
+impl Running {
+    /// Waits for something; false where the process stands still or has ended.
+    pub(crate) fn reaches(&self, what: &str, mut done: impl FnMut(&Progress) -> bool) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if done(&self.progress) {
+                return true;
+            }
+            if self.store.frozen() || self.thread.is_finished() {
+                return false;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "hangs before {what}: epochs {:?}, steps {:#?}",
+                self.progress.epochs(),
+                self.store.steps()
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Waits until this many records are read.
+    pub(crate) fn reads(&self, records: u64) -> bool {
+        self.reaches("reading", |progress| progress.read.load(Ordering::Relaxed) >= records)
+    }
+
+    /// Waits until this epoch is in both tables.
+    pub(crate) fn publishes(&self, epoch: u64) -> bool {
+        self.reaches("publishing", |progress| progress.epochs().0 >= epoch && progress.epochs().1 >= epoch)
+    }
+
+    pub(crate) fn request(&self, request: Request) {
+        self.request.send_replace(request);
+    }
+
+    /// Waits for the end, and says how it ended.
+    pub(crate) fn end(self) -> Result<(), LiveError> {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.thread.is_finished() {
+            assert!(
+                Instant::now() < deadline,
+                "hangs at its end: epochs {:?}, steps {:#?}",
+                self.progress.epochs(),
+                self.store.steps()
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.thread.join().expect("no panic")
+    }
+
+    /// Asks it to end in order; it does.
+    pub(crate) fn ends_in_order(self, request: Request) {
+        self.request(request);
+        self.end().expect("an orderly end");
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits until the process stands still; whether it does. False where it ended instead.
+    pub(crate) fn freezes(&self) -> bool {
+        let _ = self.reaches("standing still", |_| false);
+        self.store.frozen()
+    }
+}
+
+/// A topic that is there and can not be opened.
+pub(crate) struct Unreadable(pub(crate) Script);
+
+impl SourceFactory for Unreadable {
+    fn check(&self) -> Result<(), SourceError> {
+        self.0.check()
+    }
+
+    fn resume(&self, raw: &State) -> Result<(), SourceError> {
+        self.0.resume(raw)
+    }
+
+    fn open(&self, worker: usize, workers: usize, waker: Waker) -> Result<Box<dyn RecordSource>, SourceError> {
+        match worker {
+            0 => self.0.open(worker, workers, waker),
+            _ => Err(SourceError::Retry("the brokers are away".to_owned())),
+        }
+    }
+}
+
+/// A topic whose first record is too much for the last worker.
+pub(crate) struct Panics(pub(crate) Script);
+
+impl SourceFactory for Panics {
+    fn check(&self) -> Result<(), SourceError> {
+        self.0.check()
+    }
+
+    fn resume(&self, raw: &State) -> Result<(), SourceError> {
+        self.0.resume(raw)
+    }
+
+    fn open(&self, worker: usize, workers: usize, waker: Waker) -> Result<Box<dyn RecordSource>, SourceError> {
+        let share = self.0.open(worker, workers, waker)?;
+        Ok(if worker + 1 == workers { Box::new(PanickingShare(share)) } else { share })
+    }
+}
+
+struct PanickingShare(Box<dyn RecordSource>);
+
+impl RecordSource for PanickingShare {
+    fn read(&mut self, stamp: Stamp, records: &mut Records) -> Result<bool, SourceError> {
+        let more = self.0.read(stamp, records)?;
+        assert!(records.is_empty(), "by the test");
+        Ok(more)
+    }
+
+    fn take_positions(&mut self) -> Vec<Position> {
+        self.0.take_positions()
+    }
+
+    fn take_at_end(&mut self) -> bool {
+        self.0.take_at_end()
+    }
+
+    fn drained(&self) -> bool {
+        self.0.drained()
+    }
+}
+
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    futures::executor::block_on(future)
+}

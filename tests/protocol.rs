@@ -1,0 +1,825 @@
+//! The live job against a store that fails on cue: crashes, lost replies, outages, rivals, zombies; each a named case, and each
+//! ends with a recount of the final tables. (`oracle.rs` recounts every version of runs that are made up at random.)
+//!
+//! Promises of DESIGN shown here: 2 (the tables are the state), 4 (nothing is lost) and 6 (one writer wins).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use arrow::array::{Int64Array, StringArray, TimestampMicrosecondArray};
+use floodmark::dataflow::commit::{CommitError, Request};
+use floodmark::live::LiveError;
+use floodmark::model::{Granularity, Lane, Segment};
+use floodmark::source::script::Script;
+use floodmark::table::counts::{self, Columns, SegmentWriter};
+use floodmark::table::log::WRITER_GENERATION;
+use floodmark::table::store::write_file;
+use floodmark::table::{Commit, File, Log, TableError, raw};
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+
+mod support;
+
+use support::faulty::Fault;
+use support::live::{BASE, CUSTOMERS, MINUTE, Running, SECOND, World, block_on};
+
+const NOW_MS: i64 = BASE / 1000;
+
+/// How long nothing must happen, to be taken for never.
+const LULL: Duration = Duration::from_millis(150);
+
+/// Two batches, an epoch each, that overlap in every segment. False where the process stood still or ended on the way; the
+/// batches are sent all the same.
+fn two_epochs(world: &mut World, job: &Running) -> bool {
+    let mut goes_on = true;
+    for epoch in 1..=2 {
+        batch(world);
+        goes_on = goes_on && job.reads(world.pushed());
+        if goes_on {
+            world.advance(11 * SECOND);
+            goes_on = job.publishes(epoch);
+        }
+    }
+    goes_on
+}
+
+fn batch(world: &mut World) {
+    for minutes_old in [0, 0, 1, 90] {
+        CUSTOMERS.iter().for_each(|customer| world.push(customer, minutes_old));
+    }
+    world.push_garbage();
+}
+
+/// One more batch and epoch, published.
+fn one_epoch(world: &mut World, job: &Running) {
+    let epoch = job.progress.epochs().0 + 1;
+    let before = (world.pushed(), job.progress.read.load(Ordering::Relaxed));
+    batch(world);
+    // What another copy has read before is not this one's.
+    assert!(job.reads(before.1 + world.pushed() - before.0), "reads");
+    world.advance(11 * SECOND);
+    assert!(job.publishes(epoch), "publishes epoch {epoch}");
+}
+
+/// The paths of all steps of two epochs and a stop without faults; the stop closes a third epoch, an empty one.
+fn undisturbed(workers: usize) -> Vec<String> {
+    let mut world = World::new("");
+    let job = world.start(workers, world.store());
+    assert!(two_epochs(&mut world, &job));
+    let store = job.store.clone();
+    job.ends_in_order(Request::Stop);
+    world.is_exact();
+    store.steps()
+}
+
+fn code(result: &Result<(), LiveError>) -> u8 {
+    result.as_ref().map_or_else(LiveError::exit_code, |()| 0)
+}
+
+fn entry(table: &str, version: u64) -> String {
+    format!("{table}/_delta_log/{version:020}.json")
+}
+
+/// Commits `change` to a table as another program would.
+async fn commits(log: Log, change: impl FnOnce(&mut Commit)) {
+    let mut state = log.load().await.expect("readable").expect("a table");
+    let mut commit = Commit::default();
+    change(&mut commit);
+    log.commit(&mut state, &commit, "RIVAL", NOW_MS).await.expect("the rival is alone");
+}
+
+fn generation(generation: i64) -> impl FnOnce(&mut Commit) {
+    move |commit| commit.txns.push((WRITER_GENERATION.to_owned(), generation))
+}
+
+// ---- every step, one after the other ----
+
+/// A process that stands still is dead to everybody, until it wakes up: another copy takes over and is exact; then the first wakes
+/// as a zombie in the middle of its step, and changes nothing.
+fn another_takes_over(workers: usize, fault: fn() -> Fault, after: bool) {
+    let steps = undisturbed(workers);
+    for step in 1..=steps.len() {
+        let mut world = World::new("");
+        let store = world.store();
+        store.at(step, fault());
+        let zombie = world.start(workers, store.clone());
+        if two_epochs(&mut world, &zombie) {
+            zombie.request(Request::Stop);
+            assert!(zombie.freezes(), "step {step} did not come");
+        }
+        assert!(store.frozen(), "step {step}: the job ended");
+
+        let second = world.start(3 - workers, world.store());
+        second.ends_in_order(Request::Drain);
+        world.is_exact();
+        let generation = world.table("raw").txn(WRITER_GENERATION);
+
+        zombie.request(Request::Stop);
+        store.thaw();
+        let result = zombie.end();
+        world.is_exact();
+        let taken = world.table("raw").txn(WRITER_GENERATION);
+        if taken == generation {
+            // Its last commit had landed: then there was nothing left that it could have been told no to.
+            let last = after && step == steps.len();
+            assert_eq!(code(&result), if last { 0 } else { 76 }, "step {step}, {}: {result:?}", steps[step - 1]);
+        } else {
+            // It stood still before it took its place, so it is the newest writer, and goes on in order.
+            assert!(step <= 3, "step {step}, {}: generation {taken}", steps[step - 1]);
+            result.unwrap_or_else(|error| panic!("step {step}: {error}"));
+        }
+    }
+}
+
+#[test]
+fn crash_before_every_step_then_a_fresh_start_then_the_zombie_wakes() {
+    another_takes_over(1, || Fault::FreezeBefore, false);
+}
+
+#[test]
+fn crash_after_every_step_then_a_fresh_start_then_the_zombie_wakes() {
+    another_takes_over(2, || Fault::FreezeAfter, true);
+}
+
+/// The same run goes on whatever the fault, and is exact.
+fn goes_on(workers: usize, fault: fn() -> Fault) {
+    for step in 1..=undisturbed(workers).len() {
+        let mut world = World::new("");
+        let store = world.store();
+        store.at(step, fault());
+        let job = world.start(workers, store.clone());
+        assert!(two_epochs(&mut world, &job), "step {step}: {:?}", job.end());
+        job.request(Request::Stop);
+        job.end().unwrap_or_else(|error| panic!("step {step}: {error}"));
+        assert!(store.done(), "step {step} did not come");
+        world.is_exact();
+        let raw = world.table("raw");
+        assert_eq!((raw.txn(WRITER_GENERATION), raw.txn(raw::EPOCH)), (1, 3), "step {step}");
+    }
+}
+
+#[test]
+fn a_lost_reply_at_every_step() {
+    goes_on(2, || Fault::ReplyLost);
+}
+
+#[test]
+fn an_outage_of_writing_at_every_step() {
+    goes_on(1, || Fault::Outage { calls: 3, reads: false });
+}
+
+/// From the first epoch on; before, at the start, an error is right: nothing runs yet.
+#[test]
+fn an_outage_of_everything_at_every_step() {
+    let steps = undisturbed(2);
+    for step in 1..=steps.len() {
+        let mut world = World::new("");
+        let store = world.store();
+        store.at(step, Fault::Outage { calls: 4, reads: true });
+        let job = world.start(2, store.clone());
+        let result = if two_epochs(&mut world, &job) {
+            job.request(Request::Stop);
+            job.end()
+        } else {
+            job.end()
+        };
+        if step <= 4 && result.is_err() {
+            assert_eq!(code(&result), 75, "step {step}: {result:?}");
+            continue;
+        }
+        result.unwrap_or_else(|error| panic!("step {step}, {}: {error}", steps[step - 1]));
+        world.is_exact();
+    }
+}
+
+/// `raw` goes on while a file of `counts` is under way; what no lane has absorbed is fed again at the next start.
+#[test]
+fn counts_many_epochs_behind_raw_is_fed_from_the_archive() {
+    let mut world = World::new("");
+    let store = world.store();
+    store.on("counts/granularity=", Fault::Delay(Duration::from_secs(3600)));
+    let job = world.start(2, store.clone());
+    for epoch in 1..=5 {
+        batch(&mut world);
+        assert!(job.reads(world.pushed()));
+        world.advance(11 * SECOND);
+        assert!(job.reaches("archiving", |progress| progress.epochs().0 >= epoch));
+    }
+    store.kill();
+    world.advance(61 * SECOND);
+    job.end().expect_err("denied");
+    assert_eq!(world.table("counts").txn(&counts::lane_txn(Lane::Minute)), 0);
+    // The feed itself is cut short once, at its first file of counts.
+    let store = world.store();
+    store.on("counts/granularity=", Fault::FreezeBefore);
+    let second = world.start(1, store.clone());
+    second.request(Request::Drain);
+    assert!(second.freezes());
+    store.kill();
+    second.end().expect_err("denied");
+
+    let third = world.start(2, world.store());
+    batch(&mut world);
+    third.ends_in_order(Request::Drain);
+    world.is_exact();
+}
+
+// ---- rivals ----
+
+/// A file of `counts` under another name, rows unchanged: as a compaction would leave it.
+async fn replaced(log: Log, bucket: &str) {
+    let state = log.load().await.expect("readable").expect("a table");
+    let mut change = Commit::default();
+    for file in state.files.values().filter(|file| file.partition["bucket"] == bucket) {
+        let bytes =
+            log.store().get(&Path::from(file.path.as_str())).await.expect("there").bytes().await.expect("bytes");
+        let copy = File { path: file.path.replace(".parquet", "-compacted.parquet"), ..file.clone() };
+        write_file(log.store().as_ref(), &copy.path, bytes).await.expect("written");
+        change.remove.push(file.clone());
+        change.add.push(copy);
+    }
+    assert!(!change.add.is_empty(), "there was something to replace");
+    commits(log, |commit| *commit = change).await;
+}
+
+/// Attempts that the live files of `counts` come from, by epoch.
+fn attempts(world: &World, epoch: u64) -> Vec<String> {
+    let mut attempts: Vec<String> = (world.table("counts").files.keys())
+        .filter(|path| path.contains(&format!("e{epoch:012}")))
+        .filter_map(|path| path.strip_suffix(".parquet")?.rsplit('-').next().map(str::to_owned))
+        .collect();
+    attempts.sort();
+    attempts.dedup();
+    attempts
+}
+
+#[test]
+fn a_rival_that_replaces_our_base_makes_us_merge_again() {
+    let mut world = World::new("");
+    let store = world.store();
+    store.on(&entry("counts", 3), Fault::rival(replaced(world.log("counts"), "0")));
+    let job = world.start(2, store.clone());
+    assert!(two_epochs(&mut world, &job), "{:?}", job.end());
+    assert_eq!(attempts(&world, 2), ["a2"]);
+    one_epoch(&mut world, &job);
+    assert_eq!(attempts(&world, 3), ["a1"], "and then goes on as before");
+    job.ends_in_order(Request::Stop);
+    assert!(store.done());
+    world.is_exact();
+}
+
+#[test]
+fn a_rival_that_replaces_our_base_again_and_again() {
+    let mut world = World::new("");
+    let store = world.store();
+    for version in 3..6 {
+        store.on(&entry("counts", version), Fault::rival(replaced(world.log("counts"), "1")));
+    }
+    let job = world.start(1, store.clone());
+    assert!(two_epochs(&mut world, &job), "{:?}", job.end());
+    assert_eq!(attempts(&world, 2), ["a4"]);
+    job.ends_in_order(Request::Stop);
+    world.is_exact();
+}
+
+/// Even when the reply to our own commit was lost just before: it had landed, so the rival is on top of us.
+#[test]
+fn a_rival_after_our_commit_whose_reply_was_lost() {
+    let mut world = World::new("");
+    let store = world.store();
+    store.on(&entry("counts", 3), Fault::ReplyLost);
+    store.on(&entry("counts", 3), Fault::rival(replaced(world.log("counts"), "0")));
+    let job = world.start(2, store.clone());
+    assert!(two_epochs(&mut world, &job), "{:?}", job.end());
+    assert!(store.done());
+    assert_eq!(attempts(&world, 2), ["a1", "compacted"]);
+    // Our next commit is lost to it, and merged again on what it left.
+    one_epoch(&mut world, &job);
+    assert_eq!(attempts(&world, 3), ["a2"]);
+    job.ends_in_order(Request::Stop);
+    world.is_exact();
+}
+
+#[test]
+fn a_rival_beside_us_in_counts_leaves_our_commit_as_it_is() {
+    let mut world = World::new("");
+    let store = world.store();
+    let log = world.log("counts");
+    // Both buckets have files; then only customers of bucket 1 send.
+    store.on(&entry("counts", 3), Fault::rival(replaced(log.clone(), "0")));
+    let nothing = |commit: &mut Commit| commit.txns.push(("replay/x".to_owned(), 1));
+    store.on(&entry("counts", 4), Fault::rival(commits(log, nothing)));
+    let job = world.start(2, store.clone());
+    one_epoch(&mut world, &job);
+    world.push(CUSTOMERS[1], 0);
+    assert!(job.reads(world.pushed()));
+    world.advance(11 * SECOND);
+    assert!(job.publishes(2), "publishes");
+    assert!(store.done());
+    assert_eq!(attempts(&world, 2), ["a1"], "merged once");
+    let counts = world.table("counts");
+    assert!(counts.files.keys().any(|path| path.contains("bucket=0") && path.contains("compacted")));
+    // What it left is what the next epoch is merged into.
+    one_epoch(&mut world, &job);
+    job.ends_in_order(Request::Stop);
+    world.is_exact();
+    assert_eq!(world.table("counts").txn("replay/x"), 1);
+}
+
+/// A segment of one row: minutes of three hours before, of the customer in bucket 0.
+fn old_minutes(count: i64) -> (File, bytes::Bytes) {
+    let start = BASE - 180 * MINUTE;
+    let segment = Segment { granularity: Granularity::Minute, bucket: 0, period_start: start };
+    one_row(segment, CUSTOMERS[0], start, count)
+}
+
+fn one_row(segment: Segment, customer: &str, window_start: i64, count: i64) -> (File, bytes::Bytes) {
+    let mut writer = SegmentWriter::new(segment).expect("a writer");
+    let columns = Columns {
+        customer: StringArray::from(vec![customer]),
+        dimension: StringArray::from(vec!["total"]),
+        window_start: TimestampMicrosecondArray::from(vec![window_start]),
+        value: StringArray::from(vec![""]),
+        event_count: Int64Array::from(vec![count]),
+    };
+    writer.write(columns).expect("encoded");
+    writer.finish("rival").expect("encoded").expect("a row")
+}
+
+/// As a replay would that finds events in a segment that did not exist: ours was new as well, and must not stand beside it.
+#[test]
+fn a_rival_that_adds_the_segment_that_we_add() {
+    let mut world = World::new("");
+    let store = world.store();
+    let (file, bytes) = old_minutes(5);
+    let log = world.log("counts");
+    let adds = async move {
+        write_file(log.store().as_ref(), &file.path, bytes).await.expect("written");
+        commits(log, |commit| commit.add.push(file)).await;
+    };
+    store.on(&entry("counts", 3), Fault::rival(adds));
+    let job = world.start(2, store.clone());
+    one_epoch(&mut world, &job);
+    world.push(CUSTOMERS[0], 180);
+    let cell = ("minute", CUSTOMERS[0].to_owned(), "total".to_owned(), BASE - 180 * MINUTE, String::new());
+    *world.expected.entry(cell).or_default() += 5;
+    assert!(job.reads(world.pushed()));
+    world.advance(11 * SECOND);
+    assert!(job.publishes(2), "publishes");
+    assert!(store.done());
+    assert_eq!(attempts(&world, 2), ["a2"]);
+    job.ends_in_order(Request::Stop);
+    world.is_exact();
+}
+
+/// As an undo would that leaves no row of a segment: ours is merged into nothing.
+#[test]
+fn a_rival_that_takes_our_base_away() {
+    let mut world = World::new("");
+    let store = world.store();
+    let log = world.log("counts");
+    let takes = async move {
+        let state = log.load().await.expect("readable").expect("a table");
+        let days = |file: &&File| file.partition["granularity"] == "day" && file.partition["bucket"] == "1";
+        let file = state.files.values().find(days).expect("days").clone();
+        commits(log, |commit| commit.remove.push(file)).await;
+    };
+    store.on(&entry("counts", 3), Fault::rival(takes));
+    let job = world.start(1, store.clone());
+    one_epoch(&mut world, &job);
+    world.expected.retain(|(granularity, customer, ..), _| (*granularity, customer.as_str()) != ("day", CUSTOMERS[1]));
+    one_epoch(&mut world, &job);
+    assert!(store.done());
+    assert_eq!(attempts(&world, 2), ["a2"]);
+    job.ends_in_order(Request::Stop);
+    world.is_exact();
+}
+
+#[test]
+fn a_rival_beside_us_in_raw_changes_nothing() {
+    let mut world = World::new("");
+    let store = world.store();
+    let log = world.log("raw");
+    store.on(&entry("raw", 3), Fault::rival(commits(log, |commit| commit.txns.push(("maintenance".to_owned(), 7)))));
+    let job = world.start(2, store.clone());
+    assert!(two_epochs(&mut world, &job), "{:?}", job.end());
+    job.ends_in_order(Request::Stop);
+    assert!(store.done());
+    world.is_exact();
+    let raw = world.table("raw");
+    assert_eq!((raw.txn("maintenance"), raw.txn(raw::EPOCH)), (7, 3));
+}
+
+// ---- one writer wins ----
+
+#[test]
+fn a_newer_generation_in_raw_ends_us() {
+    let mut world = World::new("");
+    let store = world.store();
+    store.on(&entry("raw", 3), Fault::rival(commits(world.log("raw"), generation(2))));
+    let job = world.start(2, store);
+    assert!(!two_epochs(&mut world, &job), "it goes on");
+    let result = job.end();
+    assert_eq!(code(&result), 76, "{result:?}");
+    let (raw, counts) = (world.table("raw"), world.table("counts"));
+    assert_eq!((raw.version, raw.txn(WRITER_GENERATION), raw.txn(raw::EPOCH)), (3, 2, 1), "nothing of ours after it");
+    assert_eq!(counts.txn(&counts::lane_txn(Lane::Minute)), 1);
+    world.start(1, world.store()).ends_in_order(Request::Drain);
+    world.is_exact();
+}
+
+#[test]
+fn a_newer_generation_in_counts_alone_ends_us() {
+    let mut world = World::new("");
+    let store = world.store();
+    store.on(&entry("counts", 3), Fault::rival(commits(world.log("counts"), generation(2))));
+    let job = world.start(2, store);
+    assert!(!two_epochs(&mut world, &job), "it goes on");
+    let result = job.end();
+    assert_eq!(code(&result), 76, "{result:?}");
+    let counts = world.table("counts");
+    assert_eq!((counts.version, counts.txn(&counts::lane_txn(Lane::Minute))), (3, 1), "nothing of ours after it");
+    // A number that raw did not hand out: the next start gets the same one from raw and leaves the place to its owner.
+    let next = world.start(1, world.store()).end();
+    assert_eq!(code(&next), 76, "{next:?}");
+    assert_eq!(world.table("counts").version, 3);
+    world.start(1, world.store()).ends_in_order(Request::Drain);
+    world.is_exact();
+}
+
+/// Both tables are taken by a newer start, between the two fences of ours: we end, it does not.
+#[test]
+fn of_two_starts_at_once_one_goes_on() {
+    let mut world = World::new("");
+    let store = world.store();
+    let (raw, counts) = (world.log("raw"), world.log("counts"));
+    store.on(
+        &entry("counts", 1),
+        Fault::rival(async move {
+            commits(raw, generation(2)).await;
+            commits(counts, generation(2)).await;
+        }),
+    );
+    batch(&mut world);
+    let result = world.start(1, store).end();
+    assert_eq!(code(&result), 76, "{result:?}");
+    let generation = |table: &str| world.table(table).txn(WRITER_GENERATION);
+    assert_eq!((generation("raw"), generation("counts")), (2, 2), "the newer one keeps its place");
+}
+
+#[test]
+fn many_starts_at_once_leave_one_writer() {
+    let mut world = World::new("");
+    batch(&mut world);
+    let jobs: Vec<Running> = (0..4).map(|_| world.start(1, world.store())).collect();
+    // Those that lost their place find out at their next commit.
+    let mut left = jobs;
+    let mut ended = 0;
+    for _ in 0..20 {
+        world.advance(61 * SECOND);
+        std::thread::sleep(Duration::from_millis(20));
+        let (over, running): (Vec<_>, Vec<_>) = left.into_iter().partition(Running::has_ended);
+        for job in over {
+            let result = job.end();
+            assert_eq!(code(&result), 76, "{result:?}");
+            ended += 1;
+        }
+        left = running;
+    }
+    assert_eq!((ended, left.len()), (3, 1));
+    for job in left {
+        one_epoch_or_more(&mut world, &job);
+        job.ends_in_order(Request::Stop);
+    }
+    world.is_exact();
+}
+
+fn one_epoch_or_more(world: &mut World, job: &Running) {
+    let epoch = job.progress.epochs().1;
+    world.advance(61 * SECOND);
+    assert!(job.publishes(epoch + 1));
+}
+
+#[test]
+fn a_second_copy_ends_the_first_within_one_commit() {
+    let mut world = World::new("");
+    let first = world.start(2, world.store());
+    one_epoch(&mut world, &first);
+    let second = world.start(1, world.store());
+    assert!(second.reaches("reading the tables", |progress| progress.epochs() == (1, 1)));
+    // The first one must be told by its own commit: the second has nothing to say to it.
+    world.advance(61 * SECOND);
+    let result = first.end();
+    assert_eq!(code(&result), 76, "{result:?}");
+    let said = result.expect_err("it is fenced").to_string();
+    assert!(said.contains("another copy of the job was started later"), "{said}");
+    one_epoch_or_more(&mut world, &second);
+    one_epoch(&mut world, &second);
+    second.ends_in_order(Request::Stop);
+    world.is_exact();
+    assert_eq!(world.table("counts").txn(WRITER_GENERATION), 2);
+}
+
+// ---- tables that are not as they should be ----
+
+/// Live never takes away, so the only way below zero is a table that somebody has changed.
+#[test]
+fn a_cell_below_zero_is_refused() {
+    let mut world = World::new("");
+    let job = world.start(1, world.store());
+    one_epoch(&mut world, &job);
+    job.ends_in_order(Request::Stop);
+
+    let log = world.log("counts");
+    let state = world.table("counts");
+    let old = state.files.values().find(|file| file.path.contains("granularity=day")).expect("days").clone();
+    let customer = if old.partition["bucket"] == "0" { CUSTOMERS[0] } else { CUSTOMERS[1] };
+    let segment = counts::segment_of(&old).expect("a segment");
+    let (file, bytes) = one_row(segment, customer, BASE - BASE.rem_euclid(24 * 60 * MINUTE), -1000);
+    block_on(write_file(log.store().as_ref(), &file.path, bytes)).expect("written");
+    block_on(commits(log, |commit| {
+        commit.add.push(file);
+        commit.remove.push(old);
+    }));
+    let before = world.table("counts");
+
+    let job = world.start(2, world.store());
+    batch(&mut world);
+    assert!(job.reads(9));
+    world.advance(11 * SECOND);
+    let result = job.end();
+    assert_eq!(code(&result), 1, "{result:?}");
+    let said = result.expect_err("refused").to_string();
+    assert!(said.contains("would fall to -99") && said.contains("floodmark verify"), "{said}");
+    let after = world.table("counts");
+    assert_eq!(after.files, before.files, "nothing was published");
+    assert_eq!(after.version, before.version + 1, "but for the fence");
+}
+
+#[test]
+fn counts_ahead_of_raw_is_refused() {
+    let mut world = World::new("");
+    let job = world.start(1, world.store());
+    one_epoch(&mut world, &job);
+    job.ends_in_order(Request::Stop);
+    let ahead = |commit: &mut Commit| commit.txns.push((counts::lane_txn(Lane::Hour), 9));
+    block_on(commits(world.log("counts"), ahead));
+    let result = world.start(1, world.store()).end();
+    assert!(matches!(&result, Err(LiveError::Table(TableError::Corrupt { .. }))), "{result:?}");
+    let said = result.expect_err("refused").to_string();
+    assert!(said.contains("epoch 9") && said.contains("raw ends at 2") && said.contains("do not belong"), "{said}");
+}
+
+/// A file of `raw` that another program rewrote without statistics of our columns: an error that says so, not a job that hangs.
+#[test]
+fn a_file_of_raw_without_statistics_is_an_error_at_the_start() {
+    let mut world = World::new("");
+    let job = world.start(1, world.store());
+    one_epoch(&mut world, &job);
+    job.ends_in_order(Request::Stop);
+    let old = world.table("raw").files.values().next().expect("a file").clone();
+    let copy = File {
+        path: old.path.replace(".parquet", "-compacted.parquet"),
+        stats: format!(r#"{{"numRecords":{}}}"#, old.rows),
+        ..old.clone()
+    };
+    block_on(commits(world.log("raw"), |commit| {
+        commit.remove.push(old);
+        commit.add.push(copy);
+    }));
+    let result = world.start(2, world.store()).end();
+    assert!(matches!(&result, Err(LiveError::Table(TableError::Corrupt { .. }))), "{result:?}");
+    assert!(result.expect_err("refused").to_string().contains("compacted.parquet"));
+}
+
+#[test]
+fn two_live_files_of_one_segment_are_an_error_at_the_start() {
+    let mut world = World::new("");
+    let job = world.start(1, world.store());
+    one_epoch(&mut world, &job);
+    job.ends_in_order(Request::Stop);
+    let old = world.table("counts").files.values().next().expect("a file").clone();
+    let copy = File { path: old.path.replace(".parquet", "-twin.parquet"), ..old };
+    block_on(commits(world.log("counts"), |commit| commit.add.push(copy)));
+    let result = world.start(2, world.store()).end();
+    assert_eq!(code(&result), 1, "{result:?}");
+    assert!(result.expect_err("refused").to_string().contains("live for the same segment"));
+}
+
+#[test]
+fn a_store_that_denies_at_any_step_is_an_error_and_no_hang() {
+    for step in 1..=undisturbed(1).len() {
+        let mut world = World::new("");
+        let store = world.store();
+        store.at(step, Fault::Denied);
+        let job = world.start(1, store);
+        if two_epochs(&mut world, &job) {
+            job.request(Request::Stop);
+        }
+        let result = job.end();
+        assert!(matches!(code(&result), 1 | 75), "step {step}: {result:?}");
+        let said = result.expect_err("denied").to_string();
+        assert!(said.contains("credentials"), "step {step}: {said}");
+        world.start(2, world.store()).ends_in_order(Request::Drain);
+        world.is_exact();
+    }
+}
+
+#[test]
+fn a_store_that_is_denied_altogether_is_an_error_at_the_start() {
+    let world = World::new("");
+    let store = world.store();
+    store.kill();
+    let result = world.start(2, store).end();
+    assert_eq!(code(&result), 75, "{result:?}");
+    assert!(result.expect_err("denied").to_string().contains("credentials allow reading and writing"));
+}
+
+#[test]
+fn other_buckets_than_the_table_s_are_refused() {
+    let mut world = World::new("");
+    let job = world.start(1, world.store());
+    one_epoch(&mut world, &job);
+    job.ends_in_order(Request::Stop);
+    let before = world.table("raw").version;
+    let result = world.start_with_buckets(16).end();
+    assert_eq!(code(&result), 78, "{result:?}");
+    assert!(result.expect_err("refused").to_string().contains("put 2 into the job file"));
+    assert_eq!(world.table("raw").version, before, "nothing was fenced");
+}
+
+// ---- epochs, requests, the clock, back-pressure ----
+
+#[test]
+fn an_empty_epoch_moves_every_lane() {
+    let mut world = World::new("");
+    let job = world.start(2, world.store());
+    one_epoch(&mut world, &job);
+    let files = |table: &str| world.table(table).files;
+    let before = (files("raw"), files("counts"));
+    for epoch in 2..=4 {
+        world.advance(60 * SECOND);
+        assert!(job.publishes(epoch), "epoch {epoch}");
+    }
+    job.ends_in_order(Request::Stop);
+    world.is_exact();
+    let (raw, counts) = (world.table("raw"), world.table("counts"));
+    assert_eq!((&raw.files, &counts.files), (&before.0, &before.1));
+    assert_eq!(raw.txn(raw::EPOCH), 5);
+    // The last epoch was opened by the last tick, and all partitions were at their end in it.
+    let opened_ms = world.now / 1000;
+    assert_eq!(counts.txn(&counts::complete_until_txn(Lane::Late)), opened_ms);
+    assert_eq!(counts.txn(&counts::complete_until_txn(Lane::Minute)), opened_ms - 20_000);
+}
+
+#[test]
+fn a_stop_commits_and_publishes_what_was_read() {
+    let mut world = World::new("");
+    let job = world.start(2, world.store());
+    batch(&mut world);
+    assert!(job.reads(world.pushed()));
+    job.ends_in_order(Request::Stop); // the clock has not moved
+    world.is_exact();
+    assert_eq!(world.table("raw").txn(raw::EPOCH), 1);
+}
+
+#[test]
+fn a_stop_at_once_is_an_orderly_end() {
+    let mut world = World::new("");
+    let job = world.start(2, world.store());
+    job.ends_in_order(Request::Stop);
+    batch(&mut world);
+    world.start(1, world.store()).ends_in_order(Request::Drain);
+    world.is_exact();
+}
+
+#[test]
+fn a_drain_reads_all_there_was_and_ends() {
+    let mut world = World::new("");
+    for _ in 0..20 {
+        batch(&mut world);
+    }
+    world.start(2, world.store()).ends_in_order(Request::Drain);
+    world.is_exact();
+    world.start(1, world.store()).ends_in_order(Request::Drain); // with nothing to do
+    world.is_exact();
+}
+
+#[test]
+fn an_idle_epoch_and_a_busy_one_close_when_due() {
+    let mut world = World::new("epoch_seconds = 10\nidle_epoch_seconds = 60");
+    let job = world.start(2, world.store());
+    one_epoch(&mut world, &job); // so that it is known when the next one was opened
+    let never = |job: &Running, epoch: u64| {
+        std::thread::sleep(LULL);
+        assert_eq!(job.progress.epochs().0, epoch - 1, "epoch {epoch} closed too soon");
+    };
+    world.advance(60 * SECOND - 1000);
+    never(&job, 2);
+    world.advance(1000);
+    assert!(job.publishes(2), "an idle epoch");
+    batch(&mut world);
+    assert!(job.reads(world.pushed()));
+    world.advance(10 * SECOND - 1000);
+    never(&job, 3);
+    world.advance(1000);
+    assert!(job.publishes(3), "a busy epoch");
+    world.advance(60 * SECOND - 1000);
+    never(&job, 4);
+    world.advance(1000);
+    assert!(job.publishes(4), "idle again");
+    job.ends_in_order(Request::Stop);
+    world.is_exact();
+}
+
+#[test]
+fn an_epoch_closes_sooner_when_it_is_full() {
+    let mut world = World::new("epoch_bytes = 10000");
+    let job = world.start(1, world.store());
+    for epoch in 1..=3 {
+        world.push_padded(CUSTOMERS[0], 0, 11_000);
+        assert!(job.publishes(epoch), "the clock stands, and epoch {epoch} closes");
+    }
+    job.ends_in_order(Request::Stop);
+    world.is_exact();
+}
+
+#[test]
+fn time_never_goes_back() {
+    let mut world = World::new("");
+    let job = world.start(2, world.store());
+    one_epoch(&mut world, &job);
+    // An hour back while it runs: the epoch is open until the old time is reached again.
+    world.advance(-3600 * SECOND);
+    batch(&mut world);
+    assert!(job.reads(world.pushed()));
+    job.ends_in_order(Request::Stop);
+    world.is_exact();
+    let complete_until = world.table("counts").txn(&counts::complete_until_txn(Lane::Minute));
+
+    // And at a start.
+    let second = world.start(1, world.store());
+    batch(&mut world);
+    second.ends_in_order(Request::Drain);
+    world.is_exact();
+    let newest = world.archived().into_values().max().expect("rows");
+    assert!(newest.1 / 1000 >= complete_until + 20_000, "complete_until said that nothing on time would come");
+    let later = world.table("counts").txn(&counts::complete_until_txn(Lane::Minute));
+    assert!(later >= complete_until, "complete_until went back");
+}
+
+#[test]
+fn the_source_rests_while_the_store_hangs() {
+    const EPOCH_BYTES: u64 = 10_000;
+    const EPOCHS_IN_FLIGHT: u64 = 2;
+    let mut world = World::new(&format!("epoch_bytes = {EPOCH_BYTES}\nepochs_in_flight_max = {EPOCHS_IN_FLIGHT}"));
+    let store = world.store();
+    store.on(&entry("raw", 2), Fault::FreezeBefore);
+    let job = world.start(1, store.clone());
+    let mut bytes = 0;
+    let rests = (0..100).any(|_| {
+        world.push_padded(CUSTOMERS[0], 0, 3000);
+        let mut patience = 300;
+        while job.progress.read.load(Ordering::Relaxed) < world.pushed() && patience > 0 {
+            std::thread::sleep(Duration::from_millis(1));
+            patience -= 1;
+        }
+        bytes = job.progress.bytes.load(Ordering::Relaxed);
+        patience == 0
+    });
+    assert!(rests, "it read {bytes} bytes while nothing could be committed");
+    // Epochs under way and the open one, each over its measure by a record at most.
+    assert!(bytes <= (EPOCHS_IN_FLIGHT + 1) * (EPOCH_BYTES + 4000), "{bytes}");
+    assert!(bytes > EPOCHS_IN_FLIGHT * EPOCH_BYTES, "{bytes}");
+    store.thaw();
+    assert!(job.reads(world.pushed()), "and reads on");
+    job.ends_in_order(Request::Drain);
+    world.is_exact();
+}
+
+/// The worker that panics is let go as well as its siblings.
+#[test]
+fn a_panic_of_a_worker_is_an_error() {
+    for workers in [1, 2] {
+        let mut world = World::new("");
+        let job = world.start_from(workers, world.store(), Arc::new(support::live::Panics(world.script.clone())));
+        batch(&mut world);
+        let result = job.end();
+        let Err(LiveError::Commit(CommitError::Failed(said))) = &result else { panic!("{result:?}") };
+        assert!(said.contains("panicked: by the test"), "{said}");
+        assert_eq!(code(&result), 1);
+        world.start(1, world.store()).ends_in_order(Request::Drain);
+        world.is_exact();
+    }
+}
+
+/// A worker that can not open its source says so; nobody waits for it.
+#[test]
+fn a_topic_that_can_not_be_opened_is_an_error() {
+    let world = World::new("");
+    let result = world.start_from(2, world.store(), Arc::new(support::live::Unreadable(Script::new(2)))).end();
+    let Err(LiveError::Commit(CommitError::Retry(said))) = &result else { panic!("{result:?}") };
+    assert!(said.contains("the brokers are away"), "{said}");
+    assert_eq!(code(&result), 75);
+}
