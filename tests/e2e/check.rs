@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 
 use serde::Deserialize;
@@ -15,6 +15,8 @@ use super::servers::{root, servers};
 struct Checker {
     requests: ChildStdin,
     answers: BufReader<ChildStdout>,
+    /// Ends with its stdin, when this process does.
+    _child: Child,
 }
 
 /// What was found.
@@ -36,7 +38,6 @@ pub(super) struct Checked {
 }
 
 impl Checker {
-    /// It ends when this process does: its stdin ends then.
     fn start() -> Checker {
         let mut child = Command::new(root().join("scripts/python"))
             .arg(root().join("tests/e2e_check.py"))
@@ -47,7 +48,7 @@ impl Checker {
             .expect("scripts/python runs");
         let requests = child.stdin.take().expect("its stdin is a pipe");
         let answers = BufReader::new(child.stdout.take().expect("its stdout is a pipe"));
-        Checker { requests, answers }
+        Checker { requests, answers, _child: child }
     }
 
     fn ask(&mut self, request: &Value) -> Checked {

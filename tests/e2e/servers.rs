@@ -6,7 +6,7 @@
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{self, ChildStdin, Command, Stdio};
+use std::process::{self, Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ pub(super) struct Servers {
     /// What the server's `env` file says.
     pub(super) s3: Vec<(String, String)>,
     /// Its end is the keeper's signal.
-    _keeper: ChildStdin,
+    _keeper: (Child, ChildStdin),
 }
 
 /// Both servers, running.
@@ -72,7 +72,7 @@ impl Servers {
             .spawn()
             .expect("bash runs");
         let stdin = keeper.stdin.take().expect("its stdin is a pipe");
-        let mut servers = Servers { dir, brokers: String::new(), s3: Vec::new(), _keeper: stdin };
+        let mut servers = Servers { dir, brokers: String::new(), s3: Vec::new(), _keeper: (keeper, stdin) };
         servers.script("kafka", "start");
         servers.script("s3", "start");
         servers.brokers = value(&servers.env("kafka"), "KAFKA_BOOTSTRAP");
