@@ -219,8 +219,8 @@ fn counts_many_epochs_behind_raw_is_fed_from_the_archive() {
     store.kill();
     second.end().expect_err("denied");
 
-    let third = world.start(2, world.store());
     batch(&mut world);
+    let third = world.start(2, world.store());
     third.ends_in_order(Request::Drain);
     world.is_exact();
 }
@@ -759,8 +759,8 @@ fn time_never_goes_back() {
     let complete_until = world.table("counts").txn(&counts::complete_until_txn(Lane::Minute));
 
     // And at a start.
-    let second = world.start(1, world.store());
     batch(&mut world);
+    let second = world.start(1, world.store());
     second.ends_in_order(Request::Drain);
     world.is_exact();
     let newest = world.archived().into_values().max().expect("rows");
