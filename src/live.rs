@@ -31,6 +31,9 @@ use crate::table::{Log, Root, State, TableError, counts, raw};
 /// How long a worker without work sleeps before it looks whether it is to be let go.
 const PARK: Duration = Duration::from_millis(100);
 
+/// How long the end waits for checkpoints under way. Ended in the middle, what writes them panics.
+const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What a live job needs.
 pub struct Live {
     /// The job.
@@ -99,7 +102,9 @@ pub fn run(live: Live, request: watch::Receiver<Request>) -> Result<(), LiveErro
         .enable_all()
         .build()
         .map_err(|error| LiveError::Thread(error.to_string()))?;
+    let root = live.root.clone();
     let result = run_on(&runtime, live, request);
+    runtime.block_on(root.finish(CHECKPOINT_PATIENCE));
     // Uploads of a job that has failed are of no use to anybody.
     runtime.shutdown_background();
     result

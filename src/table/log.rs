@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::TableError;
-use super::store::{Backoff, may_pass, read_file};
+use super::store::{Background, Backoff, may_pass, read_file};
 
 /// Commits between two checkpoints.
 const CHECKPOINT_INTERVAL: u64 = 100;
@@ -83,6 +83,7 @@ pub struct Log {
     name: String,
     url: Url,
     store: Arc<dyn ObjectStore>,
+    background: Background,
 }
 
 /// What a table is when it is made.
@@ -99,7 +100,7 @@ impl Log {
     /// The log of table `name` below `root`.
     pub fn new(root: &super::Root, name: &str) -> Log {
         let (store, url) = root.table(name);
-        Log { name: name.to_owned(), url, store }
+        Log { name: name.to_owned(), url, store, background: root.background() }
     }
 
     /// The table's name.
@@ -328,7 +329,9 @@ impl Log {
     /// Writes a checkpoint in the background: it only makes opening faster, so its failure is no error.
     fn checkpoint(&self, version: u64) {
         let log = self.clone();
+        let Some(at_work) = self.background.begin() else { return };
         tokio::spawn(async move {
+            let _at_work = at_work;
             let result = async {
                 // delta-rs looks for a table at its URL's path below the second store: ours is at the root of both. Of the
                 // scheme it only takes that listings may come unsorted, as they do from a local disk.

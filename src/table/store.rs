@@ -11,6 +11,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt};
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 use url::Url;
 
 use super::TableError;
@@ -20,6 +21,18 @@ use super::TableError;
 pub struct Root {
     url: Url,
     store: Arc<dyn ObjectStore>,
+    background: Background,
+}
+
+/// Work that nobody waits for until the end: who is at work holds a guard.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Background(Arc<RwLock<()>>);
+
+impl Background {
+    /// `None` when the end has come: begin nothing more.
+    pub(super) fn begin(&self) -> Option<OwnedRwLockReadGuard<()>> {
+        Arc::clone(&self.0).try_read_owned().ok()
+    }
 }
 
 impl Root {
@@ -43,10 +56,10 @@ impl Root {
                 invalid(format!("the folder can not be made: {error}; check the path and its permissions"))
             })?;
             let store = LocalFileSystem::new_with_prefix(&path).map_err(|error| invalid(error.to_string()))?;
-            return Ok(Root { url, store: Arc::new(store) });
+            return Ok(Root { url, store: Arc::new(store), background: Background::default() });
         }
         if url.scheme() == "memory" {
-            return Ok(Root { url, store: Arc::new(InMemory::new()) });
+            return Ok(Root { url, store: Arc::new(InMemory::new()), background: Background::default() });
         }
         let mut options = options.clone();
         if url.scheme() == "s3" {
@@ -55,17 +68,28 @@ impl Root {
         }
         let (store, prefix) =
             object_store::parse_url_opts(&url, &options).map_err(|error| invalid(error.to_string()))?;
-        Ok(Root { url, store: Arc::new(PrefixStore::new(store, prefix)) })
+        Ok(Root { url, store: Arc::new(PrefixStore::new(store, prefix)), background: Background::default() })
     }
 
     /// A root on a store that is there already: for tests.
     pub fn on(store: Arc<dyn ObjectStore>) -> Root {
-        Root { url: Url::parse("memory:///").expect("a constant URL"), store }
+        Root { url: Url::parse("memory:///").expect("a constant URL"), store, background: Background::default() }
     }
 
     /// The URL.
     pub fn url(&self) -> &Url {
         &self.url
+    }
+
+    /// Waits until the checkpoints under way are written, but not for ever: they only make opening faster.
+    pub async fn finish(&self, within: Duration) {
+        if tokio::time::timeout(within, self.background.0.write()).await.is_err() {
+            tracing::info!("a checkpoint was not waited for");
+        }
+    }
+
+    pub(super) fn background(&self) -> Background {
+        self.background.clone()
     }
 
     /// The store of one table, and the table's URL.

@@ -123,6 +123,12 @@ impl Scene {
         Traffic::start(self, seed, 0.0, records).finish();
     }
 
+    /// Names of all files of a table's log.
+    pub(super) fn log_files(&self, table: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.tables_dir.join(table).join("_delta_log")).expect("the table has a log");
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
     /// Log entries of a table (`raw`, `counts`): the newest version and its file are the last.
     fn log_entries(&self, table: &str) -> Vec<PathBuf> {
         let Ok(entries) = fs::read_dir(self.tables_dir.join(table).join("_delta_log")) else { return Vec::new() };

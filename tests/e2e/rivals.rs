@@ -3,7 +3,8 @@
 use std::thread;
 use std::time::Duration;
 
-use super::job::{Scene, Store};
+use super::job::{PATIENCE, Scene, Store};
+use super::servers::eventually;
 
 /// Promise 6: the copy that was started later goes on, the other one says so and stops.
 #[test]
@@ -36,7 +37,7 @@ fn many_copies() {
     let traffic = scene.traffic(1, 500.0);
     let mut jobs: Vec<_> = (0..4).map(|_| scene.run(&["--workers", "1"])).collect();
     let mut survivors = Vec::new();
-    super::servers::eventually("one copy is left", super::job::PATIENCE, || {
+    eventually("one copy is left", PATIENCE, || {
         survivors = (0..jobs.len()).filter(|index| jobs[*index].ended().is_none()).collect();
         (survivors.len() <= 1).then_some(())
     });
@@ -129,6 +130,34 @@ fn stop_at_any_moment() {
         scene.check_counts().assert_level(&scene);
     }
     traffic.stop();
+    scene.drain(2);
+    scene.check_all();
+}
+
+/// A stop right after the commit that calls for a checkpoint waits for it, and does not tear it apart.
+#[test]
+#[ignore = "e2e: real Kafka and S3"]
+fn stop_while_a_checkpoint_is_written() {
+    let scene = Scene::new("checkpoint", Store::S3, 1);
+    scene.edit("epoch_bytes = 262144", "epoch_bytes = 1000");
+    let traffic = scene.traffic(7, 200.0);
+    let mut job = scene.run(&["--workers", "1"]);
+    eventually("nearly a hundred versions", PATIENCE, || (scene.commits("raw") >= 90).then_some(()));
+    traffic.stop();
+    job.kill();
+    // A drain commits a fence and an epoch: the epoch shall be version 100, the last thing that it does to this table.
+    while scene.commits("raw") <= 100 {
+        let version = scene.commits("raw") - 1;
+        if version.is_multiple_of(2) {
+            scene.drain(1);
+        } else {
+            let mut fenced = scene.run(&["--workers", "1"]);
+            eventually("the fence", PATIENCE, || (scene.commits("raw") - 1 > version).then_some(()));
+            fenced.kill();
+        }
+    }
+    let checkpoints = scene.log_files("raw").into_iter().filter(|name| name.contains("100.checkpoint")).count();
+    assert_eq!(checkpoints, 1, "{:?}", scene.log_files("raw"));
     scene.drain(2);
     scene.check_all();
 }
