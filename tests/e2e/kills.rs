@@ -36,8 +36,8 @@ fn kill_at_random() {
     eprintln!("kill_at_random: FLOODMARK_KILLS={kills} FLOODMARK_SEED={seed}");
     let mut choices = Choices(seed);
     let lines = (kills / 10).max(1);
-    kill_often(&Scene::new("kills-s3", Store::S3, 4), kills - kills / 2 - lines, &mut choices);
     kill_often(&Scene::new("kills-local", Store::Local, 4), kills / 2, &mut choices);
+    kill_often(&Scene::new("kills-s3", Store::S3, 4), kills - kills / 2 - lines, &mut choices);
     kill_often(&Scene::of("access-log", "kills-access-log", Store::S3, 3), lines, &mut choices);
 }
 
