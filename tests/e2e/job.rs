@@ -197,6 +197,13 @@ impl Scene {
 impl Drop for Scene {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            // The server's folder goes when it ends; its tables are needed to find out.
+            if !self.tables_dir.starts_with(&self.dir) {
+                let copied = Command::new("cp").arg("-r").args([&self.tables_dir, &self.dir.join("tables")]).status();
+                if !copied.is_ok_and(|status| status.success()) {
+                    eprintln!("{} could not be copied", self.tables_dir.display());
+                }
+            }
             eprintln!("logs and tables are kept: {}", self.dir.display());
         } else {
             for dir in [&self.dir, &self.tables_dir] {
