@@ -24,7 +24,6 @@ pub mod route;
 pub mod source;
 mod tally_map;
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
@@ -171,11 +170,6 @@ impl Progress {
 
     fn count(&self, outcomes: &Outcomes) {
         self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).add(outcomes);
-    }
-
-    /// Rejected records by reason.
-    pub fn rejected(&self) -> BTreeMap<String, u64> {
-        self.outcomes().rejected
     }
 
     /// Newest epoch in `raw` and in `counts`.

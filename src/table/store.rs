@@ -1,7 +1,6 @@
 //! Where tables live: an object store and a prefix, from a URL; and writes that outlast an outage.
 
 use std::collections::BTreeMap;
-use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +45,7 @@ impl Root {
             // A single letter is a drive, not a scheme.
             Ok(url) if url.scheme().len() > 1 => url,
             _ => {
-                let path = absolute(FsPath::new(location)).map_err(|error| invalid(error.to_string()))?;
+                let path = std::path::absolute(location).map_err(|error| invalid(error.to_string()))?;
                 Url::from_directory_path(path).map_err(|()| invalid("not a path that a URL can hold".to_owned()))?
             }
         };
@@ -101,10 +100,6 @@ impl Root {
         url.set_path(&format!("{}{name}/", url.path()));
         (Arc::new(PrefixStore::new(Arc::clone(&self.store), name)), url)
     }
-}
-
-fn absolute(path: &FsPath) -> std::io::Result<PathBuf> {
-    std::path::absolute(path)
 }
 
 /// Whether trying again may help: anything but an answer that says no for good.
