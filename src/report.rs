@@ -13,7 +13,6 @@ use anyhow::{Context, bail};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use clap::Args;
-use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -21,6 +20,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use crate::job::{Job, Logic};
 use crate::live_line::{bytes, grouped};
 use crate::model::{Granularity, Lane, TimeUs, Zone, bucket_of};
+use crate::table::store::look_at_file;
 use crate::table::{File, Log, Root, State, counts, raw};
 
 /// Customers, hours and reasons that are shown.
@@ -227,8 +227,7 @@ async fn rejected(log: &Log, state: &State) -> anyhow::Result<BTreeMap<String, R
 async fn read(log: &Log, file: &File, columns: &[&str]) -> anyhow::Result<Vec<RecordBatch>> {
     let path = &file.path;
     let context = || format!("table {}, file {path}", log.name());
-    let content = log.store().get(&Path::from(path.as_str())).await.with_context(context)?;
-    let content = content.bytes().await.with_context(context)?;
+    let content = look_at_file(log.store().as_ref(), &Path::from(path.as_str())).await.with_context(context)?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(content).with_context(context)?;
     let projection = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
     let batches = builder.with_projection(projection).build().with_context(context)?;

@@ -337,6 +337,27 @@ async fn a_refresh_waits_while_the_store_is_away() {
     assert!(matches!(log.refresh(&mut state).await, Err(TableError::Storage { .. })), "denied");
 }
 
+/// A start reads a table that may be away: it tries a few times, and then says so.
+#[tokio::test]
+async fn a_start_tries_a_read_a_few_times() {
+    let (store, log, mut state) = faulty().await;
+    insist(&log, &mut state, &adding("a")).await;
+    for (calls, passes) in [(1, true), (5, true), (100, false)] {
+        store.outage(calls, true);
+        let loaded = log.load().await;
+        store.outage(0, false);
+        match loaded {
+            Ok(loaded) => {
+                assert!(passes, "after {calls} failures");
+                same(&loaded.expect("a table"), &state);
+            }
+            Err(error) => {
+                assert!(!passes && matches!(error, TableError::Storage { .. }), "after {calls} failures: {error}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_denied_commit_is_an_error_at_once() {
     let (store, log, mut state) = faulty().await;

@@ -15,13 +15,13 @@ use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake_core::kernel::{Action, Add, Remove, StructType, Transaction};
 use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{Error as StoreError, ObjectStore, PutMode, PutOptions};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use url::Url;
 
 use super::TableError;
-use super::store::{Background, Backoff, may_pass, read_file};
+use super::store::{Background, Backoff, look_at_file, may_pass, read_file, try_read};
 
 /// Commits between two checkpoints.
 const CHECKPOINT_INTERVAL: u64 = 100;
@@ -127,10 +127,8 @@ impl Log {
             Some(version) => commit_path(version),
             None => Path::from("_delta_log"),
         };
-        let listed: Vec<_> = self
-            .store
-            .list_with_offset(Some(&Path::from("_delta_log")), &offset)
-            .try_collect()
+        let folder = Path::from("_delta_log");
+        let listed: Vec<_> = try_read(|| self.store.list_with_offset(Some(&folder), &offset).try_collect())
             .await
             .map_err(|error| self.storage("listing the log", error))?;
         let mut versions: Vec<u64> = listed
@@ -362,9 +360,8 @@ impl Log {
             version: u64,
             parts: Option<u32>,
         }
-        match self.store.get(&Path::from("_delta_log/_last_checkpoint")).await {
-            Ok(found) => {
-                let bytes = found.bytes().await.map_err(|error| self.storage("reading _last_checkpoint", error))?;
+        match look_at_file(self.store.as_ref(), &Path::from("_delta_log/_last_checkpoint")).await {
+            Ok(bytes) => {
                 let last: LastCheckpoint = serde_json::from_slice(&bytes)
                     .map_err(|error| self.corrupt(format!("_delta_log/_last_checkpoint: {error}")))?;
                 if last.parts.is_some_and(|parts| parts > 1) {
@@ -424,8 +421,7 @@ impl Log {
     }
 
     async fn read(&self, path: &Path) -> Result<Bytes, TableError> {
-        let reading = |error| self.storage(&format!("reading {path}"), error);
-        self.store.get(path).await.map_err(reading)?.bytes().await.map_err(reading)
+        look_at_file(self.store.as_ref(), path).await.map_err(|error| self.storage(&format!("reading {path}"), error))
     }
 
     fn storage(&self, doing: &str, error: StoreError) -> TableError {

@@ -37,13 +37,12 @@ pub enum TableError {
         theirs: i64,
     },
     /// The store refused or failed.
-    #[error("{doing}: {source}; check that the store is reachable and that its credentials allow reading and writing")]
+    #[error("{doing}: {error}; check that the store is reachable and that its credentials allow reading and writing")]
     Storage {
         /// What was being done.
         doing: String,
-        /// The store's own error.
-        #[source]
-        source: object_store::Error,
+        /// The store's own error, all of it in the text.
+        error: object_store::Error,
     },
     /// The table's files contradict each other or the log.
     #[error("table {table} is damaged: {what}")]
@@ -56,7 +55,7 @@ pub enum TableError {
 }
 
 impl TableError {
-    pub(crate) fn storage(doing: impl Into<String>, source: object_store::Error) -> Self {
-        TableError::Storage { doing: doing.into(), source }
+    pub(crate) fn storage(doing: impl Into<String>, error: object_store::Error) -> Self {
+        TableError::Storage { doing: doing.into(), error }
     }
 }

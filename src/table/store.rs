@@ -132,6 +132,38 @@ impl Backoff {
     }
 }
 
+/// Tries of a read by who would rather be told: at a start, and where the tables are only looked at.
+const TRIES: u32 = 6;
+
+/// Reads with a few tries: an answer that breaks off passes in a second, a store that is away is told.
+///
+/// # Errors
+/// The store's last answer.
+pub(super) async fn try_read<T, F>(mut read: impl FnMut() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let mut backoff = Backoff::new();
+    for _ in 1..TRIES {
+        match read().await {
+            Err(error) if may_pass(&error) => {
+                tracing::debug!(%error, "not read, trying again");
+                backoff.pause().await;
+            }
+            done => return done,
+        }
+    }
+    read().await
+}
+
+/// Reads a whole file with a few tries.
+///
+/// # Errors
+/// The store's last answer.
+pub async fn look_at_file(store: &dyn ObjectStore, path: &Path) -> Result<Bytes, StoreError> {
+    try_read(|| async { store.get(path).await?.bytes().await }).await
+}
+
 /// Reads a file that is live, and so is there: while the store is away the work waits.
 ///
 /// # Errors

@@ -15,6 +15,7 @@ use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchR
 use parquet::file::reader::ChunkReader;
 
 use super::VerifyError;
+use crate::table::store::look_at_file;
 use crate::table::{File, Log, TableError};
 
 /// Files that are fetched before they are needed.
@@ -59,10 +60,11 @@ async fn fetch(log: &Log, file: File) -> Result<Spooled, VerifyError> {
         }),
         error => TableError::storage(format!("table {table}: reading {}", file.path), error).into(),
     };
-    let found = log.store().get(&Path::from(file.path.as_str())).await.map_err(failed)?;
+    let path = Path::from(file.path.as_str());
     let content = if file.size <= MEMORY_BYTES_MAX {
-        Content::Memory(found.bytes().await.map_err(failed)?)
+        Content::Memory(look_at_file(log.store().as_ref(), &path).await.map_err(failed)?)
     } else {
+        let found = log.store().get(&path).await.map_err(failed)?;
         let mut disk = tempfile::tempfile().map_err(VerifyError::Spill)?;
         let mut chunks = found.into_stream();
         while let Some(chunk) = chunks.try_next().await.map_err(failed)? {
