@@ -1,10 +1,16 @@
 //! Generated traffic through the embedded broker and back: bytes, keys and timestamps are what was generated.
 
 use std::fs;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use floodmark::dev::{DevCommand, Generated, Traffic, TrafficOptions, TrafficRange, write_record_line};
+use floodmark::job::Job;
+use floodmark::model::Records;
+use floodmark::source::kafka::Kafka;
+use floodmark::source::{SourceFactory, Stamp};
+use floodmark::table::State;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::mocking::MockCluster;
@@ -174,6 +180,40 @@ fn records_that_are_not_delivered_are_counted() {
     let error = dev(&gen_line).expect_err("refused").to_string();
     assert!(error.starts_with("50 of 50 records were not delivered to topic refused; the first: "), "{error}");
     assert!(error.contains("TopicAuthorizationFailed"), "{error}");
+}
+
+/// Promise 4: no record is lost between the moment that the client begins to fetch and the moment that its queues are ours.
+/// So many partitions that the first records are there before the last queue is.
+#[test]
+fn promise_4_a_start_reads_from_its_first_offset_on() {
+    const MANY: i32 = 1000;
+    const RECORDS: usize = 10_000;
+    let (broker, address) = broker(&[]);
+    broker.create_topic("many", MANY, 1).expect("a topic");
+    dev(&format!("gen --brokers {address} --topic many --from {FROM} --events {RECORDS} {GEN}")).expect("sent");
+    let job = format!(
+        "name = \"many\"\n[source]\ntopics = [\"many\"]\n[source.kafka]\n\"bootstrap.servers\" = \"{address}\"\n\
+         [tables]\nurl = \"memory:///\"\n[event]\nformat = \"json\"\ncustomer = {{ pointer = \"/c\" }}\nevent_time = {{ pointer = \"/t\" }}\n"
+    );
+    let job = Job::parse(&job, "many.toml", &|_| None).expect("a job");
+    for start in 0..5 {
+        let kafka = Kafka::new(&job, false);
+        kafka.resume(&State::default()).expect("offsets");
+        let mut share = kafka.open(0, 1, Arc::new(|| {})).expect("a share");
+        let mut next = [0; MANY as usize];
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while next.iter().sum::<i64>() < RECORDS as i64 {
+            let read: i64 = next.iter().sum();
+            assert!(Instant::now() < deadline, "start {start}: {read} of {RECORDS} after a minute");
+            let mut records = Records::default();
+            share.read(Stamp { epoch: 1, ingested_at: 0 }, &mut records).expect("readable");
+            for record in records.iter() {
+                let next = &mut next[record.partition as usize];
+                assert_eq!(record.offset, *next, "start {start}, partition {}", record.partition);
+                *next += 1;
+            }
+        }
+    }
 }
 
 /// What `dev broker --help` says about its limit.

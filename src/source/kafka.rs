@@ -572,7 +572,7 @@ impl Share {
             )
             .map_err(|error| away(&error))?;
         }
-        consumer.assign(&list).map_err(|error| away(&error))?;
+        // Before the assignment: what is fetched before its queue is split off comes by the client's main queue.
         for start in new {
             let name = &self.topics[usize::from(start.topic)];
             let mut queue = consumer.split_partition_queue(name, start.partition).ok_or_else(|| {
@@ -593,6 +593,7 @@ impl Share {
                 last: LastRecord::default(),
             });
         }
+        consumer.assign(&list).map_err(|error| away(&error))?;
         self.clients.push(consumer);
         (self.waker)();
         Ok(())
@@ -608,14 +609,22 @@ impl Share {
     fn hear_clients(&mut self) -> Result<(), SourceError> {
         for client in &self.clients {
             while let Some(event) = client.poll(Duration::ZERO) {
-                if let Err(error) = event {
-                    if let Some((code, reason)) = client.client().fatal_error() {
+                let error = match event {
+                    Err(error) => error,
+                    // Every partition has a queue of its own. Left here, the record would be lost.
+                    Ok(message) => {
                         return Err(SourceError::Retry(format!(
-                            "the Kafka client gave up: {code}: {reason}; start again"
+                            "the record {}/{} at offset {} came outside its partition's queue; start again",
+                            message.topic(),
+                            message.partition(),
+                            message.offset()
                         )));
                     }
-                    self.trouble |= error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF);
+                };
+                if let Some((code, reason)) = client.client().fatal_error() {
+                    return Err(SourceError::Retry(format!("the Kafka client gave up: {code}: {reason}; start again")));
                 }
+                self.trouble |= error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF);
             }
         }
         Ok(())
