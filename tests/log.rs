@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use deltalake_core::writer::{DeltaWriter, RecordBatchWriter};
-use floodmark::model::{Granularity, Segment};
+use floodmark::model::{Granularity, Period, Segment};
 use floodmark::table::counts::{self, Columns, SegmentWriter};
 use floodmark::table::log::{Definition, WRITER_GENERATION};
 use floodmark::table::store::write_file;
@@ -492,7 +492,12 @@ async fn a_checkpoint_on_disk_is_as_good_as_the_log() {
 
 /// A segment with one row.
 fn segment(customer: &str, bucket: u16, name: &str) -> (File, bytes::Bytes) {
-    let segment = Segment { granularity: Granularity::Minute, bucket, period_start: NOW_MS * 1000 };
+    let segment = Segment {
+        granularity: Granularity::Minute,
+        bucket,
+        period: Period::Hour,
+        period_start: Period::Hour.start(NOW_MS * 1000),
+    };
     let mut writer = SegmentWriter::new(segment).expect("a writer");
     let columns = Columns {
         customer: StringArray::from(vec![customer]),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use arrow::array::{Int64Array, StringArray, TimestampMicrosecondArray};
 use floodmark::dataflow::commit::{CommitError, Request};
 use floodmark::live::LiveError;
-use floodmark::model::{Granularity, Lane, Segment};
+use floodmark::model::{Granularity, Lane, Period, Segment};
 use floodmark::source::script::Script;
 use floodmark::table::counts::{self, Columns, SegmentWriter};
 use floodmark::table::log::WRITER_GENERATION;
@@ -330,7 +330,7 @@ fn a_rival_beside_us_in_counts_leaves_our_commit_as_it_is() {
 /// A segment of one row: minutes of three hours before, of the customer in bucket 0.
 fn old_minutes(count: i64) -> (File, bytes::Bytes) {
     let start = BASE - 180 * MINUTE;
-    let segment = Segment { granularity: Granularity::Minute, bucket: 0, period_start: start };
+    let segment = Segment { granularity: Granularity::Minute, bucket: 0, period: Period::Hour, period_start: start };
     one_row(segment, CUSTOMERS[0], start, count)
 }
 

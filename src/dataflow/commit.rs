@@ -104,13 +104,13 @@ pub struct Committer {
     pub progress: Arc<Progress>,
 }
 
-/// Grace of each lane of a logic: its granularity's; the late lane has none.
+/// Grace of each lane of a logic: its granularity's; late and coarse have none.
 pub fn lane_graces_us(logic: &Logic) -> [TimeUs; Lane::ALL.len()] {
     Lane::ALL.map(|lane| match lane {
         Lane::Minute => logic.grace_us(Granularity::Minute),
         Lane::Hour => logic.grace_us(Granularity::Hour),
         Lane::Day => logic.grace_us(Granularity::Day),
-        Lane::Late => 0,
+        Lane::Late | Lane::Coarse => 0,
     })
 }
 

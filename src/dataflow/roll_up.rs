@@ -48,8 +48,9 @@ pub fn roll_up<'scope>(
                         for (index, &granularity) in dimension.granularities.iter().enumerate() {
                             let Some(lane) = route.lane(granularity) else { continue };
                             let start = granularity.window_start(cell.window_start, Zone::Utc);
-                            let period_start = granularity.period().start(start);
-                            let segment = Segment { granularity, bucket: update.bucket(), period_start };
+                            let period = granularity.home();
+                            let period_start = period.start(start);
+                            let segment = Segment { granularity, bucket: update.bucket(), period, period_start };
                             key.clear();
                             Cell::encode_head(lane, segment, &mut key);
                             key.extend_from_slice(cell.head);

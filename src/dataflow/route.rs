@@ -50,10 +50,12 @@ impl Router {
     /// The lanes of a record: on time or late for each window, as far as that lane has not absorbed it.
     pub fn lanes(&self, epoch: Epoch, ingested_at: TimeUs, event_time: TimeUs) -> Lanes {
         Lanes(Granularity::ALL.map(|granularity| {
-            let own = granularity.lane()?;
-            let end = granularity.window_end(granularity.window_start(event_time, Zone::Utc), Zone::Utc);
-            let late = ingested_at >= end + self.graces_us[granularity as usize];
-            let lane = if late { Lane::Late } else { own };
+            let own = granularity.lane();
+            let late = || {
+                let end = granularity.window_end(granularity.window_start(event_time, Zone::Utc), Zone::Utc);
+                ingested_at >= end + self.graces_us[granularity as usize]
+            };
+            let lane = if own != Lane::Coarse && late() { Lane::Late } else { own };
             (self.absorbed[lane as usize] < epoch).then_some(lane)
         }))
     }

@@ -6,8 +6,8 @@ use super::logic::{Condition, Dimension, Field, Filter, Logic};
 use super::read::{Section, Value};
 use crate::model::Granularity;
 
-/// Granularities that can be counted so far.
-const COUNTED: [(Granularity, i64); 3] = [(Granularity::Minute, 20), (Granularity::Hour, 60), (Granularity::Day, 300)];
+/// Granularities that know lateness, with their grace in seconds.
+const GRACES: [(Granularity, i64); 3] = [(Granularity::Minute, 20), (Granularity::Hour, 60), (Granularity::Day, 300)];
 
 /// Grace is at most a day: it only says when a record is published.
 const GRACE_SECONDS_MAX: u64 = 86_400;
@@ -72,7 +72,7 @@ pub(super) fn dimensions(root: &Section<'_>, fields: &[Field]) -> Result<Vec<Dim
         }
     }
     if !dimensions.iter().any(|dimension| dimension.name == Logic::TOTAL) {
-        let granularities = COUNTED.map(|(granularity, _)| granularity).to_vec();
+        let granularities = Granularity::ALL.to_vec();
         dimensions.push(Dimension { name: Logic::TOTAL.to_owned(), field: None, granularities });
     }
     dimensions.sort_by(|a, b| a.name.cmp(&b.name));
@@ -100,27 +100,20 @@ fn dimension(name: String, value: &Value<'_>, fields: &[Field]) -> Result<Dimens
 }
 
 fn granularity(value: &Value<'_>) -> Result<Granularity, JobError> {
-    let granularity = value.one_of(&Granularity::ALL.map(|granularity| (granularity.name(), granularity)))?;
-    counted(granularity, value)?;
-    Ok(granularity)
-}
-
-fn counted(granularity: Granularity, value: &Value<'_>) -> Result<usize, JobError> {
-    COUNTED.iter().position(|(counted, _)| *counted == granularity).ok_or_else(|| {
-        value.fault(format!("\"{granularity}\""), "minute, hour or day; week, month and year come in a later version")
-    })
+    value.one_of(&Granularity::ALL.map(|granularity| (granularity.name(), granularity)))
 }
 
 /// `[granularities.NAME]`: the grace of each, in µs.
 pub(super) fn graces_us(root: &Section<'_>) -> Result<[i64; 3], JobError> {
-    let mut seconds = COUNTED.map(|(_, seconds)| seconds);
+    let mut seconds = GRACES.map(|(_, seconds)| seconds);
     if let Some(value) = root.get("granularities") {
         for (name, value) in value.entries()? {
-            let granularity = name.parse::<Granularity>().map_err(|_| {
-                let hint = did_you_mean(name, Granularity::ALL.map(Granularity::name));
-                value.fault("an unknown granularity", format!("one of minute, hour, day{hint}"))
+            let index = GRACES.iter().position(|(granularity, _)| granularity.name() == name).ok_or_else(|| {
+                let hint = did_you_mean(name, GRACES.map(|(granularity, _)| granularity.name()));
+                let expected =
+                    format!("one of minute, hour, day{hint}; week, month and year take every record at once");
+                value.fault("a granularity without grace", expected)
             })?;
-            let index = counted(granularity, &value)?;
             let default = seconds[index] as u64;
             let section = value.section(&["grace_seconds"])?;
             seconds[index] = section.integer("grace_seconds", default, 0..=GRACE_SECONDS_MAX)? as i64;

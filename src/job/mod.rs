@@ -13,6 +13,7 @@
 //! [[where]]                            field, equals | in | prefix | exists | not
 //! [dimensions.NAME]                    field, granularities
 //! [granularities.NAME]                 grace_seconds
+//! [lanes.NAME]                         publish_seconds
 //! [settings]                           epoch_seconds, …
 //! ```
 
@@ -75,7 +76,7 @@ impl Job {
         let root = Section::root(
             &file,
             document.get_ref(),
-            &["name", "source", "tables", "event", "where", "dimensions", "granularities", "settings"],
+            &["name", "source", "tables", "event", "where", "dimensions", "granularities", "lanes", "settings"],
         )?;
         let name = name(&root)?;
         let source = source::read(&root)?;

@@ -1,7 +1,8 @@
-//! `[settings]`: pace and bounds. None of them changes what is counted.
+//! `[settings]` and `[lanes]`: pace and bounds. None of them changes what is counted.
 
-use super::error::JobError;
+use super::error::{JobError, did_you_mean};
 use super::read::Section;
+use crate::model::Lane;
 
 const MIB: u64 = 1 << 20;
 
@@ -19,8 +20,18 @@ pub struct Settings {
     pub idle_epoch_seconds: u64,
     /// Epochs that may be read but not yet committed before the source pauses; default 2. More: more memory, smoother reading.
     pub epochs_in_flight_max: u64,
+    /// Bytes of unpublished updates that a process holds before the largest lane is published out of turn; default 512 MiB.
+    /// At half as much again the source pauses. More: fewer rewrites when behind or under many late records, more memory.
+    pub pending_bytes_max: u64,
     /// How long an orderly stop may take to commit and publish; default 20 s.
     pub shutdown_grace_seconds: u64,
+    /// Small files of the archive are merged up to this size; default 256 MiB. More: fewer files, more scratch space.
+    pub archive_file_bytes: u64,
+    /// How long files that were replaced stay, for readers of older versions; default 24 h. More: more storage, slower opening.
+    pub dead_files_keep_hours: u64,
+    /// Per lane of [`Lane::ALL`] the time between two publishes; default 0 (each epoch), 300, 300, 900, 900 s, at most an hour.
+    /// Longer: fewer rewrites of the same files, older tables, more memory, more to feed after a restart.
+    pub publish_seconds: [u64; Lane::ALL.len()],
 }
 
 impl Default for Settings {
@@ -30,7 +41,11 @@ impl Default for Settings {
             epoch_bytes: 256 * MIB,
             idle_epoch_seconds: 60,
             epochs_in_flight_max: 2,
+            pending_bytes_max: 512 * MIB,
             shutdown_grace_seconds: 20,
+            archive_file_bytes: 256 * MIB,
+            dead_files_keep_hours: 24,
+            publish_seconds: [0, 300, 300, 900, 900],
         }
     }
 }
@@ -38,7 +53,16 @@ impl Default for Settings {
 pub(super) fn read(root: &Section<'_>) -> Result<Settings, JobError> {
     let section = root.section(
         "settings",
-        &["epoch_seconds", "epoch_bytes", "idle_epoch_seconds", "epochs_in_flight_max", "shutdown_grace_seconds"],
+        &[
+            "epoch_seconds",
+            "epoch_bytes",
+            "idle_epoch_seconds",
+            "epochs_in_flight_max",
+            "pending_bytes_max",
+            "shutdown_grace_seconds",
+            "archive_file_bytes",
+            "dead_files_keep_hours",
+        ],
     )?;
     let default = Settings::default();
     let epoch_seconds = section.integer("epoch_seconds", default.epoch_seconds, 1..=INTERVAL_SECONDS_MAX)?;
@@ -58,5 +82,28 @@ pub(super) fn read(root: &Section<'_>) -> Result<Settings, JobError> {
             default.shutdown_grace_seconds,
             1..=INTERVAL_SECONDS_MAX,
         )?,
+        pending_bytes_max: section.integer("pending_bytes_max", default.pending_bytes_max, MIB..=1024 * 1024 * MIB)?,
+        archive_file_bytes: section.integer("archive_file_bytes", default.archive_file_bytes, MIB..=2048 * MIB)?,
+        dead_files_keep_hours: section.integer("dead_files_keep_hours", default.dead_files_keep_hours, 1..=8784)?,
+        publish_seconds: publish_seconds(root, default.publish_seconds)?,
     })
+}
+
+/// `[lanes.NAME]`: the pace of each.
+fn publish_seconds(
+    root: &Section<'_>,
+    mut seconds: [u64; Lane::ALL.len()],
+) -> Result<[u64; Lane::ALL.len()], JobError> {
+    if let Some(value) = root.get("lanes") {
+        for (name, value) in value.entries()? {
+            let lane = Lane::from_name(name).ok_or_else(|| {
+                let hint = did_you_mean(name, Lane::ALL.map(Lane::name));
+                value.fault("an unknown lane", format!("one of {}{hint}", Lane::ALL.map(Lane::name).join(", ")))
+            })?;
+            let section = value.section(&["publish_seconds"])?;
+            let seconds = &mut seconds[lane as usize];
+            *seconds = section.integer("publish_seconds", *seconds, 0..=INTERVAL_SECONDS_MAX)?;
+        }
+    }
+    Ok(seconds)
 }

@@ -68,7 +68,7 @@ fn a_short_file_gets_its_defaults() {
     assert_eq!(logic.filters, [Filter { field: 0, condition: Condition::Exists(true) }]);
     let dimensions: Vec<_> =
         logic.dimensions.iter().map(|d| (d.name.as_str(), d.field, d.granularities.len())).collect();
-    assert_eq!(dimensions, [("action", Some(0), 2), ("total", None, 3)]);
+    assert_eq!(dimensions, [("action", Some(0), 2), ("total", None, 6)]);
     assert_eq!(logic.dimensions[0].granularities, [Granularity::Minute, Granularity::Hour]);
 }
 
@@ -83,7 +83,9 @@ dimensions.verb = { field = "action", granularities = ["minute", "day"] }
 dimensions.total.granularities = ["hour"]
 granularities.minute.grace_seconds = 0
 granularities.day.grace_seconds = 86400
-settings = { epoch_seconds = "${SECONDS}", epoch_bytes = 1_000_000, idle_epoch_seconds = 7, epochs_in_flight_max = 3, shutdown_grace_seconds = 5 }
+settings = { epoch_seconds = "${SECONDS}", epoch_bytes = 1_000_000, idle_epoch_seconds = 7, epochs_in_flight_max = 3, pending_bytes_max = 2_000_000, shutdown_grace_seconds = 5, archive_file_bytes = 3_000_000, dead_files_keep_hours = 2 }
+lanes.hour.publish_seconds = 60
+lanes.coarse.publish_seconds = 0
 [source.kafka]
 bootstrap.servers = "a:1,b:2"
 "fetch.queue.backoff.ms" = 5
@@ -389,11 +391,7 @@ fn what_is_wrong_is_said_with_its_place() {
             "[\"hour\", \"hour\"]",
             "dimensions.action.granularities[1]: found the string \"hour\" a second time",
         ),
-        (
-            "[\"hour\", \"minute\"]",
-            "[\"hour\", \"week\"]",
-            "dimensions.action.granularities[1]: found \"week\"; expected minute, hour or day; week, month and year come in a later version",
-        ),
+        ("[\"hour\", \"minute\"]", "[\"hour\", \"week\"]", "dimensions.action.granularities[1]: found \"week\"; XX"),
         (
             "[\"hour\", \"minute\"]",
             "[\"hours\"]",
@@ -402,9 +400,13 @@ fn what_is_wrong_is_said_with_its_place() {
         (
             "[dimensions.action]",
             "[granularities.houre]\n[dimensions.action]",
-            "granularities.houre: found an unknown granularity; expected one of minute, hour, day; did you mean `hour`?",
+            "granularities.houre: found a granularity without grace; expected one of minute, hour, day; did you mean `hour`?; week, month and year take every record at once",
         ),
-        ("[dimensions.action]", "[granularities.month]\n[dimensions.action]", "granularities.month: found \"month\""),
+        (
+            "[dimensions.action]",
+            "[granularities.month]\n[dimensions.action]",
+            "granularities.month: found a granularity without grace",
+        ),
         (
             "[dimensions.action]",
             "[granularities.hour]\ngrace = 5\n[dimensions.action]",

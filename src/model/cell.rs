@@ -7,7 +7,7 @@
 use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 
-use super::time::{Granularity, Lane, TimeUs};
+use super::time::{Granularity, Lane, Period, TimeUs};
 
 /// Longest dimension value, in bytes, that is kept as it is; see [`shorten`].
 pub const CELL_VALUE_BYTES_MAX: usize = 512;
@@ -19,8 +19,17 @@ pub struct Segment {
     pub granularity: Granularity,
     /// Bucket of its customers.
     pub bucket: u16,
-    /// Start of its period ([`Granularity::period`]).
+    /// Length of its period, one of [`Granularity::ladder`].
+    pub period: Period,
+    /// Start of its period.
     pub period_start: TimeUs,
+}
+
+impl Segment {
+    /// The end (exclusive) of its period.
+    pub fn period_end(&self) -> TimeUs {
+        self.period.end(self.period_start)
+    }
 }
 
 /// A cell within its segment.
@@ -105,8 +114,9 @@ impl Cell {
         let lane = *Lane::ALL.get(head[0] as usize)?;
         let granularity = *Granularity::ALL.get(head[1] as usize)?;
         let bucket = u16::from_be_bytes([head[2], head[3]]);
+        let period = granularity.home();
         let period_start = unsortable(head[4..].try_into().ok()?);
-        Some((lane, Segment { granularity, bucket, period_start }, cell))
+        Some((lane, Segment { granularity, bucket, period, period_start }, cell))
     }
 }
 

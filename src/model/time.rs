@@ -102,23 +102,33 @@ impl Granularity {
         }
     }
 
-    /// The lane of a window's on-time records; `None` where on time and late are published together (`coarse`).
-    pub fn lane(self) -> Option<Lane> {
+    /// The lane of a window's on-time records; `coarse` also takes the late ones.
+    pub fn lane(self) -> Lane {
         match self {
-            Granularity::Minute => Some(Lane::Minute),
-            Granularity::Hour => Some(Lane::Hour),
-            Granularity::Day => Some(Lane::Day),
-            _ => None,
+            Granularity::Minute => Lane::Minute,
+            Granularity::Hour => Lane::Hour,
+            Granularity::Day => Lane::Day,
+            Granularity::Week | Granularity::Month | Granularity::Year => Lane::Coarse,
         }
     }
 
-    /// The period in whose file a window lives: minutes in files of an hour, hours of a day, days of a month, all else of a year.
-    pub fn period(self) -> Period {
+    /// The period of the file in which a window is born, until segments climb.
+    pub fn home(self) -> Period {
         match self {
             Granularity::Minute => Period::Hour,
             Granularity::Hour => Period::Day,
             Granularity::Day => Period::Month,
             _ => Period::Year,
+        }
+    }
+
+    /// The periods in whose files a window may live, shortest first: a segment climbs as it grows old.
+    pub fn ladder(self) -> &'static [Period] {
+        match self {
+            Granularity::Minute => &[Period::Minute, Period::Hour, Period::Day, Period::Month],
+            Granularity::Hour => &[Period::Hour, Period::Day, Period::Month],
+            Granularity::Day => &[Period::Month],
+            Granularity::Week | Granularity::Month | Granularity::Year => &[Period::Year],
         }
     }
 }
@@ -158,6 +168,16 @@ pub enum Period {
 impl Period {
     /// The start of the period that holds `window_start`.
     pub fn start(self, window_start: TimeUs) -> TimeUs {
+        self.as_window().window_start(window_start, Zone::Utc)
+    }
+
+    /// The end (exclusive) of the period that starts at `start`.
+    pub fn end(self, start: TimeUs) -> TimeUs {
+        self.as_window().window_end(start, Zone::Utc)
+    }
+
+    /// The window of the same length: periods are UTC whatever the zone of the windows in them.
+    fn as_window(self) -> Granularity {
         match self {
             Period::Minute => Granularity::Minute,
             Period::Hour => Granularity::Hour,
@@ -165,7 +185,6 @@ impl Period {
             Period::Month => Granularity::Month,
             Period::Year => Granularity::Year,
         }
-        .window_start(window_start, Zone::Utc)
     }
 
     /// The partition value of the period that starts at `start`.
@@ -208,11 +227,13 @@ pub enum Lane {
     Day,
     /// Late records of minute, hour and day windows.
     Late,
+    /// All records of week, month and year windows.
+    Coarse,
 }
 
 impl Lane {
     /// All lanes; a lane's index here is its number in keys.
-    pub const ALL: [Lane; 4] = [Lane::Minute, Lane::Hour, Lane::Day, Lane::Late];
+    pub const ALL: [Lane; 5] = [Lane::Minute, Lane::Hour, Lane::Day, Lane::Late, Lane::Coarse];
 
     /// The name in tables and settings.
     pub fn name(self) -> &'static str {
@@ -221,6 +242,7 @@ impl Lane {
             Lane::Hour => "hour",
             Lane::Day => "day",
             Lane::Late => "late",
+            Lane::Coarse => "coarse",
         }
     }
 

@@ -99,8 +99,8 @@ pub fn segment_of(file: &File) -> Result<Segment, TableError> {
     let segment = || {
         let granularity: Granularity = value("granularity").parse().ok()?;
         let bucket = value("bucket").parse().ok()?;
-        let (_, period_start) = Period::parse(value("period"))?;
-        Some(Segment { granularity, bucket, period_start })
+        let (period, period_start) = Period::parse(value("period"))?;
+        granularity.ladder().contains(&period).then_some(Segment { granularity, bucket, period, period_start })
     };
     segment().ok_or_else(|| TableError::Corrupt {
         table: "counts".to_owned(),
@@ -240,7 +240,7 @@ impl SegmentWriter {
             .time("window_end", Some(ends), 0)
             .int("event_count", self.counts, 0)
             .into_json();
-        let period = granularity.period().label(self.segment.period_start);
+        let period = self.segment.period.label(self.segment.period_start);
         let bucket = self.segment.bucket;
         let file = File {
             path: format!("granularity={granularity}/period={period}/bucket={bucket}/{name}.parquet"),
