@@ -25,6 +25,7 @@ use crate::job::Job;
 use crate::model::{Epoch, Lane, TimeUs};
 use crate::source::archive::FeedPlan;
 use crate::source::{SourceError, SourceFactory};
+use crate::table::layout::Layout;
 use crate::table::log::WRITER_GENERATION;
 use crate::table::{Log, Root, State, TableError, counts, raw};
 
@@ -133,6 +134,8 @@ fn run_on(runtime: &tokio::runtime::Runtime, live: Live, request: watch::Receive
         "job started"
     );
 
+    // What can fail comes before the threads, that only the committer ends.
+    let layout = Layout::new(counts.state.files.values(), |_| true)?;
     let (orders, orders_receiver) = mpsc::channel();
     let (answers, answers_receiver) = tokio::sync::mpsc::unbounded_channel();
     let (wake, wake_receiver) = mpsc::channel();
@@ -151,6 +154,7 @@ fn run_on(runtime: &tokio::runtime::Runtime, live: Live, request: watch::Receive
             generation,
             workers_per_process: live.workers,
             runtime: runtime.handle().clone(),
+            turn: Arc::new(tokio::sync::Semaphore::new(1)),
             progress: Arc::clone(&live.progress),
             job: Arc::new(live.job.clone()),
         },
@@ -168,6 +172,7 @@ fn run_on(runtime: &tokio::runtime::Runtime, live: Live, request: watch::Receive
     let result = match wake_receiver.recv() {
         Ok(wake) => {
             let committer = Committer {
+                layout,
                 raw,
                 counts,
                 generation,

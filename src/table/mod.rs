@@ -1,6 +1,7 @@
 //! The two Delta Lake tables: their log ([`log`]), the archive ([`raw`]) and the counts ([`counts`]).
 
 pub mod counts;
+pub mod layout;
 pub mod log;
 pub mod raw;
 mod stats;
