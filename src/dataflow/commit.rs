@@ -230,8 +230,8 @@ impl Committer {
         match answer {
             Answer::Busy(epoch) => run.open.busy |= epoch == run.open.epoch,
             Answer::Full(epoch) => run.open.full |= epoch == run.open.epoch,
-            Answer::Fed { worker, down_to } => {
-                run.hurry |= run.pace.fed(worker, down_to, run.open.epoch, run.first - 1);
+            Answer::Fed { worker, down_to, open } => {
+                run.hurry |= run.pace.fed(worker, down_to, open, run.open.epoch - 1);
             }
             Answer::Drained => run.drained += 1,
             Answer::Read(read) => {

@@ -24,7 +24,8 @@ pub struct Pace {
     workers: usize,
     lanes: [LanePace; LANES],
     pending: BTreeMap<usize, [u64; LANES]>,
-    fed: BTreeMap<usize, Epoch>,
+    /// Per worker: down to which epoch it was fed, and in which open epoch that was so.
+    fed: BTreeMap<usize, (Epoch, Epoch)>,
     /// `ingested_at` of the newest epoch in which every partition was read to its end.
     at_end: Option<TimeUs>,
     late_due: bool,
@@ -60,25 +61,26 @@ impl Pace {
         }
     }
 
-    /// A worker was fed all rows of epochs after `down_to`, in epochs up to `open`. Whether a lane is ready now that has
-    /// something to catch up with: `newest` is the newest epoch of the archive at the start.
-    pub fn fed(&mut self, worker: usize, down_to: Epoch, open: Epoch, newest: Epoch) -> bool {
-        self.fed.insert(worker, down_to);
+    /// A worker was fed all rows of epochs after `down_to`, in open epochs up to `open`. Whether a lane is ready now that lacks
+    /// something up to `closed`, the newest closed epoch: then the open epoch need not take its time.
+    pub fn fed(&mut self, worker: usize, down_to: Epoch, open: Epoch, closed: Epoch) -> bool {
+        self.fed.insert(worker, (down_to, open));
         if self.fed.len() < self.workers {
             return false;
         }
-        let down_to = self.fed.values().copied().max().unwrap_or(0);
+        let down_to = self.fed.values().map(|(down_to, _)| *down_to).max().unwrap_or(0);
+        let open = self.fed.values().map(|(_, open)| *open).max().unwrap_or(open);
         let mut catches_up = false;
         for lane in self.lanes.iter_mut().filter(|lane| lane.ready_from.is_none() && down_to <= lane.published) {
             lane.ready_from = Some(open);
-            catches_up |= lane.published < newest;
+            catches_up |= lane.published < closed && open > closed;
         }
         catches_up
     }
 
     /// Whether the archive is fed.
     pub fn is_fed(&self) -> bool {
-        self.fed.len() == self.workers && self.fed.values().all(|down_to| *down_to == 0)
+        self.fed.len() == self.workers && self.fed.values().all(|(down_to, _)| *down_to == 0)
     }
 
     /// What a worker holds.

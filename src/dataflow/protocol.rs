@@ -203,6 +203,8 @@ pub enum Answer {
         worker: usize,
         /// The epoch; 0 is all.
         down_to: Epoch,
+        /// The open epoch in which that was so.
+        open: Epoch,
     },
     /// For a drain: every partition of the worker was read up to where it ended at the start.
     Drained,

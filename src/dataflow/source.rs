@@ -153,7 +153,7 @@ impl State {
                 }
                 Ok(Fed::DownTo(down_to)) => {
                     self.feeding = down_to > 0;
-                    answer(Answer::Fed { worker, down_to });
+                    answer(Answer::Fed { worker, down_to, open: stamp.epoch });
                     turn.more = true;
                 }
                 Ok(Fed::Wait) => {}

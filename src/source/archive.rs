@@ -56,6 +56,11 @@ impl FeedPlan {
         let files = files.map(|(_, file)| file.clone()).collect();
         let (sender, receiver) = sync_channel(CHUNKS_WAITING);
         let share = FeedPlan { log: self.log.clone(), files, after: self.after, up_to: self.up_to };
+        if share.files.is_empty() {
+            // Known at once: what waits for the feed need not wait for a thread. The channel has room, and its receiver is here.
+            sender.send(Message::DownTo(0)).ok();
+            return Feed { receiver };
+        }
         let handle = runtime.clone();
         runtime.spawn_blocking(move || {
             let result = share.read(&handle, &sender, &waker);
