@@ -732,6 +732,68 @@ fn promise_3_nothing_is_too_late() {
     assert_eq!(cells[&("minute", "a".to_owned(), "total".to_owned(), old, String::new())], 2);
 }
 
+/// Late records reach segments of every granularity after they were sealed, while others are sealed, through crashes; and with
+/// lanes apart no version is ever wrong.
+#[test]
+fn promise_3_late_records_reach_sealed_segments() {
+    const HOUR: i64 = 60 * MINUTE;
+    const DAY: i64 = 24 * HOUR;
+    for (publish_seconds, workers) in [(PACES[0], 1), (PACES[1], 2), (PACES[2], 4)] {
+        let mut world = World::new(2, Pace { publish_seconds, ..DEFAULT });
+        let mut job = world.start(workers);
+        let mut labels = std::collections::BTreeSet::new();
+        // A step's length, and how old the late records of the step are.
+        let steps: [(i64, &[i64]); 9] = [
+            (10 * MINUTE, &[0, 1]),
+            (10 * MINUTE, &[0, 9, 12]),
+            (2 * HOUR, &[0, 15, 25]),
+            (2 * HOUR, &[0, 130, 240]),
+            (DAY, &[0, 240, 300]),
+            (2 * DAY, &[0, 1440, 1500, 1680]),
+            (30 * DAY, &[0, 2880, 2900]),
+            (30 * DAY, &[0, 43_200, 46_000]),
+            (HOUR, &[0, 86_400, 89_000]),
+        ];
+        for (number, (length, late)) in steps.into_iter().enumerate() {
+            for (index, minutes) in late.iter().enumerate() {
+                for customer in [0, 1, 4] {
+                    let (action, country, ms) = ([0, 3][index % 2], index % 3, index as i64);
+                    let stamped = true;
+                    let minutes = -minutes;
+                    world.push(index, &Sent::Event { customer, action, country, minutes, ms, as_text: false, stamped });
+                }
+            }
+            let all = world.sent.len() as u64;
+            let read_before = world.archived() as u64;
+            job.wait("reading", |job| job.progress.read.load(Ordering::Relaxed) >= all - read_before.min(all));
+            // Several epochs in each step, so that slow lanes come in, and files are many before they are sealed.
+            for _ in 0..4 {
+                world.advance(length / 4);
+                let published = |job: &Running| job.progress.published_minute.load(Ordering::Relaxed);
+                let before = published(&job);
+                job.wait("an epoch", |job| {
+                    world.advance(SECOND);
+                    published(job) > before
+                });
+            }
+            if let Some(version) = versions(&world.inner, "counts").pop() {
+                let files = version.files.values();
+                labels.extend(files.map(|file| (file["granularity"].clone(), file["period"].len())));
+            }
+            if number % 3 == 2 {
+                job.crash(&mut world, 3 + number as i64, number % 2 == 0);
+                job = world.start(1 + number % 4);
+            }
+        }
+        job.end(Request::Stop);
+        world.start(2).end(Request::Drain);
+        check_every_version(&world);
+        // Minutes and hours were in files of each length: the ladder was climbed.
+        let of = |name: &str| labels.iter().filter(|(of, _)| of == name).map(|(_, length)| *length).collect::<Vec<_>>();
+        assert_eq!((of("minute"), of("hour")), (vec![7, 10, 13, 15], vec![7, 10, 13]), "paces {publish_seconds:?}");
+    }
+}
+
 /// Garbage, nulls, filtered and counted records: each is in `raw` once, with its bytes and its outcome, through a crash.
 #[test]
 fn promise_4_nothing_is_lost() {
