@@ -1,8 +1,9 @@
 -- Every version of `counts` is a recount of `raw`: promise 1 of the design as plain SQL for DuckDB, without our code.
 --
--- For the job jobs/web-analytics.toml: total, action and country at minute, hour and day. The caller has made three views:
+-- For the job jobs/web-analytics.toml. The caller has made three views and a variable:
 --   raw, counts                     the tables, each at one version
 --   lanes(lane, epoch)              the txns `lane/<lane>` of that version of counts; absent = 0
+--   SET VARIABLE buckets            the table property `floodmark.buckets` of counts
 -- The result is one row per difference; no row means exact. `scripts/recount` runs it on a folder or a URL.
 --
 -- Times are integers of microseconds since 1970 in here: no rounding, and no time zone of the session.
@@ -15,8 +16,8 @@ CREATE OR REPLACE TEMP MACRO shorten(value) AS CASE
     || '~' || md5(value)[1:16]
 END;
 
--- The bucket of a customer is the first 32 bits of its md5 >> (32 − log2 8).
-CREATE OR REPLACE TEMP MACRO bucket_of(customer) AS ('0x' || md5(customer)[1:8])::BIGINT >> 29;
+-- The bucket of a customer is the first 32 bits of its md5 >> (32 − log2 buckets): its share of all there are.
+CREATE OR REPLACE TEMP MACRO bucket_of(customer) AS (('0x' || md5(customer)[1:8])::BIGINT * getvariable('buckets')) >> 32;
 
 -- RFC 3339 or integer milliseconds. upper: it allows small t and z. What can not be read is NULL and so shows as a difference.
 CREATE OR REPLACE TEMP MACRO time_us(value, pointer) AS CASE
@@ -24,12 +25,28 @@ CREATE OR REPLACE TEMP MACRO time_us(value, pointer) AS CASE
   ELSE epoch_us(TRY_CAST(upper(json_extract_string(value, pointer)) AS TIMESTAMPTZ))
 END;
 
+-- A dimension's value: '' where it is absent or null.
+CREATE OR REPLACE TEMP MACRO text(value, pointer) AS coalesce(json_extract_string(value, pointer), '');
+
+-- A URL is scheme://[user@]host[:port][/path][?query][#fragment], with a host without white space; else it has no host, and
+-- no path. The host is in lower case; the path of a URL that has none is /.
+CREATE OR REPLACE TEMP MACRO url_host(url) AS regexp_replace(lower(regexp_replace(regexp_replace(
+  regexp_extract(url, '^[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)', 1), '(?s)^.*@', ''), ':[0-9]*$', '')), '(?s)^.*[\p{Z}\p{Cc}].*$', '');
+CREATE OR REPLACE TEMP MACRO url_path(url) AS CASE
+  WHEN url_host(url) = '' THEN ''
+  ELSE coalesce(nullif(regexp_extract(url, '^[^:]*://[^/?#]*([^?#]*)', 1), ''), '/')
+END;
+
+-- width: of a window. grace: how long after its end it takes records as on time; NULL: no lateness, all are of the lane
+-- `coarse`. periods: lengths of the partition values allowed. dimensions: counted in it.
 CREATE OR REPLACE TEMP TABLE granularities AS FROM (VALUES
-  -- grace: how long after its end a window takes records as on time; periods: lengths of the partition values allowed
-  ('minute', 60_000_000,     20_000_000,  [7, 10, 13, 15]),
-  ('hour',   3_600_000_000,  60_000_000,  [7, 10]),
-  ('day',    86_400_000_000, 300_000_000, [7])
-) AS t(granularity, width_us, grace_us, periods);
+  ('minute', INTERVAL 1 minute, 20_000_000,  [7, 10, 13, 15], ['total', 'action', 'country']),
+  ('hour',   INTERVAL 1 hour,   60_000_000,  [7, 10, 13],     ['total', 'action', 'country', 'browser', 'os', 'device', 'page', 'referrer']),
+  ('day',    INTERVAL 1 day,    300_000_000, [7],             ['total', 'action', 'country', 'browser', 'os', 'device', 'page', 'referrer']),
+  ('week',   INTERVAL 7 days,   NULL,        [4],             ['total', 'action', 'country', 'browser', 'os', 'device']),
+  ('month',  INTERVAL 1 month,  NULL,        [4],             ['total', 'action', 'country', 'browser', 'os', 'device', 'page', 'referrer']),
+  ('year',   INTERVAL 1 year,   NULL,        [4],             ['total', 'action', 'country', 'browser', 'os', 'device'])
+) AS t(granularity, width, grace_us, periods, dimensions);
 
 CREATE OR REPLACE TEMP VIEW events AS
 WITH counted AS (SELECT *, decode(value) AS json FROM raw WHERE outcome = 'counted')
@@ -38,26 +55,36 @@ SELECT
   epoch_us(ingested_at) AS ingested_us,
   json_extract_string(json, '/analyticsCustomerId') AS customer_id,
   time_us(json, '/dateTimeUtc') AS event_us,
-  [ {'dimension': 'total',   'value': ''},
-    {'dimension': 'action',  'value': shorten(coalesce(json_extract_string(json, '/action'), ''))},
-    {'dimension': 'country', 'value': shorten(coalesce(json_extract_string(json, '/userInfo/country'), ''))} ] AS dimensions,
+  [ {'dimension': 'total',    'value': ''},
+    {'dimension': 'action',   'value': shorten(text(json, '/action'))},
+    {'dimension': 'country',  'value': shorten(text(json, '/userInfo/country'))},
+    {'dimension': 'browser',  'value': shorten(text(json, '/userInfo/browser'))},
+    {'dimension': 'os',       'value': shorten(text(json, '/userInfo/os'))},
+    {'dimension': 'device',   'value': shorten(text(json, '/userInfo/deviceType'))},
+    {'dimension': 'page',     'value': shorten(url_path(text(json, '/url')))},
+    {'dimension': 'referrer', 'value': shorten(url_host(text(json, '/referrer')))} ] AS pairs,
   kafka_topic || '/' || kafka_partition || '/' || kafka_offset AS record,
   epoch_us(event_time) AS archived_us
 FROM counted;
 
--- An event's windows, and the lane that publishes it in each: its granularity's, or `late` when it came after the grace.
+-- An event's windows (weeks begin on Monday), and the lane that publishes it in each: its granularity's, or `late` when it
+-- came after the grace; `coarse` for week, month and year.
 CREATE OR REPLACE TEMP VIEW placed AS
-SELECT e.*, granularity, event_us // width_us * width_us AS start_us,
-  CASE WHEN ingested_us >= start_us + width_us + grace_us THEN 'late' ELSE granularity END AS lane
+SELECT e.*, granularity, dimensions, date_trunc(granularity, make_timestamp(event_us)) AS window_start,
+  CASE WHEN grace_us IS NULL THEN 'coarse'
+    WHEN ingested_us >= epoch_us(window_start + width) + grace_us THEN 'late'
+    ELSE granularity END AS lane
 FROM events AS e CROSS JOIN granularities;
 
 CREATE OR REPLACE TEMP VIEW recounted AS
-SELECT granularity, customer_id, start_us, d.dimension, d.value AS dimension_value, count(*)::BIGINT AS event_count
+SELECT granularity, customer_id, epoch_us(window_start) AS start_us, d.dimension, d.value AS dimension_value,
+  count(*)::BIGINT AS event_count
 FROM (
-  SELECT granularity, customer_id, start_us, unnest(dimensions) AS d
+  SELECT granularity, customer_id, window_start, dimensions, unnest(pairs) AS d
   FROM placed LEFT JOIN lanes USING (lane)
   WHERE placed.epoch <= coalesce(lanes.epoch, 0)
 )
+WHERE list_contains(dimensions, d.dimension)
 GROUP BY ALL;
 
 CREATE OR REPLACE TEMP VIEW published AS
@@ -77,7 +104,7 @@ SELECT 'one row per cell', granularity, customer_id, start_us, dimension, dimens
 FROM published WHERE row_count > 1
 UNION ALL
 SELECT unnest(list_filter([
-    CASE WHEN epoch_us(window_end) IS DISTINCT FROM epoch_us(window_start) + width_us THEN 'window_end' END,
+    CASE WHEN epoch_us(window_end) IS DISTINCT FROM epoch_us(make_timestamp(epoch_us(window_start)) + width) THEN 'window_end' END,
     -- A period is a UTC prefix of the window's start, of one of the lengths of its granularity; 2026-01-13T0405 has no colon.
     CASE WHEN period IS DISTINCT FROM left(strftime(make_timestamp(epoch_us(window_start)), '%Y-%m-%dT%H%M'), length(period))
       OR NOT list_contains(periods, length(period)) THEN 'period' END,

@@ -255,11 +255,22 @@ impl Report {
             0 => format!("{lane} not yet"),
             until => format!("{lane} {}", clock(*until, "%Y-%m-%d %H:%M:%SZ")),
         });
-        writeln!(out, "Complete until   {}", wrapped(until.collect()))?;
+        let until: Vec<String> = until.collect();
+        let lines: Vec<String> = until.chunks(3).map(|lanes| lanes.join("  ")).collect();
+        writeln!(out, "Complete until {}", lines.join("\n               "))?;
 
-        writeln!(out, "\n{:<16} {:>7} {:>14} {:>10}", "Table", "files", "rows", "size")?;
-        for (what, [files, rows, size]) in &self.sizes {
-            writeln!(out, "{what:<16} {:>7} {:>14} {:>10}", grouped(*files), grouped(*rows), bytes(*size))?;
+        // Two columns, read downwards: a screen is wider than it is high.
+        let line =
+            |what: &str, files: &str, rows: &str, size: &str| format!("{what:<15} {files:>6} {rows:>13} {size:>9}");
+        let mut sizes: Vec<String> = (self.sizes.iter())
+            .map(|(what, [files, rows, size])| line(what, &grouped(*files), &grouped(*rows), &bytes(*size)))
+            .collect();
+        let right = sizes.split_off(sizes.len().div_ceil(2));
+        let head = line("Table", "files", "rows", "size");
+        writeln!(out, "\n{head}{}", if right.is_empty() { String::new() } else { format!("    {head}") })?;
+        for (index, left) in sizes.iter().enumerate() {
+            let right = right.get(index).map_or_else(String::new, |right| format!("    {right}"));
+            writeln!(out, "{left}{right}")?;
         }
 
         let customers = grouped(self.customers);
@@ -299,12 +310,6 @@ impl Report {
         }
         Ok(())
     }
-}
-
-/// Two items a line, below one another.
-fn wrapped(items: Vec<String>) -> String {
-    let lines: Vec<String> = items.chunks(2).map(|pair| pair.join("   ")).collect();
-    lines.join("\n                 ")
 }
 
 fn count(number: i64) -> String {
@@ -360,9 +365,10 @@ mod tests {
             title: "web-analytics in file:///tables/".repeat(5),
             versions: "counts version 17, raw version 15 with epoch 42".to_owned(),
             complete_until: Lane::ALL.map(|lane| (lane.name(), if lane == Lane::Late { 0 } else { hour })).to_vec(),
-            sizes: ["counts, minute", "counts, hour", "counts, day", "raw"]
-                .map(|what| (what.to_owned(), [12, 3_456, 1_200_000]))
-                .to_vec(),
+            sizes: (Granularity::ALL.map(|granularity| format!("counts, {granularity}")).into_iter())
+                .chain(["raw".to_owned()])
+                .map(|what| (what, [12, 3_456, 1_200_000]))
+                .collect(),
             customers: 1_234_567,
             top: (0..TOP as i64).map(|index| (format!("customer-{index}"), 10_000 / (index + 1))).collect(),
             customer: "customer-0".to_owned(),
@@ -375,9 +381,10 @@ mod tests {
         assert!(text.lines().count() <= 40, "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
         for expected in [
-            "Complete until   minute 2026-01-13 04:00:00Z   hour 2026-01-13 04:00:00Z",
-            "day 2026-01-13 04:00:00Z   late not yet",
-            "counts, minute        12          3,456     1.2 MB",
+            "Complete until minute 2026-01-13 04:00:00Z  hour 2026-01-13 04:00:00Z  day 2026-01-13 04:00:00Z\n",
+            "               late not yet  coarse 2026-01-13 04:00:00Z\n",
+            "counts, minute      12         3,456    1.2 MB    counts, month       12         3,456    1.2 MB\n",
+            "counts, week        12         3,456    1.2 MB\n",
             "Top of 1,234,567 customers by events, all days",
             "2026-01-13 15:00Z                    11,000 ████",
             "Rejected records by reason: 21",
@@ -408,5 +415,16 @@ mod tests {
         assert!(text.contains("\n2026-01-13 13:00Z                         0 \n"), "{text}");
         let text = gather(&job, &root, Some("nobody")).await.expect("a report").text();
         assert!(text.contains("no events of it"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn the_last_hours_are_the_same_in_files_of_any_period() {
+        let [born, mixed] = crate::verify::tests::tables_of_many_periods().await;
+        for customer in ["c1", "c2", "c30"] {
+            let born = gather(&born.0, &born.1, Some(customer)).await.expect("a report");
+            let mixed = gather(&mixed.0, &mixed.1, Some(customer)).await.expect("a report");
+            assert!(!born.hours.is_empty());
+            assert_eq!((born.hours, born.top), (mixed.hours, mixed.top));
+        }
     }
 }

@@ -19,7 +19,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pyarrow as pa
-from deltalake import CommitProperties, Transaction, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.dont_write_bytecode = True  # scripts/recount is loaded as a module: nothing shall appear beside it
@@ -40,10 +40,14 @@ COUNTS = pa.schema(
     ]
 )  # fmt: skip
 
-WIDTH = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
+GRANULARITIES = ["minute", "hour", "day", "week", "month", "year"]
 GRACE = {"minute": timedelta(seconds=20), "hour": timedelta(minutes=1), "day": timedelta(minutes=5)}
-PERIOD = {"minute": "%Y-%m-%dT%H", "hour": "%Y-%m-%d", "day": "%Y-%m"}
-LANES = {"minute": 4, "hour": 3, "day": 3, "late": 2}
+PERIOD = {"minute": "%Y-%m-%dT%H", "hour": "%Y-%m-%d", "day": "%Y-%m", "week": "%Y", "month": "%Y", "year": "%Y"}
+DIMENSIONS = {
+    "total": GRANULARITIES, "action": GRANULARITIES, "country": GRANULARITIES, "browser": GRANULARITIES[1:],
+    "os": GRANULARITIES[1:], "device": GRANULARITIES[1:], "page": ["hour", "day", "month"], "referrer": ["hour", "day", "month"],
+}  # fmt: skip
+LANES = {"minute": 4, "hour": 3, "day": 3, "late": 2, "coarse": 3}
 
 
 def at(text):
@@ -70,19 +74,41 @@ EVENTS = [
     (1, "initech", "2026-01-12T23:59:59.999Z", "2026-01-12T23:59:59.999Z", "x" * 512, "日本" * 90),
     (2, "acme", "2026-01-13T04:05:07Z", "2026-01-13T04:05:07Z", "click", "DE"),  # late for its minute
     (2, "acme", "2026-01-13T02:00:00Z", "2026-01-13T02:00:00Z", "click", ""),  # late for minute and hour
-    (3, "acme", "2026-01-13T02:00:00Z", "2026-01-13T02:00:00Z", "click", ""),  # the late lane is not there yet: day only
+    (3, "acme", "2026-01-13T02:00:00Z", "2026-01-13T02:00:00Z", "click", ""),  # the late lane is not there yet: from day up
     (3, "üñí", "2026-01-13T04:06:00Z", "2026-01-13T04:06:00Z", "", "🇩🇪" * 70),
     (4, "acme", "2026-01-13T04:06:31Z", "2026-01-13T04:06:31Z", "view", "DE"),  # only the minute lane has epoch 4
     (4, "acme", "2026-01-13T04:05:08Z", "2026-01-13T04:05:08Z", "view", "DE"),  # late, and nobody has it yet
+    # Borders of weeks, months and years, all of them late: a Sunday, the Monday after, a new year, a leap day.
+    (1, "acme", "2025-12-28T23:59:59.999999Z", "2025-12-28T23:59:59.999999Z", "view", "DE"),
+    (1, "acme", "2025-12-29T00:00:00Z", "2025-12-29T00:00:00Z", "view", "DE"),
+    (1, "acme", "2026-01-01T00:30:00+01:00", "2025-12-31T23:30:00Z", "view", "DE"),
+    (1, "acme", "2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z", "view", "DE"),
+    (1, "acme", "2026-01-05T00:00:00Z", "2026-01-05T00:00:00Z", "view", "DE"),
+    (2, "globex", "2024-02-29T12:00:00Z", "2024-02-29T12:00:00Z", "view", "DE"),
+    (2, "globex", "2024-12-30T12:00:00Z", "2024-12-30T12:00:00Z", "view", "DE"),
 ]
+
+# What stands in an event beside that, by its number: browser, os, device, url and its path, referrer and its host.
+VISITS = [
+    ("Firefox", "Linux", "desktop", "https://Shop.example/A/b?c#d", "/A/b", "https://WWW.Example.COM:8080/x", "www.example.com"),
+    (None, None, None, None, "", None, ""),
+    ("Safari", "iOS", "mobile", "http://shop.example?q=/x", "/", "http://user:p@ss@h.example/", "h.example"),
+    ("é" * 300, "", "", "https://shop.example/" + "y" * 600, "/" + "y" * 600, "//example.com/x", ""),
+    ("Firefox", "Linux", "tablet", "mailto:a@example.com", "", "http://[::1]/x", "[::1]"),
+    ("Firefox", "Linux", "tablet", "http://a b/x", "", "http://:80/x", ""),
+    ("Firefox", 7, "tablet", "HTTP://h.example#/x?y", "/", "HTTP://MÜNCHEN.de/ü", "münchen.de"),
+    (True, "Linux", "tablet", "http:///x", "", "android-app://com.example/x", "com.example"),
+]  # fmt: skip
 
 
 def raw_rows():
     rows = []
-    for epoch, customer, written, meant, action, country in EVENTS:
-        event = {"analyticsCustomerId": customer, "dateTimeUtc": written, "action": action, "userInfo": {"country": country}}
-        if country is None:
-            del event["userInfo"]
+    for number, (epoch, customer, written, meant, action, country) in enumerate(EVENTS):
+        browser, os_name, device, url, _, referrer, _ = VISITS[number % len(VISITS)]
+        user = {"country": country, "browser": browser, "os": os_name, "deviceType": device}
+        event = {"analyticsCustomerId": customer, "dateTimeUtc": written, "action": action, "url": url, "referrer": referrer}
+        if country is not None:
+            event["userInfo"] = user
         rows.append((epoch, json.dumps(event).encode(), at(meant), "counted", None))
     rows.append((1, b"\xff not UTF-8", None, "rejected", "not_utf8"))
     rows.append((1, None, None, "rejected", "empty"))
@@ -99,27 +125,61 @@ def raw_rows():
     ]  # fmt: skip
 
 
+def window(granularity, time):
+    """Start and end, by the calendar."""
+    day = time.replace(hour=0, minute=0, second=0, microsecond=0)
+    if granularity == "minute":
+        start = time.replace(second=0, microsecond=0)
+        return start, start + timedelta(minutes=1)
+    if granularity == "hour":
+        start = time.replace(minute=0, second=0, microsecond=0)
+        return start, start + timedelta(hours=1)
+    if granularity == "day":
+        return day, day + timedelta(days=1)
+    if granularity == "week":
+        start = day - timedelta(days=day.weekday())
+        return start, start + timedelta(days=7)
+    if granularity == "month":
+        start = day.replace(day=1)
+        return start, (start + timedelta(days=31)).replace(day=1)
+    start = day.replace(month=1, day=1)
+    return start, start.replace(year=start.year + 1)
+
+
 def counts_rows():
     """The counts of EVENTS, written a second time, without SQL."""
     cells = Counter()
-    for epoch, customer, _, meant, action, country in EVENTS:
-        for granularity, width in WIDTH.items():
-            start = at(meant) - (at(meant) - at("2026-01-01T00:00:00Z")) % width
-            late = INGESTED[epoch] >= start + width + GRACE[granularity]
-            if epoch > LANES["late" if late else granularity]:
+    for number, (epoch, customer, _, meant, action, country) in enumerate(EVENTS):
+        browser, os_name, device, _, path, _, host = VISITS[number % len(VISITS)]
+        if country is None:
+            browser = os_name = device = None
+        values = {
+            "total": "", "action": action, "country": country, "browser": "true" if browser is True else browser,
+            "os": "7" if os_name == 7 else os_name, "device": device, "page": path, "referrer": host,
+        }  # fmt: skip
+        for granularity in GRANULARITIES:
+            start, end = window(granularity, at(meant))
+            if granularity not in GRACE:
+                lane = "coarse"
+            else:
+                lane = "late" if INGESTED[epoch] >= end + GRACE[granularity] else granularity
+            if epoch > LANES[lane]:
                 continue
-            values = {"total": "", "action": shortened(action), "country": shortened(country or "")}
             for dimension, value in values.items():
-                cells[customer, granularity, start, dimension, value] += 1
+                if granularity in DIMENSIONS[dimension]:
+                    cells[customer, granularity, start, dimension, shortened(value or "")] += 1
     return [
         {
-            "customer_id": customer, "window_start": start, "window_end": start + WIDTH[granularity],
+            "customer_id": customer, "window_start": start, "window_end": window(granularity, start)[1],
             "dimension": dimension, "dimension_value": value, "event_count": count, "granularity": granularity,
-            "period": start.strftime(PERIOD[granularity]),
-            "bucket": int(hashlib.md5(customer.encode()).hexdigest()[:8], 16) >> 29,
+            "period": start.strftime(PERIOD[granularity]), "bucket": bucket_of(customer, 8),
         }
         for (customer, granularity, start, dimension, value), count in cells.items()
     ]  # fmt: skip
+
+
+def bucket_of(customer, buckets):
+    return int(hashlib.md5(customer.encode()).hexdigest()[:8], 16) // (2**32 // buckets)
 
 
 def shortened(value):
@@ -129,11 +189,14 @@ def shortened(value):
     return head + "~" + hashlib.md5(value.encode()).hexdigest()[:16]
 
 
-def write(folder, raw, counts, lanes):
+def write(folder, raw, counts, lanes, buckets=8):
     write_deltalake(f"{folder}/raw", pa.Table.from_pylist(raw, RAW), partition_by=["ingest_date"])
     progress = CommitProperties(app_transactions=[Transaction(f"lane/{lane}", epoch) for lane, epoch in lanes.items()])
     table = pa.Table.from_pylist(counts, COUNTS)
     write_deltalake(f"{folder}/counts", table, partition_by=["granularity", "period", "bucket"], commit_properties=progress)
+    if buckets:
+        properties = {"floodmark.buckets": str(buckets)}
+        DeltaTable(f"{folder}/counts").alter.set_table_properties(properties, raise_if_not_exists=False)
 
 
 def cell(counts, **wanted):
@@ -143,7 +206,15 @@ def cell(counts, **wanted):
 
 
 def a_cell(counts):
-    return cell(counts, customer_id="acme", granularity="hour", dimension="action", dimension_value="view")
+    return cell(
+        counts, customer_id="acme", granularity="hour", dimension="action", dimension_value="view",
+        window_start=at("2026-01-13T04:00:00Z"),
+    )  # fmt: skip
+
+
+def a_total(counts, granularity, start):
+    start = at(f"{start}T00:00:00Z")
+    return cell(counts, customer_id="acme", granularity=granularity, dimension="total", window_start=start)
 
 
 # What is made wrong → the checks that must find it. Each gets its own copy of (raw, counts, lanes), to change.
@@ -164,7 +235,7 @@ def cell_that_says_zero(raw, counts, lanes):
 
 
 def cell_of_a_dimension_nobody_asked_for(raw, counts, lanes):
-    counts.append(a_cell(counts) | {"dimension": "browser"})
+    counts.append(a_cell(counts) | {"dimension": "weather"})
 
 
 def cell_in_two_rows(raw, counts, lanes):
@@ -174,7 +245,7 @@ def cell_in_two_rows(raw, counts, lanes):
 
 
 def value_not_shortened(raw, counts, lanes):
-    cell(counts, granularity="hour", dimension_value=SHORTENED)["dimension_value"] = LONG
+    cell(counts, granularity="hour", dimension="action", dimension_value=SHORTENED)["dimension_value"] = LONG
 
 
 def window_end_wrong(raw, counts, lanes):
@@ -186,7 +257,7 @@ def period_of_another_day(raw, counts, lanes):
 
 
 def period_of_a_length_that_hours_do_not_have(raw, counts, lanes):
-    a_cell(counts)["period"] = "2026-01-13T04"
+    a_cell(counts)["period"] = "2026-01-13T0400"
 
 
 def bucket_wrong(raw, counts, lanes):
@@ -221,6 +292,71 @@ def two_ingest_times_in_an_epoch(raw, counts, lanes):
     raw[0]["ingested_at"] += timedelta(microseconds=1)
 
 
+def week_one_too_many(raw, counts, lanes):
+    a_total(counts, "week", "2025-12-29")["event_count"] += 1
+
+
+def month_lost(raw, counts, lanes):
+    counts.remove(a_total(counts, "month", "2025-12-01"))
+
+
+def year_counted_twice(raw, counts, lanes):
+    counts.append(dict(a_total(counts, "year", "2025-01-01")))
+
+
+def week_from_sunday(raw, counts, lanes):
+    row = a_total(counts, "week", "2025-12-29")
+    row["window_start"] -= timedelta(days=1)
+    row["window_end"] -= timedelta(days=1)
+
+
+def week_across_new_year_cut_at_it(raw, counts, lanes):
+    row = a_total(counts, "week", "2025-12-29")
+    row["window_end"] = at("2026-01-01T00:00:00Z")
+
+
+def week_across_new_year_in_the_newer_year(raw, counts, lanes):
+    a_total(counts, "week", "2025-12-29")["period"] = "2026"
+
+
+def month_of_30_days(raw, counts, lanes):
+    a_total(counts, "month", "2025-12-01")["window_end"] -= timedelta(days=1)
+
+
+def leap_year_of_365_days(raw, counts, lanes):
+    for row in counts:
+        if row["granularity"] == "year" and row["window_start"].year == 2024:
+            row["window_end"] -= timedelta(days=1)
+
+
+def month_in_a_file_of_its_month(raw, counts, lanes):
+    a_total(counts, "month", "2025-12-01")["period"] = "2025-12"
+
+
+def coarse_lane_says_more_than_was_published(raw, counts, lanes):
+    lanes["coarse"] = 4
+
+
+def coarse_lane_says_less_than_was_published(raw, counts, lanes):
+    lanes["coarse"] = 2
+
+
+def page_counted_by_week(raw, counts, lanes):
+    counts.append(a_total(counts, "week", "2026-01-12") | {"dimension": "page", "dimension_value": "/A/b"})
+
+
+def host_not_in_lower_case(raw, counts, lanes):
+    for row in counts:
+        if row["dimension_value"] == "www.example.com":
+            row["dimension_value"] = "WWW.Example.COM"
+
+
+def path_with_its_query(raw, counts, lanes):
+    for row in counts:
+        if row["dimension_value"] == "/A/b":
+            row["dimension_value"] = "/A/b?c"
+
+
 CORRUPTIONS = {
     one_too_many: {"count"},
     one_too_few: {"count"},
@@ -240,6 +376,20 @@ CORRUPTIONS = {
     lane_without_a_txn: {"count"},
     event_time_of_the_archive_wrong: {"event_time in raw"},
     two_ingest_times_in_an_epoch: {"one ingested_at per epoch"},
+    week_one_too_many: {"count"},
+    month_lost: {"count"},
+    year_counted_twice: {"count", "one row per cell"},
+    week_from_sunday: {"count"},
+    week_across_new_year_cut_at_it: {"window_end"},
+    week_across_new_year_in_the_newer_year: {"period"},
+    month_of_30_days: {"window_end"},
+    leap_year_of_365_days: {"window_end"},
+    month_in_a_file_of_its_month: {"period"},
+    coarse_lane_says_more_than_was_published: {"count"},
+    coarse_lane_says_less_than_was_published: {"count"},
+    page_counted_by_week: {"count"},
+    host_not_in_lower_case: {"count"},
+    path_with_its_query: {"count"},
 }
 
 
@@ -263,16 +413,42 @@ def test_exact_tables_pass(recount, folder):
     with contextlib.redirect_stdout(output):
         code = recount.main([folder, "--readers"])
     assert code == 0, f"exit code {code}\n{output.getvalue()}"
-    assert "recount: exact: 10 counted records" in output.getvalue(), output.getvalue()
-    assert "read the same 9 totals" in output.getvalue(), output.getvalue()
+    assert "recount: exact: 17 counted records" in output.getvalue(), output.getvalue()
+    assert "read the same 39 totals" in output.getvalue(), output.getvalue()
 
 
-def test_longer_periods_of_the_ladder_pass(recount, folder):
+def test_all_periods_of_the_ladder_pass(recount, folder):
+    ladders = {"minute": ["%Y-%m-%dT%H%M", "%Y-%m-%d", "%Y-%m"], "hour": ["%Y-%m-%dT%H", "%Y-%m"]}
     counts = counts_rows()
-    for row in counts:
-        row["period"] = "2026-01"
+    for number, row in enumerate(counts):
+        ladder = ladders.get(row["granularity"], [PERIOD[row["granularity"]]])
+        row["period"] = row["window_start"].strftime(ladder[number % len(ladder)])
     write(folder, raw_rows(), counts, LANES)
     assert checks_that_found(recount, folder) == set()
+
+
+def test_lanes_in_any_order_pass(recount, folder):
+    before = dict(LANES)
+    try:
+        for number, epochs in enumerate([(4, 4, 4, 4, 4), (4, 0, 0, 0, 4), (1, 2, 3, 4, 0), (0, 4, 0, 4, 1)]):
+            LANES.update(zip(LANES, epochs))
+            write(f"{folder}/{number}", raw_rows(), counts_rows(), LANES)
+            assert checks_that_found(recount, f"{folder}/{number}") == set(), epochs
+    finally:
+        LANES.update(before)
+
+
+def test_other_numbers_of_buckets_pass(recount, folder):
+    for buckets in [1, 64]:
+        counts = [row | {"bucket": bucket_of(row["customer_id"], buckets)} for row in counts_rows()]
+        write(f"{folder}/{buckets}", raw_rows(), counts, LANES, buckets)
+        assert checks_that_found(recount, f"{folder}/{buckets}") == set(), buckets
+
+
+def test_a_table_without_buckets_can_not_be_checked(recount, folder):
+    write(folder, raw_rows(), counts_rows(), LANES, buckets=None)
+    run = subprocess.run([ROOT / "scripts/recount", folder], capture_output=True, text=True)
+    assert run.returncode == 1 and "floodmark.buckets" in run.stderr, run
 
 
 def test_empty_tables_pass(recount, folder):

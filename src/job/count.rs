@@ -110,9 +110,8 @@ pub(super) fn graces_us(root: &Section<'_>) -> Result<[i64; 3], JobError> {
         for (name, value) in value.entries()? {
             let index = GRACES.iter().position(|(granularity, _)| granularity.name() == name).ok_or_else(|| {
                 let hint = did_you_mean(name, GRACES.map(|(granularity, _)| granularity.name()));
-                let expected =
-                    format!("one of minute, hour, day{hint}; week, month and year take every record at once");
-                value.fault("a granularity without grace", expected)
+                let expected = "one of minute, hour, day (week, month and year take every record at once)";
+                value.fault("a granularity without grace", format!("{expected}{hint}"))
             })?;
             let default = seconds[index] as u64;
             let section = value.section(&["grace_seconds"])?;

@@ -178,7 +178,7 @@ fn what_is_wrong_is_said_with_its_place() {
         (
             "[tables]",
             "[tabels]",
-            "test.toml:6:2: tabels: found an unknown key; expected one of name, source, tables, event, where, dimensions, granularities, settings; did you mean `tables`?",
+            "test.toml:6:2: tabels: found an unknown key; expected one of name, source, tables, event, where, dimensions, granularities, lanes, settings; did you mean `tables`?",
         ),
         (
             "topics =",
@@ -391,7 +391,11 @@ fn what_is_wrong_is_said_with_its_place() {
             "[\"hour\", \"hour\"]",
             "dimensions.action.granularities[1]: found the string \"hour\" a second time",
         ),
-        ("[\"hour\", \"minute\"]", "[\"hour\", \"week\"]", "dimensions.action.granularities[1]: found \"week\"; XX"),
+        (
+            "[\"hour\", \"minute\"]",
+            "[\"month\", \"week\"]",
+            "dimensions.action.granularities: found only granularities longer than a day; expected day, hour or minute among them",
+        ),
         (
             "[\"hour\", \"minute\"]",
             "[\"hours\"]",
@@ -400,12 +404,22 @@ fn what_is_wrong_is_said_with_its_place() {
         (
             "[dimensions.action]",
             "[granularities.houre]\n[dimensions.action]",
-            "granularities.houre: found a granularity without grace; expected one of minute, hour, day; did you mean `hour`?; week, month and year take every record at once",
+            "granularities.houre: found a granularity without grace; expected one of minute, hour, day (week, month and year take every record at once); did you mean `hour`?",
         ),
         (
             "[dimensions.action]",
             "[granularities.month]\n[dimensions.action]",
-            "granularities.month: found a granularity without grace",
+            "granularities.month: found a granularity without grace; expected one of minute, hour, day (week, month and year take every record at once)",
+        ),
+        (
+            "[dimensions.action]",
+            "[lanes.month]\n[dimensions.action]",
+            "lanes.month: found an unknown lane; expected one of minute, hour, day, late, coarse",
+        ),
+        (
+            "[dimensions.action]",
+            "[lanes.coarse]\npublish_seconds = 3601\n[dimensions.action]",
+            "lanes.coarse.publish_seconds: found the integer 3601",
         ),
         (
             "[dimensions.action]",

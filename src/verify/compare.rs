@@ -290,7 +290,7 @@ impl FileRows {
             }
         };
         let window = &WINDOWS[self.window];
-        let end_us = row.start_us.saturating_add(window.width_us);
+        let end_us = window.end(row.start_us);
         if self.end_us != end_us {
             differ(Check::WindowEnd, shown(self.end_us), shown(end_us));
         }
@@ -304,7 +304,8 @@ impl FileRows {
         if !self.is_in_bucket {
             row.is_misplaced = true;
             differ(Check::Segment, self.path.clone(), "a file of its customer's bucket".to_owned());
-        } else if row.start_us < self.period.start || end_us > self.period.end {
+        } else if !self.period.contains(&row.start_us) {
+            // A week's end may lie in the next year.
             row.is_misplaced = true;
             differ(Check::Segment, self.path.clone(), "a file whose period holds its window".to_owned());
         }

@@ -161,7 +161,7 @@ mod tests {
     }
 
     prop_compose! {
-        fn any_cell()(window in 0usize..3, customer in "[\u{0}\u{1}a\u{ff}]{0,3}", dimension in "[\u{0}ab]{0,2}", start_us: i64, value in "[\u{0}\u{1}b]{0,3}") -> Cell {
+        fn any_cell()(window in 0usize..6, customer in "[\u{0}\u{1}a\u{ff}]{0,3}", dimension in "[\u{0}ab]{0,2}", start_us: i64, value in "[\u{0}\u{1}b]{0,3}") -> Cell {
             Cell { window, customer, dimension, start_us, value }
         }
     }

@@ -1,7 +1,8 @@
 //! Where cells live: the live files of `counts`, in the order in which they are compared.
 //!
-//! A slot is the files of one granularity and bucket whose periods overlap: one file, unless the table is broken. Slots are
-//! numbered by granularity, bucket and period; a cell's slot is the one whose span of time holds its window.
+//! A slot is the files of one granularity and bucket whose periods overlap: one file, unless the table is broken. Periods of
+//! one granularity and bucket may have different lengths (a month sealed, then days, then an hour). Slots are numbered by
+//! granularity, bucket and period; a cell's slot is the one whose span of time holds its window's start.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -42,9 +42,9 @@ use compare::Compare;
 use difference::Differences;
 pub use difference::{Check, Difference, Place, Report, Verdict};
 use layout::Layout;
-use recount::{LaneEpochs, Recount};
+use recount::Recount;
 use sums::Sums;
-use window::{WINDOWS, window_of};
+use window::{LANES, WINDOWS};
 
 /// Options of `floodmark verify`.
 #[derive(Args, Clone, Debug)]
@@ -117,16 +117,6 @@ pub enum VerifyError {
     /// The result can not be written.
     #[error("the result can not be written to stdout: {0}")]
     Output(#[source] std::io::Error),
-    /// The job counts what this cannot recount.
-    #[error(
-        "dimension {dimension} counts by {granularity}, which can not be recounted yet; there are minute, hour and day"
-    )]
-    NotCheckable {
-        /// The dimension.
-        dimension: String,
-        /// Its granularity.
-        granularity: &'static str,
-    },
     /// A fault of ours.
     #[error("{0}; this is a bug: please report it")]
     Bug(String),
@@ -147,8 +137,8 @@ impl VerifyError {
 struct Counted {
     /// In the logic's order, which is that of the decoder's values.
     dimensions: Vec<Dimension>,
-    /// By index in [`WINDOWS`].
-    graces_us: [i64; WINDOWS.len()],
+    /// Of minute, hour and day.
+    graces_us: [i64; 3],
     buckets: u32,
 }
 
@@ -159,19 +149,15 @@ struct Dimension {
 }
 
 impl Counted {
-    fn new(logic: &Logic, buckets: u32) -> Result<Counted, VerifyError> {
-        let mut dimensions = Vec::with_capacity(logic.dimensions.len());
-        for dimension in &logic.dimensions {
-            let mut windows = [false; WINDOWS.len()];
-            for granularity in &dimension.granularities {
-                let granularity = granularity.name();
-                let index = window_of(granularity)
-                    .ok_or_else(|| VerifyError::NotCheckable { dimension: dimension.name.clone(), granularity })?;
-                windows[index] = true;
-            }
-            dimensions.push(Dimension { name: dimension.name.clone(), windows });
-        }
-        Ok(Counted { dimensions, graces_us: logic.graces_us, buckets })
+    fn new(logic: &Logic, buckets: u32) -> Counted {
+        let dimensions = (logic.dimensions.iter())
+            .map(|dimension| {
+                let is_counted =
+                    |name: &str| dimension.granularities.iter().any(|granularity| granularity.name() == name);
+                Dimension { name: dimension.name.clone(), windows: WINDOWS.map(|window| is_counted(window.name)) }
+            })
+            .collect();
+        Counted { dimensions, graces_us: logic.graces_us, buckets }
     }
 }
 
@@ -211,13 +197,9 @@ pub async fn verify(job: &Job, root: &Root, options: Options) -> Result<Report, 
     // counts first: raw is never behind it.
     let (counts_log, counts_state) = newest(root, "counts").await?;
     let (raw_log, raw_state) = newest(root, "raw").await?;
-    let counted = Counted::new(&job.logic, counts::buckets(&counts_state)?)?;
-    let lanes = LaneEpochs {
-        on_time: WINDOWS.map(|window| counts_state.txn(&format!("lane/{}", window.name))),
-        late: counts_state.txn("lane/late"),
-    };
-    let named: BTreeMap<&'static str, i64> =
-        WINDOWS.iter().map(|window| window.name).zip(lanes.on_time).chain([("late", lanes.late)]).collect();
+    let counted = Counted::new(&job.logic, counts::buckets(&counts_state)?);
+    let lanes = LANES.map(|lane| counts_state.txn(&format!("lane/{lane}")));
+    let named: BTreeMap<&'static str, i64> = LANES.into_iter().zip(lanes).collect();
 
     let mut differences = Differences::new(options.limit);
     let raw_epoch = raw_state.txn(raw::EPOCH);

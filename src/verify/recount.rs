@@ -15,7 +15,7 @@ use super::key;
 use super::layout::Layout;
 use super::spool::Spooled;
 use super::sums::Sums;
-use super::window::{WINDOWS, bucket, shown};
+use super::window::{LANES, WINDOWS, bucket, shown};
 use super::{Counted, VerifyError};
 use crate::decode::{Decoder, Event};
 use crate::model::{Outcome, RecordRef, TimestampType};
@@ -35,14 +35,6 @@ const COLUMNS: &[&str] = &[
     "reason",
 ];
 
-/// Each lane's epoch: how far it has absorbed `raw`.
-pub(super) struct LaneEpochs {
-    /// Of the lanes `minute`, `hour` and `day`.
-    pub(super) on_time: [i64; WINDOWS.len()],
-    /// Of the lane `late`.
-    pub(super) late: i64,
-}
-
 /// How many records there are, by what became of them.
 #[derive(Default)]
 pub(super) struct Tallies {
@@ -60,7 +52,8 @@ type Stretch = (i64, i64);
 pub(super) struct Recount<'a> {
     counted: &'a Counted,
     layout: &'a Layout,
-    lanes: &'a LaneEpochs,
+    /// Each lane's epoch: how far it has absorbed `raw`.
+    lanes: &'a [i64; LANES.len()],
     decoder: Decoder,
     event: Event,
     sums: Sums,
@@ -76,7 +69,7 @@ impl<'a> Recount<'a> {
     pub(super) fn new(
         counted: &'a Counted,
         layout: &'a Layout,
-        lanes: &'a LaneEpochs,
+        lanes: &'a [i64; LANES.len()],
         decoder: Decoder,
         sums: Sums,
     ) -> Self {
@@ -168,9 +161,7 @@ impl<'a> Recount<'a> {
         let bucket = bucket(event.customer.as_bytes(), counted.buckets);
         for (index, window) in WINDOWS.iter().enumerate() {
             let start_us = window.start(time_us);
-            let is_late = window.is_late(start_us, ingested_us, counted.graces_us[index]);
-            let absorbed = if is_late { lanes.late } else { lanes.on_time[index] };
-            if epoch > absorbed {
+            if epoch > lanes[window.lane(start_us, ingested_us, &counted.graces_us)] {
                 continue;
             }
             let slot = layout.home(index, bucket, start_us);

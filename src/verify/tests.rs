@@ -2,7 +2,7 @@
 //!
 //! The counts are made with the job's own arithmetic on time, so that right tables also hold the second writing against the first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
@@ -43,11 +43,11 @@ pointer = "/country"
 field = "action"
 not = { equals = "ping" }
 [dimensions.total]
-granularities = ["minute", "hour", "day"]
+granularities = ["minute", "hour", "day", "week", "month", "year"]
 [dimensions.action]
-granularities = ["minute", "hour", "day"]
+granularities = ["minute", "hour", "day", "week", "year"]
 [dimensions.country]
-granularities = ["hour"]
+granularities = ["hour", "month"]
 "#;
 
 const BUCKETS: u32 = 4;
@@ -110,7 +110,7 @@ struct Tables {
     counts_txns: BTreeMap<String, i64>,
 }
 
-/// Epochs of minute, hour, day and late.
+/// Epochs of minute, hour, day, late and coarse.
 type Lanes = [i64; Lane::ALL.len()];
 
 impl Tables {
@@ -387,6 +387,15 @@ fn many() -> Tables {
     Tables::of(records, [30, 28, 20, 25, 25])
 }
 
+/// Right tables, written, twice: as windows are born, and with the files of hours of different periods.
+pub(crate) async fn tables_of_many_periods() -> [(Job, Root); 2] {
+    let born = many();
+    let mut mixed = many();
+    let midnight = at("2026-01-13T00:00:00Z");
+    sealed(&mut mixed, Granularity::Hour, |start| if start < midnight { Period::Day } else { Period::Hour });
+    [(born.job.clone(), born.write().await), (mixed.job.clone(), mixed.write().await)]
+}
+
 /// What was found, without what may be many.
 fn kinds(report: &Report) -> Vec<(Check, u64)> {
     report.differences.iter().map(|(check, count)| (*check, *count)).collect()
@@ -416,43 +425,221 @@ async fn right_tables_are_exact() {
 
 #[tokio::test]
 async fn lanes_apart_are_exact_and_named() {
-    for lanes in [[4, 3, 2, 3, 3], [1, 2, 3, 0, 0], [0, 0, 0, 4, 4], [0, 0, 0, 0, 0]] {
+    // Each lane in the middle or level, in every combination; and all steps of two of them.
+    let mut combinations: Vec<Lanes> =
+        (0..32).map(|number| [1, 2, 4, 8, 16].map(|power| 2 + number / power % 2 * 2)).collect();
+    combinations.extend((0..25).map(|number| [4, 3, 1, number / 5, number % 5]));
+    for lanes in combinations {
         let report = Tables::of(records(), lanes).verify().await;
         assert_eq!(report.verdict, Verdict::Exact, "{lanes:?}\n{}", report.table());
+        let named = Lane::ALL.map(|lane| report.lanes[lane.name()]);
+        assert_eq!((named, report.lanes.len()), (lanes, Lane::ALL.len()));
     }
-    let report = Tables::of(records(), [4, 3, 4, 4, 4]).verify().await;
-    assert!(report.sentence().ends_with("; not yet published: hour stands at epoch 3"), "{}", report.sentence());
+    let report = Tables::of(records(), [4, 3, 4, 4, 2]).verify().await;
+    let behind = "; not yet published: coarse stands at epoch 2, hour stands at epoch 3";
+    assert!(report.sentence().ends_with(behind), "{}", report.sentence());
 }
 
 #[tokio::test]
 async fn a_lane_that_says_more_than_was_published_is_found() {
-    // Only the epoch in the log is wrong: hour 3 → 4.
-    let mut tables = Tables::of(records(), [4, 3, 4, 4, 4]);
-    tables.counts_txns.insert("lane/hour".to_owned(), 4);
-    let report = tables.verify().await;
-    assert_eq!(report.verdict, Verdict::Differences);
-    assert!(report.first.iter().all(|difference| difference.place.to_string().starts_with("hour ")));
+    // Only the epoch in the log is wrong: 3, and it says 4.
+    for (lane, windows) in
+        [("hour", &["hour"][..]), ("late", &["minute", "day"]), ("coarse", &["week", "month", "year"])]
+    {
+        let lanes = Lane::ALL.map(|other| if other.name() == lane { 3 } else { 4 });
+        let mut tables = Tables::of(records(), lanes);
+        tables.counts_txns.insert(format!("lane/{lane}"), 4);
+        let report = tables.verify().await;
+        assert_eq!(report.verdict, Verdict::Differences);
+        let granularity = |difference: &Difference| difference.place.to_string().split(' ').next().map(str::to_owned);
+        let found: BTreeSet<_> = report.first.iter().filter_map(granularity).collect();
+        assert!(found.iter().all(|name| windows.contains(&name.as_str()) || lane == "late"), "{lane}: {found:?}");
+        assert!(windows.iter().all(|name| found.contains(*name)), "{lane}: {found:?}");
+    }
 }
 
 #[tokio::test]
-async fn files_of_longer_periods_are_exact() {
-    // Sealed: all minutes of a bucket in files of their month.
-    let mut tables = right();
+async fn a_lane_that_says_less_than_was_published_is_found() {
+    for lane in Lane::ALL {
+        let mut tables = right();
+        tables.counts_txns.insert(counts::lane_txn(lane), 1);
+        assert_eq!(tables.verify().await.verdict, Verdict::Differences, "{}", lane.name());
+    }
+}
+
+/// Events on both sides of new years and leap days, some of them years late.
+fn around_new_year() -> Vec<(i64, i64, i32, i64, Vec<u8>)> {
+    let times = [
+        "2022-12-31T23:59:59Z",
+        "2023-01-01T00:00:00Z",
+        "2023-01-02T00:00:00Z",
+        "2024-02-28T23:59:59Z",
+        "2024-02-29T12:00:00Z",
+        "2024-03-01T00:00:00Z",
+        "2024-12-29T23:59:59Z",
+        "2024-12-30T00:00:00Z",
+        "2025-12-28T23:59:59Z",
+        "2025-12-29T00:00:00Z",
+        "2025-12-31T23:59:59.999Z",
+        "2026-01-01T00:00:00Z",
+        "2026-01-04T23:59:59Z",
+        "2026-01-05T00:00:00Z",
+    ];
+    let ingested = [at("2026-01-01T00:00:10Z"), at("2026-01-05T00:00:10Z")];
+    let records = [0, 1].map(|round| {
+        times.into_iter().enumerate().map(move |(index, time)| {
+            let customer = ["acme", "bolt", "c0", "dune", "élan"][index % 5];
+            let value = event(customer, ["view", "buy"][round], "de", time);
+            (round as i64 + 1, ingested[round], 0, (round * times.len() + index) as i64, value)
+        })
+    });
+    records.into_iter().flatten().collect()
+}
+
+#[tokio::test]
+async fn windows_around_new_year_and_leap_days_are_exact() {
+    for lanes in [[2, 2, 2, 2, 2], [2, 1, 1, 1, 2], [1, 1, 1, 1, 1], [2, 2, 2, 2, 1], [1, 1, 1, 2, 0]] {
+        let report = Tables::of(around_new_year(), lanes).verify().await;
+        assert_eq!(report.verdict, Verdict::Exact, "{lanes:?}\n{}", report.table());
+    }
+    // The week from 2025-12-29 is the older year's, also for events of January.
+    let tables = Tables::of(around_new_year(), [2; 5]);
+    let weeks = |file: &&Segmented| file.segment.granularity == Granularity::Week;
+    let across = at("2025-12-29T00:00:00Z");
+    let mut holding =
+        tables.counts.iter().filter(weeks).filter(|file| file.rows.iter().any(|row| row.start_us == across));
+    assert!(holding.all(|file| file.label == "2025"));
+}
+
+#[tokio::test]
+async fn a_week_in_the_year_of_its_end_is_found() {
+    let mut tables = Tables::of(around_new_year(), [2; 5]);
+    let across = at("2025-12-29T00:00:00Z");
+    let week = |file: &Segmented| {
+        file.segment.granularity == Granularity::Week && file.rows.iter().any(|row| row.start_us == across)
+    };
+    let from = tables.counts.iter().position(week).expect("a week across new year");
+    let moved: Vec<Published> = tables.counts[from].rows.extract_if(.., |row| row.start_us == across).collect();
+    let rows = moved.len() as u64;
+    let bucket = tables.counts[from].segment.bucket;
+    let is_next = |file: &&mut Segmented| {
+        (file.segment.granularity, file.segment.bucket) == (Granularity::Week, bucket) && file.label == "2026"
+    };
+    match tables.counts.iter_mut().find(is_next) {
+        Some(next) => {
+            next.rows.extend(moved);
+            next.rows.sort();
+        }
+        None => {
+            let next = Segmented { label: "2026".to_owned(), rows: moved, ..tables.counts[from].clone() };
+            tables.counts.push(next);
+        }
+    }
+    let report = tables.verify().await;
+    assert_eq!(kinds(&report), [(Check::MissingRow, rows), (Check::Segment, rows)], "{}", report.table());
+}
+
+/// The files of a granularity in those of the periods that `period` chooses by a file's first moment.
+fn sealed(tables: &mut Tables, granularity: Granularity, period: impl Fn(TimeUs) -> Period) {
     let mut sealed: BTreeMap<(u16, i64), Segmented> = BTreeMap::new();
     for file in std::mem::take(&mut tables.counts) {
-        if file.segment.granularity != Granularity::Minute {
+        if file.segment.granularity != granularity {
             tables.counts.push(file);
             continue;
         }
-        let month = Period::Month.start(file.segment.period_start);
-        let label = Period::Month.label(month);
-        let into = sealed.entry((file.segment.bucket, month)).or_insert(Segmented { label, rows: vec![], ..file });
-        into.rows.extend(file.rows);
-        into.rows.sort();
+        for row in file.rows {
+            let period = period(row.start_us);
+            let period_start = period.start(row.start_us);
+            let segment = Segment { period, period_start, ..file.segment };
+            let empty =
+                Segmented { segment, label: period.label(period_start), rows: vec![], end_shift_us: 0, said_shift: 0 };
+            sealed.entry((segment.bucket, period_start)).or_insert(empty).rows.push(row);
+        }
     }
-    tables.counts.extend(sealed.into_values());
+    tables.counts.extend(sealed.into_values().map(|mut file| {
+        file.rows.sort();
+        file
+    }));
+}
+
+#[tokio::test]
+async fn files_of_any_period_of_the_ladder_are_exact() {
+    for granularity in Granularity::ALL {
+        for period in granularity.ladder() {
+            let mut tables = many();
+            sealed(&mut tables, granularity, |_| *period);
+            let report = tables.verify().await;
+            assert_eq!(report.verdict, Verdict::Exact, "{granularity} {period:?}\n{}", report.table());
+        }
+    }
+}
+
+#[tokio::test]
+async fn files_of_different_periods_side_by_side_are_exact() {
+    let mut tables = many();
+    // The older, the longer, as live seals them.
+    let days = ["2026-01-13T00:00:00Z", "2026-01-13T01:00:00Z"].map(at);
+    sealed(&mut tables, Granularity::Minute, |start| match start {
+        start if start < days[0] => Period::Day,
+        start if start < days[1] => Period::Hour,
+        _ => Period::Minute,
+    });
+    sealed(&mut tables, Granularity::Hour, |start| if start < days[0] { Period::Day } else { Period::Hour });
+    let labels: BTreeSet<usize> = tables.counts.iter().map(|file| file.label.len()).collect();
+    assert_eq!(labels, BTreeSet::from([4, 7, 10, 13, 15]));
     let report = tables.verify().await;
     assert_eq!(report.verdict, Verdict::Exact, "{}", report.table());
+
+    // A minute's file that was sealed into its day's and is live still: what it holds is there twice.
+    let short = tables.counts.iter().position(|file| file.label == "2026-01-12").expect("a file of a day");
+    let twice = tables.counts[short].rows[0].clone();
+    let period_start = Period::Minute.start(twice.start_us);
+    let segment = Segment { period: Period::Minute, period_start, ..tables.counts[short].segment };
+    let label = Period::Minute.label(period_start);
+    tables.counts.push(Segmented { segment, label, rows: vec![twice], end_shift_us: 0, said_shift: 0 });
+    let report = tables.verify().await;
+    assert_eq!(report.differences[&Check::FilesOverlap], 1, "{}", report.table());
+    assert_eq!(report.differences[&Check::RowTwice], 1, "{}", report.table());
+}
+
+#[tokio::test]
+async fn periods_that_are_not_on_the_ladder_are_found() {
+    let wrong = [
+        (Granularity::Minute, Period::Year),
+        (Granularity::Hour, Period::Year),
+        (Granularity::Day, Period::Day),
+        (Granularity::Week, Period::Month),
+        (Granularity::Month, Period::Month),
+        (Granularity::Year, Period::Day),
+    ];
+    for (granularity, period) in wrong {
+        let mut tables = right();
+        sealed(&mut tables, granularity, |_| period);
+        let files = tables.counts.iter().filter(|file| file.segment.granularity == granularity).count() as u64;
+        assert_eq!(kinds(&tables.verify().await), [(Check::Segment, files)], "{granularity}");
+    }
+}
+
+#[tokio::test]
+async fn wrong_counts_of_long_windows_are_found() {
+    for granularity in [Granularity::Week, Granularity::Month, Granularity::Year] {
+        let mut tables = right();
+        tables.row(granularity, "acme", "total", "").count += 1;
+        let report = tables.verify().await;
+        assert_eq!(report.differences[&Check::Count], 1, "{}", report.table());
+
+        let mut tables = right();
+        let (file, row) = tables.find(granularity, "bolt", "total", "");
+        tables.counts[file].rows.remove(row);
+        let report = tables.verify().await;
+        assert_eq!(report.differences[&Check::MissingRow], 1, "{}", report.table());
+
+        let mut tables = right();
+        let (file, _) = tables.find(granularity, "dune", "total", "");
+        tables.counts[file].end_shift_us = 86_400_000_000;
+        let rows = tables.counts[file].rows.len() as u64;
+        assert_eq!(kinds(&tables.verify().await), [(Check::WindowEnd, rows)]);
+    }
 }
 
 #[tokio::test]
@@ -734,8 +921,8 @@ async fn epochs_beyond_raws_newest_are_found() {
     let mut tables = right();
     tables.raw_txns.insert(raw::EPOCH.to_owned(), 3);
     let report = tables.verify().await;
-    // Four lanes, and the rows of epoch 4.
-    assert_eq!(kinds(&report), [(Check::EpochBeyond, 5)]);
+    // Five lanes, and the rows of epoch 4.
+    assert_eq!(kinds(&report), [(Check::EpochBeyond, 6)]);
 }
 
 #[tokio::test]

@@ -7,21 +7,40 @@ use md5::{Digest, Md5};
 const SECOND_US: i64 = 1_000_000;
 const DAY_US: i64 = 86_400 * SECOND_US;
 
-/// A granularity that can be recounted.
+/// The lanes of `counts`; an index in here is a lane from now on.
+pub(super) const LANES: [&str; 5] = ["minute", "hour", "day", "late", "coarse"];
+
+/// The lane of late records.
+const LATE: usize = 3;
+
+/// A granularity.
 pub(super) struct Window {
-    /// Its name, and that of the lane of its on-time records.
+    /// Its name.
     pub(super) name: &'static str,
-    /// Its length in µs.
-    pub(super) width_us: i64,
+    length: Length,
+    /// The lane of its records, but for late ones.
+    lane: usize,
     /// Lengths of the periods' names that its files may have.
     pub(super) period_lengths: &'static [usize],
 }
 
+/// How long a window is.
+enum Length {
+    Us(i64),
+    /// From Monday.
+    Week,
+    Month,
+    Year,
+}
+
 /// All of them; an index in here is a granularity from now on.
-pub(super) const WINDOWS: [Window; 3] = [
-    Window { name: "minute", width_us: 60 * SECOND_US, period_lengths: &[7, 10, 13, 15] },
-    Window { name: "hour", width_us: 3600 * SECOND_US, period_lengths: &[7, 10] },
-    Window { name: "day", width_us: DAY_US, period_lengths: &[7] },
+pub(super) const WINDOWS: [Window; 6] = [
+    Window { name: "minute", length: Length::Us(60 * SECOND_US), lane: 0, period_lengths: &[7, 10, 13, 15] },
+    Window { name: "hour", length: Length::Us(3600 * SECOND_US), lane: 1, period_lengths: &[7, 10, 13] },
+    Window { name: "day", length: Length::Us(DAY_US), lane: 2, period_lengths: &[7] },
+    Window { name: "week", length: Length::Week, lane: 4, period_lengths: &[4] },
+    Window { name: "month", length: Length::Month, lane: 4, period_lengths: &[4] },
+    Window { name: "year", length: Length::Year, lane: 4, period_lengths: &[4] },
 ];
 
 /// The index of a granularity in [`WINDOWS`].
@@ -32,12 +51,40 @@ pub(super) fn window_of(name: &str) -> Option<usize> {
 impl Window {
     /// The start of the window that holds `time_us`.
     pub(super) fn start(&self, time_us: i64) -> i64 {
-        time_us.div_euclid(self.width_us) * self.width_us
+        let day = time_us.div_euclid(DAY_US);
+        match self.length {
+            Length::Us(width_us) => time_us.div_euclid(width_us) * width_us,
+            // Day 4, 1970-01-05, was a Monday.
+            Length::Week => ((day - 4).div_euclid(7) * 7 + 4) * DAY_US,
+            Length::Month => {
+                let (year, month) = month_of(day);
+                days(year, month, 1) * DAY_US
+            }
+            Length::Year => days(year_of(day), 1, 1) * DAY_US,
+        }
     }
 
-    /// Whether a record that was ingested then is late for the window that starts at `start_us`.
-    pub(super) fn is_late(&self, start_us: i64, ingested_us: i64, grace_us: i64) -> bool {
-        ingested_us >= start_us + self.width_us + grace_us
+    /// The end (exclusive) of the window that starts at `start_us`, which may be any number that a file holds.
+    pub(super) fn end(&self, start_us: i64) -> i64 {
+        let day = start_us.div_euclid(DAY_US);
+        match self.length {
+            Length::Us(width_us) => start_us.saturating_add(width_us),
+            Length::Week => start_us.saturating_add(7 * DAY_US),
+            Length::Month => {
+                let (year, month) = month_of(day);
+                let end = if month == 12 { days(year + 1, 1, 1) } else { days(year, month + 1, 1) };
+                end.saturating_mul(DAY_US)
+            }
+            Length::Year => days(year_of(day) + 1, 1, 1).saturating_mul(DAY_US),
+        }
+    }
+
+    /// The lane of a record ingested then, in the window that starts at `start_us`. `graces_us`: of minute, hour and day.
+    pub(super) fn lane(&self, start_us: i64, ingested_us: i64, graces_us: &[i64; 3]) -> usize {
+        match graces_us.get(self.lane) {
+            Some(grace_us) if ingested_us >= self.end(start_us) + grace_us => LATE,
+            _ => self.lane,
+        }
     }
 }
 
@@ -73,6 +120,25 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
     let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let leap_day = i64::from(is_leap && month > 2);
     365 * (year - 1970) + leaps(year - 1) - leaps(1969) + BEFORE[month as usize - 1] + leap_day + day - 1
+}
+
+/// The year in which a day since 1970-01-01 lies: 400 years have 146,097 days, so a guess is off by one at most.
+fn year_of(day: i64) -> i64 {
+    let guess = 1970 + (day * 400).div_euclid(146_097);
+    if days(guess, 1, 1) > day {
+        guess - 1
+    } else if days(guess + 1, 1, 1) <= day {
+        guess + 1
+    } else {
+        guess
+    }
+}
+
+/// The year and month in which a day since 1970-01-01 lies.
+fn month_of(day: i64) -> (i64, i64) {
+    let year = year_of(day);
+    let month = (2..=12).take_while(|month| days(year, *month, 1) <= day).last().unwrap_or(1);
+    (year, month)
 }
 
 /// The bucket of a customer: its md5's first 8 digits, as a share of all there are.
@@ -123,21 +189,101 @@ mod tests {
         fn days_are_the_calendars(day in -200_000i64..200_000) {
             use chrono::Datelike;
             let date = chrono::DateTime::from_timestamp(day * 86_400, 0).expect("a time").date_naive();
-            prop_assert_eq!(days(i64::from(date.year()), i64::from(date.month()), i64::from(date.day())), day);
+            let (year, month) = (i64::from(date.year()), i64::from(date.month()));
+            prop_assert_eq!(days(year, month, i64::from(date.day())), day);
+            prop_assert_eq!((year_of(day), month_of(day)), (year, (year, month)));
+            let monday = date.week(chrono::Weekday::Mon).first_day();
+            let [_, _, _, week, ..] = &WINDOWS;
+            let start = week.start(day * DAY_US + 7);
+            prop_assert_eq!(start, monday.and_hms_opt(0, 0, 0).expect("midnight").and_utc().timestamp_micros());
+        }
+
+        #[test]
+        fn any_number_in_a_file_has_an_end(start: i64) {
+            for window in &WINDOWS {
+                prop_assert!(window.end(start) >= start, "{}", window.name);
+            }
         }
     }
 
     #[test]
     fn windows_hold_their_times() {
-        let [minute, hour, day] = &WINDOWS;
+        // Time, then the starts of week, month and year, and their ends.
+        for (time, starts, ends) in [
+            // A Tuesday in a year whose first week began in the year before.
+            (
+                "2026-01-13T04:05:06.5Z",
+                ["2026-01-12", "2026-01-01", "2026-01-01"],
+                ["2026-01-19", "2026-02-01", "2027-01-01"],
+            ),
+            (
+                "2026-01-01T00:00:00Z",
+                ["2025-12-29", "2026-01-01", "2026-01-01"],
+                ["2026-01-05", "2026-02-01", "2027-01-01"],
+            ),
+            (
+                "2025-12-31T23:59:59Z",
+                ["2025-12-29", "2025-12-01", "2025-01-01"],
+                ["2026-01-05", "2026-01-01", "2026-01-01"],
+            ),
+            // A Sunday on new year, of week 53; a Monday on new year.
+            (
+                "2023-01-01T12:00:00Z",
+                ["2022-12-26", "2023-01-01", "2023-01-01"],
+                ["2023-01-02", "2023-02-01", "2024-01-01"],
+            ),
+            (
+                "2024-01-01T00:00:00Z",
+                ["2024-01-01", "2024-01-01", "2024-01-01"],
+                ["2024-01-08", "2024-02-01", "2025-01-01"],
+            ),
+            // A leap day, the day before and after; a century that is none; before 1970.
+            (
+                "2024-02-29T23:59:59.999999Z",
+                ["2024-02-26", "2024-02-01", "2024-01-01"],
+                ["2024-03-04", "2024-03-01", "2025-01-01"],
+            ),
+            (
+                "2024-03-01T00:00:00Z",
+                ["2024-02-26", "2024-03-01", "2024-01-01"],
+                ["2024-03-04", "2024-04-01", "2025-01-01"],
+            ),
+            (
+                "2100-02-28T23:59:59Z",
+                ["2100-02-22", "2100-02-01", "2100-01-01"],
+                ["2100-03-01", "2100-03-01", "2101-01-01"],
+            ),
+            (
+                "1969-12-31T23:59:59Z",
+                ["1969-12-29", "1969-12-01", "1969-01-01"],
+                ["1970-01-05", "1970-01-01", "1970-01-01"],
+            ),
+        ] {
+            for (window, (start, end)) in WINDOWS[3..].iter().zip(starts.into_iter().zip(ends)) {
+                let found = window.start(at(time));
+                assert_eq!(shown(found), format!("{start}T00:00:00Z"), "{} of {time}", window.name);
+                assert_eq!(shown(window.end(found)), format!("{end}T00:00:00Z"), "{} of {time}", window.name);
+            }
+        }
+        let [minute, hour, day, ..] = &WINDOWS;
         let time = at("2026-01-13T04:05:06.5Z");
         assert_eq!(minute.start(time), at("2026-01-13T04:05:00Z"));
         assert_eq!(hour.start(time), at("2026-01-13T04:00:00Z"));
         assert_eq!(day.start(time), at("2026-01-13T00:00:00Z"));
-        assert_eq!(day.start(-1), -day.width_us);
-        let start = minute.start(time);
-        assert!(!minute.is_late(start, at("2026-01-13T04:06:19.999999Z"), 20 * SECOND_US));
-        assert!(minute.is_late(start, at("2026-01-13T04:06:20Z"), 20 * SECOND_US));
+        assert_eq!((day.start(-1), day.end(-DAY_US)), (-DAY_US, 0));
+    }
+
+    #[test]
+    fn late_records_have_a_lane_of_their_own_but_for_long_windows() {
+        let time = at("2026-01-13T04:05:06.5Z");
+        let lanes = |ingested: &str| {
+            let graces_us = [20, 60, 300].map(|seconds| seconds * SECOND_US);
+            WINDOWS.each_ref().map(|window| LANES[window.lane(window.start(time), at(ingested), &graces_us)])
+        };
+        assert_eq!(lanes("2026-01-13T04:06:19.999999Z"), ["minute", "hour", "day", "coarse", "coarse", "coarse"]);
+        assert_eq!(lanes("2026-01-13T04:06:20Z"), ["late", "hour", "day", "coarse", "coarse", "coarse"]);
+        assert_eq!(lanes("2026-01-13T05:01:00Z"), ["late", "late", "day", "coarse", "coarse", "coarse"]);
+        assert_eq!(lanes("2031-01-13T05:01:00Z"), ["late", "late", "late", "coarse", "coarse", "coarse"]);
     }
 
     #[test]
