@@ -12,4 +12,5 @@ pub mod report;
 pub mod source;
 pub mod stop;
 pub mod table;
+pub mod upkeep;
 pub mod verify;

@@ -55,6 +55,8 @@ impl Root {
                 invalid(format!("the folder can not be made: {error}; check the path and its permissions"))
             })?;
             let store = LocalFileSystem::new_with_prefix(&path).map_err(|error| invalid(error.to_string()))?;
+            // Folders of periods that are over would pile up.
+            let store = store.with_automatic_cleanup(true);
             return Ok(Root { url, store: Arc::new(store), background: Background::default() });
         }
         if url.scheme() == "memory" {
