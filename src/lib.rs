@@ -7,6 +7,7 @@ pub mod dev;
 pub mod job;
 pub mod live;
 pub mod live_line;
+pub mod manage;
 pub mod model;
 pub mod report;
 pub mod source;

@@ -82,6 +82,11 @@ impl Root {
         &self.url
     }
 
+    /// The store of the whole folder.
+    pub fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
+    }
+
     /// Waits until the checkpoints under way are written, but not for ever: they only make opening faster.
     pub async fn finish(&self, within: Duration) {
         if tokio::time::timeout(within, self.background.0.write()).await.is_err() {

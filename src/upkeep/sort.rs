@@ -228,3 +228,84 @@ fn pass_on(
     places.clear();
     sink.take(&rows)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::{Outcome, RecordRef, Records, TimestampType};
+    use crate::table::raw::Rows;
+
+    /// Rows with everything that may be null, empty or there; event times in no order.
+    fn batches(number: usize, rows: usize) -> Vec<RecordBatch> {
+        let mut seed = 88_172_645_463_325_252_u64;
+        let mut random = move |below: u64| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed % below
+        };
+        let mut gathered = Rows::new(Arc::from(["a".to_owned(), "b".to_owned()]));
+        (0..number)
+            .map(|batch| {
+                for row in 0..rows {
+                    let mut records = Records::default();
+                    let bytes = vec![b'x'; random(300) as usize];
+                    let some = |bytes, what| (what > 0).then_some(bytes);
+                    let headers: Vec<(&[u8], Option<&[u8]>)> =
+                        [(&b"h"[..], Some(&b""[..])), (b"h", None), (b"", Some(b"v"))][random(4).min(3) as usize..]
+                            .to_vec();
+                    let record = RecordRef {
+                        epoch: 1 + batch as u64,
+                        ingested_at: batch as i64,
+                        topic: random(2) as u16,
+                        partition: random(3) as i32,
+                        offset: (batch * rows + row) as i64,
+                        timestamp_ms: (random(5) > 0).then_some(7),
+                        timestamp_type: TimestampType::CreateTime,
+                        key: some(&b""[..], random(2)),
+                        value: some(&bytes[..], random(9)),
+                    };
+                    records.push(record, headers.into_iter());
+                    gathered.push(&records, 0, &Outcome::Counted, (random(6) > 0).then(|| random(50) as i64));
+                }
+                gathered.finish()
+            })
+            .collect()
+    }
+
+    /// Rows as text, in their order.
+    fn lines(batches: &[RecordBatch]) -> Vec<String> {
+        let mut writer = arrow::json::LineDelimitedWriter::new(Vec::new());
+        writer.write_batches(&batches.iter().collect::<Vec<_>>()).expect("JSON");
+        writer.finish().expect("JSON");
+        String::from_utf8(writer.into_inner()).expect("UTF-8").lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_same_rows_sorted_whatever_the_memory() {
+        let given = batches(150, 20);
+        let mut expected = lines(&given);
+        expected.sort();
+        // All in memory; a few runs; more runs than may be open, some of one batch.
+        for memory_bytes in [usize::MAX, 200_000, 1] {
+            let mut sorter = Sorter::with_memory(memory_bytes);
+            for batch in &given {
+                sorter.push(batch.clone()).expect("room for runs");
+            }
+            let mut sorted = Vec::new();
+            sorter
+                .finish(&mut |batch: &RecordBatch| {
+                    sorted.push(batch.clone());
+                    Ok(())
+                })
+                .expect("runs can be read");
+            let order: Vec<Key> = sorted.iter().flat_map(|batch| (0..batch.num_rows()).map(keys(batch))).collect();
+            assert!(order.is_sorted(), "with {memory_bytes} bytes");
+            let mut found = lines(&sorted);
+            found.sort();
+            assert!(found == expected, "with {memory_bytes} bytes: other rows");
+        }
+    }
+}
