@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use floodmark::dev::DevCommand;
 use floodmark::job::JobError;
 use floodmark::live::LiveError;
+use floodmark::manage::{ManageError, TableCommand};
 use floodmark::verify::{Verdict, VerifyArgs, VerifyError};
 use tracing_subscriber::EnvFilter;
 
@@ -35,6 +36,9 @@ enum Command {
     Run(run::RunArgs),
     /// Count the archive again, independently, and compare every row of counts
     Verify(VerifyArgs),
+    /// Look after the tables: what was committed, merge small files, delete dead ones, export
+    #[command(subcommand)]
+    Table(TableCommand),
     /// For trying things out: generated traffic, files into topics, an embedded broker
     #[command(subcommand)]
     Dev(DevCommand),
@@ -50,6 +54,7 @@ pub(crate) fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(&args).map(|()| 0),
         Command::Verify(args) => floodmark::verify::run(args).map(Verdict::exit_code).map_err(Into::into),
+        Command::Table(command) => floodmark::manage::run(command).map(|()| 0).map_err(Into::into),
         Command::Dev(command) => floodmark::dev::run(command).map(|()| 0),
     };
     match result {
@@ -65,6 +70,8 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     if let Some(error) = error.downcast_ref::<LiveError>() {
         error.exit_code()
     } else if let Some(error) = error.downcast_ref::<VerifyError>() {
+        error.exit_code()
+    } else if let Some(error) = error.downcast_ref::<ManageError>() {
         error.exit_code()
     } else if error.downcast_ref::<JobError>().is_some() {
         78

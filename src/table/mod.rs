@@ -2,11 +2,14 @@
 
 pub mod counts;
 pub mod layout;
+mod load;
 pub mod log;
 pub mod raw;
+pub mod retention;
 mod stats;
 pub mod store;
 
+pub use load::{Listing, Tombstones};
 pub use log::{Commit, File, Log, State};
 pub use store::Root;
 

@@ -97,6 +97,11 @@ impl World {
         }
     }
 
+    /// Other lines of the section of settings, for the next start.
+    pub(crate) fn set(&mut self, settings: &str) {
+        self.settings = format!("[settings]\n{settings}\n");
+    }
+
     /// A store with faults over the tables.
     pub(crate) fn store(&self) -> Faulty {
         Faulty::new(Arc::clone(&self.inner) as Arc<dyn ObjectStore>)
