@@ -24,10 +24,11 @@ def run(bench, args):
     figures = json.loads(life["out"])
     counts = folder / "counts"
     alive = tables.live(counts)
-    log = list((counts / "_delta_log").iterdir())
+    log = [path.stat().st_size for path in (counts / "_delta_log").iterdir()]
+    db = tables.connect()
     opened = {
         "floodmark": figures["open_seconds"],
-        "duckdb": median_seconds(lambda: tables.connect().execute(f"FROM delta_scan('{counts}') LIMIT 0").fetchall()),
+        "duckdb": median_seconds(lambda: db.execute(f"FROM delta_scan('{counts}') LIMIT 0").fetchall()),
         "polars": median_seconds(lambda: polars.scan_delta(str(counts)).collect_schema()),
     }
     before = size_of(counts)
@@ -42,7 +43,7 @@ def run(bench, args):
         "version": figures["version"],
         "live": alive,
         "log_entries": len(log),
-        "log_bytes": sum(path.stat().st_size for path in log),
+        "log_bytes": sum(log),
         "open_seconds": opened,
         "bytes_on_disk": before,
         "bytes_after_vacuum": after,

@@ -18,8 +18,8 @@ use serde_json::json;
 use super::cells::{CellWriter, Cells, Merged};
 use super::event::{Event as Drawn, EventWriter};
 use super::limit::Output;
-use super::random::{Random, mix};
-use super::schedule::{Schedule, TrafficRange};
+use super::random::{Random, Weighted, mix};
+use super::schedule::Schedule;
 use super::traffic;
 use crate::clock::Clock;
 use crate::dataflow::plan::age;
@@ -38,8 +38,8 @@ Events are drawn as `floodmark dev gen` draws them, customer by customer, decode
 counted and written straight into files of the table counts, sealed as a running job would have. The
 archive stays empty: `verify` would find everything to be too much. There must be no tables yet.";
 
-const HOUR_US: TimeUs = 3_600_000_000;
-const DAY_US: TimeUs = 24 * HOUR_US;
+const MINUTE_MS: i64 = 60_000;
+const DAY_MS: i64 = 86_400_000;
 
 /// Events that are counted before their cells are written.
 const CHUNK_EVENTS: u64 = 400_000;
@@ -70,7 +70,7 @@ pub struct PreloadArgs {
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     pub events_per_day: u64,
 
-    /// The end of the history, in milliseconds since 1970 [default: the start of this hour]
+    /// The end of the history, a whole minute, in milliseconds since 1970 [default: the start of this hour]
     #[arg(long, value_name = "MS")]
     pub until: Option<i64>,
 
@@ -182,6 +182,8 @@ struct History<'a> {
     from: TimeUs,
     until: TimeUs,
     writer: EventWriter,
+    /// Of a day.
+    minutes: Weighted,
     /// Sum of Zipf's weights.
     weights: f64,
 }
@@ -190,10 +192,12 @@ type Files = BTreeMap<(Granularity, Period, TimeUs), CellWriter>;
 
 impl<'a> History<'a> {
     fn new(args: &'a PreloadArgs, job: &'a Job, until: TimeUs) -> History<'a> {
-        let from = until - TimeUs::from(args.days) * DAY_US;
+        let from = until - TimeUs::from(args.days) * DAY_MS * 1000;
         let writer = EventWriter::new(0, &mut Random::new(args.seed));
         let weights = (1..=args.customers).map(|rank| f64::from(rank).powf(-args.zipf)).sum();
-        History { args, job, from, until, writer, weights }
+        let busy: Vec<f64> =
+            (0..DAY_MS / MINUTE_MS).map(|minute| Schedule::rhythm(minute * MINUTE_MS) as f64).collect();
+        History { args, job, from, until, writer, minutes: Weighted::new(&busy), weights }
     }
 
     /// All files of a bucket.
@@ -229,11 +233,10 @@ impl<'a> History<'a> {
         let mut random = Random::new(self.args.seed ^ mix(u64::from(number)));
         let events = self.args.events_per_day as f64 * f64::from(self.args.days) * weight;
         let events = events as u64 + u64::from(random.fraction() < events.fract());
-        let range = TrafficRange { from_ms: self.from / 1000, to_ms: self.until / 1000, events };
-        let mut schedule = Schedule::new(range);
         let mut decoder = Decoder::new(&self.job.logic);
         let (mut value, mut event) = (Vec::new(), Event::default());
-        while let Some(time_ms) = schedule.next(random.next()) {
+        for _ in 0..events {
+            let time_ms = self.draw_time_ms(&mut random);
             let drawn: Drawn = traffic::visit(u64::from(number), self.args.seed, time_ms, time_ms, &mut random);
             value.clear();
             self.writer.write(&drawn, &mut random, &mut value);
@@ -255,6 +258,14 @@ impl<'a> History<'a> {
             }
         }
         Ok(events)
+    }
+
+    /// Any day, and a minute of the day as busy as it is.
+    fn draw_time_ms(&self, random: &mut Random) -> i64 {
+        let minute_ms = self.minutes.draw(random.next()) as i64 * MINUTE_MS;
+        let from_ms = self.from / 1000;
+        let day_ms = random.below(self.args.days.into()) as i64 * DAY_MS;
+        from_ms + (minute_ms - from_ms).rem_euclid(DAY_MS) + day_ms + random.below(MINUTE_MS as u64) as i64
     }
 
     fn write(&self, bucket: u16, merged: Merged, files: &mut Files) -> anyhow::Result<()> {
