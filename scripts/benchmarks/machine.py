@@ -31,11 +31,14 @@ class Bench:
     def __enter__(self):
         self.remove_old()
         self.folder.mkdir(parents=True)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, when started in the background
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
         return self
 
     def __exit__(self, kind, *_):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # this takes a second
         self.end_processes()
         for server in self.servers:
             subprocess.run([SCRIPTS / server, "kill", "--dir", self.folder / server], check=False)
