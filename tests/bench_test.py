@@ -1,0 +1,110 @@
+"""The parts of scripts/bench that read what others write: a job's log, a table's log, a store's requests.
+
+Run it with `scripts/python tests/bench_test.py`, after `cargo build --release`.
+"""
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BINARY = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/floodmark"
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from benchmarks import tables  # noqa: E402
+from benchmarks.proxy import CountingProxy  # noqa: E402
+
+
+def test_publishes_and_rows_are_read_from_a_short_life(folder):
+    """Rows that the job's log says were written are those of the table's log."""
+    environment = os.environ | {"FLOODMARK_TABLES": str(folder / "tables")} | tables.LOG
+    command = [BINARY, "dev", "long-life", ROOT / "jobs/bench.toml", "--publishes", "20", "--output", "json"]
+    with (folder / "log").open("w") as log:
+        life = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=log, check=True, text=True)
+    assert json.loads(life.stdout)["publishes"] == 20
+    orders = tables.publishes(folder / "log")
+    assert orders["minute"]["orders"] >= 18, orders
+    assert orders["minute"]["amplification"] >= 1, orders
+    written = tables.rows_written(tables.commits(folder / "tables/counts"))
+    assert sum(order["rows"] for order in orders.values()) == sum(written.values()) > 0, (orders, written)
+    live = tables.live(folder / "tables/counts")
+    assert 0 < live["rows"] <= sum(written.values()), live
+
+
+def test_the_age_of_minutes_is_a_saw(folder):
+    """Epochs close at 10, 20, 30 s; their minutes can be seen two seconds later, but for the third: five."""
+    for table in ("raw", "counts"):
+        (folder / table / "_delta_log").mkdir(parents=True)
+    for epoch in range(1, 5):
+        opened = f"1970-01-01T00:00:{(epoch - 1) * 10:02}.000Z"
+        stats = {"numRecords": 1, "minValues": {"epoch": epoch, "ingested_at": opened}, "maxValues": {"epoch": epoch}}
+        add = {"add": {"path": "x", "partitionValues": {}, "size": 1, "stats": json.dumps(stats)}}
+        (folder / f"raw/_delta_log/{epoch:020}.json").write_text(json.dumps(add))
+        path = folder / f"counts/_delta_log/{epoch:020}.json"
+        path.write_text(json.dumps({"txn": {"appId": "lane/minute", "version": epoch}}))
+        seen = epoch * 10 + (5 if epoch == 3 else 2)
+        os.utime(path, (seen, seen))
+    ages = tables.minute_ages(folder, 0, 100)
+    # From 2 to 12 s, and from 2 to 15 s.
+    assert ages["worst_seconds"] == 15 and ages["publishes"] == 3, ages
+    assert abs(ages["median_seconds"] - 7.75) < 0.01, ages
+
+
+def test_the_proxy_counts_and_keeps_the_host(folder):
+    class Store(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            content = self.headers["Host"].encode()
+            self.send_response(206)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    store = HTTPServer(("127.0.0.1", 0), Store)
+    threading.Thread(target=store.serve_forever, daemon=True).start()
+    proxy = CountingProxy(*store.server_address)
+    try:
+        for _ in range(2):
+            client = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=10)
+            client.request("GET", "/bucket/a%3Db", headers={"Host": "signed.example"})
+            answer = client.getresponse()
+            assert (answer.status, answer.read()) == (206, b"signed.example")
+            client.close()
+        assert proxy.take() == [("GET", "/bucket/a%3Db", 206, 14)] * 2
+        assert proxy.take() == []
+    finally:
+        proxy.close()
+        store.shutdown()
+
+
+def main():
+    passed = failed = 0
+    for name, test in sorted(globals().items()):
+        if name.startswith("test_"):
+            with tempfile.TemporaryDirectory(dir=os.environ.get("FLOODMARK_TEST_DIR")) as folder:
+                try:
+                    test(Path(folder))
+                    passed += 1
+                    print(f"ok {name}")
+                except Exception:
+                    failed += 1
+                    traceback.print_exc()
+                    print(f"FAILED {name}")
+    print(f"{passed} passed, {failed} failed, 0 skipped")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
