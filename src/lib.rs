@@ -10,6 +10,7 @@ pub mod live_line;
 pub mod model;
 pub mod report;
 pub mod source;
+pub mod status;
 pub mod stop;
 pub mod table;
 pub mod verify;
