@@ -25,8 +25,10 @@ use crate::job::Job;
 use crate::model::{Epoch, Lane, TimeUs};
 use crate::source::archive::FeedPlan;
 use crate::source::{SourceError, SourceFactory};
+use crate::table::layout::Layout;
 use crate::table::log::WRITER_GENERATION;
-use crate::table::{Log, Root, State, TableError, counts, raw};
+use crate::table::{Log, Root, State, TableError, counts, raw, retention};
+use crate::upkeep::Upkeep;
 
 /// How long a worker without work sleeps before it looks whether it is to be let go.
 const PARK: Duration = Duration::from_millis(100);
@@ -117,6 +119,7 @@ fn run_on(runtime: &tokio::runtime::Runtime, live: Live, request: watch::Receive
     live.source.resume(&tables.raw.state)?;
     let resumed_from = progress_of(&tables.raw.state);
     let generation = runtime.block_on(take(&mut tables, live.clock.now_ms()))?;
+    runtime.block_on(keep(&mut tables, &live))?;
     let Tables { raw, counts, buckets } = tables;
     if progress_of(&raw.state) != resumed_from {
         live.source.resume(&raw.state)?;
@@ -133,6 +136,10 @@ fn run_on(runtime: &tokio::runtime::Runtime, live: Live, request: watch::Receive
         "job started"
     );
 
+    // What can fail comes before the threads, that only the committer ends.
+    let layout = Layout::new(counts.state.files.values(), |_| true)?;
+    let upkeep = Upkeep { root: live.root.clone(), settings: live.job.settings.clone(), clock: live.clock.clone() };
+    let _upkeep = upkeep.start(runtime.handle(), request.clone());
     let (orders, orders_receiver) = mpsc::channel();
     let (answers, answers_receiver) = tokio::sync::mpsc::unbounded_channel();
     let (wake, wake_receiver) = mpsc::channel();
@@ -151,6 +158,7 @@ fn run_on(runtime: &tokio::runtime::Runtime, live: Live, request: watch::Receive
             generation,
             workers_per_process: live.workers,
             runtime: runtime.handle().clone(),
+            turn: Arc::new(tokio::sync::Semaphore::new(1)),
             progress: Arc::clone(&live.progress),
             job: Arc::new(live.job.clone()),
         },
@@ -168,6 +176,7 @@ fn run_on(runtime: &tokio::runtime::Runtime, live: Live, request: watch::Receive
     let result = match wake_receiver.recv() {
         Ok(wake) => {
             let committer = Committer {
+                layout,
                 raw,
                 counts,
                 generation,
@@ -203,8 +212,11 @@ async fn open(live: &Live) -> Result<Tables, TableError> {
     let now_ms = live.clock.now_ms();
     let raw_log = Log::new(&live.root, "raw");
     let counts_log = Log::new(&live.root, "counts");
-    let raw_state = raw_log.load_or_create(&raw::definition(), now_ms).await?;
-    let counts_state = counts_log.load_or_create(&counts::definition(live.job.tables.buckets), now_ms).await?;
+    let retention = retention::properties(live.job.settings.dead_files_keep_hours);
+    let raw_definition = raw::definition().with_properties(retention.clone());
+    let raw_state = raw_log.load_or_create(&raw_definition, now_ms).await?;
+    let counts_definition = counts::definition(live.job.tables.buckets).with_properties(retention);
+    let counts_state = counts_log.load_or_create(&counts_definition, now_ms).await?;
     let buckets = counts::buckets(&counts_state)?;
     if buckets != live.job.tables.buckets {
         return Err(TableError::Invalid(format!(
@@ -225,6 +237,15 @@ async fn take(tables: &mut Tables, now_ms: i64) -> Result<i64, TableError> {
     let Tables { raw, counts, .. } = tables;
     let generation = raw.log.fence(&mut raw.state, 0, now_ms).await?;
     counts.log.fence(&mut counts.state, generation, now_ms).await
+}
+
+/// Lets both tables say how long the job keeps what is superseded, where it was changed since the last start.
+async fn keep(tables: &mut Tables, live: &Live) -> Result<(), TableError> {
+    let properties = retention::properties(live.job.settings.dead_files_keep_hours);
+    for table in [&mut tables.raw, &mut tables.counts] {
+        table.log.set_properties(&mut table.state, &properties, live.clock.now_ms()).await?;
+    }
+    Ok(())
 }
 
 /// The application transactions of `raw` that the source goes on from.

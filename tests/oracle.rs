@@ -19,6 +19,7 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::Datelike;
 use floodmark::clock::{Clock, ManualClock};
 use floodmark::dataflow::Progress;
 use floodmark::dataflow::commit::Request;
@@ -66,10 +67,29 @@ pointer = "/user/country"
 field = "action"
 not = { equals = "ping" }
 [dimensions.action]
-granularities = ["minute", "hour", "day"]
+granularities = ["minute", "hour", "day", "week"]
 [dimensions.country]
-granularities = ["hour", "day"]
+granularities = ["hour", "month", "year"]
 "#;
+
+/// What is counted: a second time.
+const COUNTED: [(&str, &[&str]); 3] = [
+    ("total", &["minute", "hour", "day", "week", "month", "year"]),
+    ("action", &["minute", "hour", "day", "week"]),
+    ("country", &["hour", "month", "year"]),
+];
+
+/// Seconds between publishes of minute, hour, day, late, coarse: together, on two tracks that meet in late records, as by default.
+const PACES: [[u64; 5]; 4] = [[0; 5], [0, 30, 30, 90, 90], [0, 60, 0, 0, 300], [0, 300, 300, 900, 900]];
+
+/// How a job runs.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    publish_seconds: [u64; 5],
+    pending_bytes_max: u64,
+}
+
+const DEFAULT: Pace = Pace { publish_seconds: PACES[3], pending_bytes_max: 512 << 20 };
 
 // ---- what the test sends, and what it knows of it ----
 
@@ -244,6 +264,7 @@ struct World {
     expected: BTreeMap<(i32, i64), Expected>,
     sent: BTreeMap<(i32, i64), Option<Vec<u8>>>,
     next: Vec<i64>,
+    pace: Pace,
 }
 
 struct Running {
@@ -254,8 +275,9 @@ struct Running {
 }
 
 impl World {
-    fn new(partitions: usize) -> World {
+    fn new(partitions: usize, pace: Pace) -> World {
         World {
+            pace,
             inner: Arc::new(InMemory::new()),
             script: Script::new(partitions),
             clock: ManualClock::at(BASE),
@@ -270,8 +292,11 @@ impl World {
         let store = Mortal::new(&self.inner);
         let progress = Arc::new(Progress::default());
         let (request, requested) = watch::channel(Request::Run);
+        let mut job = Job::parse(JOB, "oracle.toml", &|_| None).expect("the test's job is right");
+        job.settings.publish_seconds = self.pace.publish_seconds;
+        job.settings.pending_bytes_max = self.pace.pending_bytes_max;
         let live = Live {
-            job: Job::parse(JOB, "oracle.toml", &|_| None).expect("the test's job is right"),
+            job,
             root: Root::on(Arc::clone(&store) as Arc<dyn ObjectStore>),
             workers,
             clock: Clock::Manual(self.clock.clone()),
@@ -400,13 +425,24 @@ type CellKey = (&'static str, String, String, i64, String);
 /// The cells of a version; checks order, window_end, period and bucket on the way.
 fn cells(store: &InMemory, version: &Version) -> BTreeMap<CellKey, i64> {
     let mut cells = BTreeMap::new();
+    let mut periods: BTreeMap<(&'static str, String), Vec<String>> = BTreeMap::new();
     for (path, partition) in &version.files {
-        let (granularity, length) = match partition["granularity"].as_str() {
-            "minute" => ("minute", MINUTE),
-            "hour" => ("hour", 60 * MINUTE),
-            "day" => ("day", 24 * 60 * MINUTE),
+        let (granularity, labels) = match partition["granularity"].as_str() {
+            "minute" => ("minute", &["%Y-%m", "%Y-%m-%d", "%Y-%m-%dT%H", "%Y-%m-%dT%H%M"][..]),
+            "hour" => ("hour", &["%Y-%m", "%Y-%m-%d", "%Y-%m-%dT%H"][..]),
+            "day" => ("day", &["%Y-%m"][..]),
+            "week" => ("week", &["%Y"][..]),
+            "month" => ("month", &["%Y"][..]),
+            "year" => ("year", &["%Y"][..]),
             other => panic!("granularity {other}"),
         };
+        // Every window's own label begins with its file's period; so live files overlap where one label begins with another.
+        let place = (granularity, partition["bucket"].clone());
+        for other in periods.entry(place).or_default().iter() {
+            let period: &String = &partition["period"];
+            assert!(!other.starts_with(period) && !period.starts_with(other), "{path} overlaps period {other}");
+        }
+        periods.entry((granularity, partition["bucket"].clone())).or_default().push(partition["period"].clone());
         let mut last = None;
         for batch in rows(store, &format!("counts/{path}")) {
             let text = |name: &str| batch.column_by_name(name).expect("a column").as_string::<i32>().clone();
@@ -421,19 +457,14 @@ fn cells(store: &InMemory, version: &Version) -> BTreeMap<CellKey, i64> {
                 let order =
                     (customer.to_owned(), dimensions.value(row).to_owned(), start, values.value(row).to_owned());
                 assert!(last.as_ref() < Some(&order), "{path}: not in order at {order:?}");
-                assert_eq!(ends.value(row), start + length, "{path}: window_end");
+                assert_eq!((start, ends.value(row)), window(granularity, start), "{path}: window");
                 assert!(count > 0, "{path}: {order:?} counts {count}");
                 let digest = Md5::digest(customer.as_bytes());
                 let bucket = digest[0] as u32 >> (8 - BUCKETS.ilog2());
                 assert_eq!(partition["bucket"], bucket.to_string(), "{path}: bucket of {customer:?}");
-                let pattern = match granularity {
-                    "minute" => "%Y-%m-%dT%H",
-                    "hour" => "%Y-%m-%d",
-                    _ => "%Y-%m",
-                };
-                let period =
-                    chrono::DateTime::from_timestamp_micros(start).expect("a time").format(pattern).to_string();
-                assert_eq!(partition["period"], period, "{path}: period");
+                let start_time = chrono::DateTime::from_timestamp_micros(start).expect("a time");
+                let period = |label: &&str| start_time.format(label).to_string() == partition["period"];
+                assert!(labels.iter().any(period), "{path}: period of {start_time}");
                 let key = (granularity, order.0.clone(), order.1.clone(), start, order.3.clone());
                 assert!(cells.insert(key, count).is_none(), "{path}: {order:?} is there twice");
                 last = Some(order);
@@ -479,6 +510,32 @@ fn archive(store: &InMemory, world: &World) -> BTreeMap<(i32, i64), (i64, i64)> 
     archive
 }
 
+/// The window that holds a time.
+fn window(granularity: &str, time: i64) -> (i64, i64) {
+    let fixed = |length: i64, origin: i64| {
+        let start = time - (time - origin).rem_euclid(length);
+        (start, start + length)
+    };
+    let day = 24 * 60 * MINUTE;
+    let date = chrono::DateTime::from_timestamp_micros(time).expect("a time").date_naive();
+    let first = |year: i32, month: u32| {
+        let date = chrono::NaiveDate::from_ymd_opt(year, month, 1).expect("a month").and_hms_opt(0, 0, 0);
+        date.expect("midnight").and_utc().timestamp_micros()
+    };
+    match granularity {
+        "minute" => fixed(MINUTE, 0),
+        "hour" => fixed(60 * MINUTE, 0),
+        "day" => fixed(day, 0),
+        // BASE is a Tuesday.
+        "week" => fixed(7 * day, BASE - day),
+        "month" => {
+            let next = date.checked_add_months(chrono::Months::new(1)).expect("a month later");
+            (first(date.year(), date.month()), first(next.year(), next.month()))
+        }
+        _ => (first(date.year(), 1), first(date.year() + 1, 1)),
+    }
+}
+
 /// Promise 1: compares every version of `counts` with a recount.
 fn check_every_version(world: &World) {
     let archive = archive(&world.inner, world);
@@ -488,19 +545,29 @@ fn check_every_version(world: &World) {
         let mut expected: BTreeMap<CellKey, i64> = BTreeMap::new();
         for (key, (epoch, ingested_at)) in &archive {
             let Expected::Counted { customer, time, values } = &world.expected[key] else { continue };
-            for (granularity, length, grace) in
-                [("minute", MINUTE, 20 * SECOND), ("hour", 60 * MINUTE, MINUTE), ("day", 24 * 60 * MINUTE, 5 * MINUTE)]
-            {
-                let start = time - time.rem_euclid(length);
-                let late = *ingested_at >= start + length + grace;
-                if *epoch > lane(if late { "late" } else { granularity }) {
+            for (granularity, grace) in [
+                ("minute", Some(20 * SECOND)),
+                ("hour", Some(MINUTE)),
+                ("day", Some(5 * MINUTE)),
+                ("week", None),
+                ("month", None),
+                ("year", None),
+            ] {
+                let (start, end) = window(granularity, *time);
+                let own = match grace {
+                    None => "coarse",
+                    Some(grace) if *ingested_at >= end + grace => "late",
+                    Some(_) => granularity,
+                };
+                if *epoch > lane(own) {
                     continue;
                 }
-                for (dimension, value) in values {
-                    if *dimension == "country" && granularity == "minute" {
+                for (dimension, granularities) in COUNTED {
+                    if !granularities.contains(&granularity) {
                         continue;
                     }
-                    let cell = (granularity, customer.clone(), (*dimension).to_owned(), start, value.clone());
+                    let value = &values[dimension];
+                    let cell = (granularity, customer.clone(), dimension.to_owned(), start, value.clone());
                     *expected.entry(cell).or_default() += 1;
                 }
             }
@@ -512,8 +579,8 @@ fn check_every_version(world: &World) {
     assert!(tested >= 2, "no version of counts to look at");
 }
 
-fn play(partitions: usize, workers: usize, steps: &[Step]) {
-    let mut world = World::new(partitions);
+fn play(partitions: usize, workers: usize, pace: Pace, steps: &[Step]) {
+    let mut world = World::new(partitions, pace);
     let mut job = world.start(workers);
     for step in steps {
         match step {
@@ -532,11 +599,12 @@ fn play(partitions: usize, workers: usize, steps: &[Step]) {
                 }
                 world.advance(*us);
                 if *us >= 60 * SECOND {
-                    let (_, published) = job.progress.epochs();
+                    let published = |job: &Running| job.progress.published_minute.load(Ordering::Relaxed);
+                    let before = published(&job);
                     // A job that is still starting opens its first epoch later than this: time goes on for it.
                     job.wait("an epoch", |job| {
                         world.advance(SECOND / 10);
-                        job.progress.epochs().1 > published
+                        published(job) > before
                     });
                 }
             }
@@ -557,7 +625,7 @@ fn play(partitions: usize, workers: usize, steps: &[Step]) {
     // All lanes stand where raw stands: the last version is a recount of everything.
     let raw = versions(&world.inner, "raw").pop().expect("raw").txns["epoch"];
     let counts = versions(&world.inner, "counts").pop().expect("counts").txns;
-    for lane in ["minute", "hour", "day", "late"] {
+    for lane in ["minute", "hour", "day", "late", "coarse"] {
         assert_eq!(counts[&format!("lane/{lane}")], raw, "lane {lane} at the end");
     }
 }
@@ -593,7 +661,7 @@ fn step() -> impl Strategy<Value = Step> {
     let workers = prop_oneof![Just(1_usize), Just(2), Just(4)];
     prop_oneof![
         6 => prop::collection::vec((0..4_usize, sent()), 1..40).prop_map(Step::Push),
-        4 => prop_oneof![Just(3 * SECOND), Just(11 * SECOND), Just(61 * SECOND), Just(3700 * SECOND)].prop_map(Step::Advance),
+        4 => prop_oneof![Just(3 * SECOND), Just(11 * SECOND), Just(61 * SECOND), Just(3700 * SECOND), Just(27 * 60 * MINUTE), Just(35 * 24 * 60 * MINUTE)].prop_map(Step::Advance),
         2 => (1..14_i64, any::<bool>(), workers.clone()).prop_map(|(steps, after, workers)| Step::Crash { steps, after, workers }),
         1 => workers.prop_map(|workers| Step::Restart { workers }),
     ]
@@ -606,9 +674,11 @@ proptest! {
     fn promise_1_every_version_is_a_recount(
         partitions in 1..4_usize,
         workers in prop_oneof![Just(1_usize), Just(2), Just(4)],
+        publish_seconds in prop::sample::select(&PACES[..]),
+        pending_bytes_max in prop_oneof![3 => Just(512_u64 << 20), 1 => Just(4096_u64)],
         steps in prop::collection::vec(step(), 3..18),
     ) {
-        play(partitions, workers, &steps);
+        play(partitions, workers, Pace { publish_seconds, pending_bytes_max }, &steps);
     }
 }
 
@@ -617,7 +687,7 @@ proptest! {
 fn promise_2_nothing_depends_on_the_number_of_workers() {
     let mut finals = Vec::new();
     for (workers, cut) in [(1, 7), (2, 50), (4, 1000)] {
-        let mut world = World::new(3);
+        let mut world = World::new(3, DEFAULT);
         let mut job = world.start(workers);
         for index in 0..600_usize {
             let sent = Sent::Event {
@@ -631,11 +701,9 @@ fn promise_2_nothing_depends_on_the_number_of_workers() {
             };
             world.push(index % 3, &sent);
             if index % cut == cut - 1 {
-                let (_, published) = job.progress.epochs();
                 // The clock stays within a minute, so that lateness, and with it the lanes, is the same for all.
                 job.end(Request::Stop);
                 job = world.start(workers);
-                assert!(published <= 1 << 20);
             }
         }
         job.end(Request::Stop);
@@ -652,7 +720,7 @@ fn promise_2_nothing_depends_on_the_number_of_workers() {
 fn promise_3_nothing_is_too_late() {
     let event =
         |minutes| Sent::Event { customer: 0, action: 0, country: 0, minutes, ms: 0, as_text: true, stamped: true };
-    let mut world = World::new(1);
+    let mut world = World::new(1, DEFAULT);
     for minutes in [0, -60 * 24 * 31, -60 * 24 * 31, 0] {
         world.push(0, &event(minutes));
     }
@@ -664,10 +732,72 @@ fn promise_3_nothing_is_too_late() {
     assert_eq!(cells[&("minute", "a".to_owned(), "total".to_owned(), old, String::new())], 2);
 }
 
+/// Late records reach segments of every granularity after they were sealed, while others are sealed, through crashes; and with
+/// lanes apart no version is ever wrong.
+#[test]
+fn promise_3_late_records_reach_sealed_segments() {
+    const HOUR: i64 = 60 * MINUTE;
+    const DAY: i64 = 24 * HOUR;
+    for (publish_seconds, workers) in [(PACES[0], 1), (PACES[1], 2), (PACES[2], 4)] {
+        let mut world = World::new(2, Pace { publish_seconds, ..DEFAULT });
+        let mut job = world.start(workers);
+        let mut labels = std::collections::BTreeSet::new();
+        // A step's length, and how old the late records of the step are.
+        let steps: [(i64, &[i64]); 9] = [
+            (10 * MINUTE, &[0, 1]),
+            (10 * MINUTE, &[0, 9, 12]),
+            (2 * HOUR, &[0, 15, 25]),
+            (2 * HOUR, &[0, 130, 240]),
+            (DAY, &[0, 240, 300]),
+            (2 * DAY, &[0, 1440, 1500, 1680]),
+            (30 * DAY, &[0, 2880, 2900]),
+            (30 * DAY, &[0, 43_200, 46_000]),
+            (HOUR, &[0, 86_400, 89_000]),
+        ];
+        for (number, (length, late)) in steps.into_iter().enumerate() {
+            for (index, minutes) in late.iter().enumerate() {
+                for customer in [0, 1, 4] {
+                    let (action, country, ms) = ([0, 3][index % 2], index % 3, index as i64);
+                    let stamped = true;
+                    let minutes = -minutes;
+                    world.push(index, &Sent::Event { customer, action, country, minutes, ms, as_text: false, stamped });
+                }
+            }
+            let all = world.sent.len() as u64;
+            let read_before = world.archived() as u64;
+            job.wait("reading", |job| job.progress.read.load(Ordering::Relaxed) >= all - read_before.min(all));
+            // Several epochs in each step, so that slow lanes come in, and files are many before they are sealed.
+            for _ in 0..4 {
+                world.advance(length / 4);
+                let published = |job: &Running| job.progress.published_minute.load(Ordering::Relaxed);
+                let before = published(&job);
+                job.wait("an epoch", |job| {
+                    world.advance(SECOND);
+                    published(job) > before
+                });
+            }
+            if let Some(version) = versions(&world.inner, "counts").pop() {
+                let files = version.files.values();
+                labels.extend(files.map(|file| (file["granularity"].clone(), file["period"].len())));
+            }
+            if number % 3 == 2 {
+                job.crash(&mut world, 3 + number as i64, number % 2 == 0);
+                job = world.start(1 + number % 4);
+            }
+        }
+        job.end(Request::Stop);
+        world.start(2).end(Request::Drain);
+        check_every_version(&world);
+        // Minutes and hours were in files of each length: the ladder was climbed.
+        let of = |name: &str| labels.iter().filter(|(of, _)| of == name).map(|(_, length)| *length).collect::<Vec<_>>();
+        assert_eq!((of("minute"), of("hour")), (vec![7, 10, 13, 15], vec![7, 10, 13]), "paces {publish_seconds:?}");
+    }
+}
+
 /// Garbage, nulls, filtered and counted records: each is in `raw` once, with its bytes and its outcome, through a crash.
 #[test]
 fn promise_4_nothing_is_lost() {
-    let mut world = World::new(2);
+    let mut world = World::new(2, DEFAULT);
     let job = world.start(2);
     for index in 0..200_usize {
         let sent = match index % 4 {
@@ -696,7 +826,7 @@ fn promise_4_nothing_is_lost() {
 /// A second copy takes the tables; the first can not commit any more, says so, and stops.
 #[test]
 fn promise_6_one_writer_wins() {
-    let mut world = World::new(1);
+    let mut world = World::new(1, DEFAULT);
     let first = world.start(2);
     first.wait("its fence", |_| versions(&world.inner, "counts").len() >= 2);
     let second = world.start(2);

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use floodmark::dev::DevCommand;
 use floodmark::job::JobError;
 use floodmark::live::LiveError;
+use floodmark::manage::{ManageError, TableCommand};
 use floodmark::status::{StatusArgs, StatusError};
 use floodmark::verify::{Verdict, VerifyArgs, VerifyError};
 use tracing_subscriber::EnvFilter;
@@ -38,6 +39,9 @@ enum Command {
     Status(StatusArgs),
     /// Count the archive again, independently, and compare every row of counts
     Verify(VerifyArgs),
+    /// Look after the tables: what was committed, merge small files, delete dead ones, export
+    #[command(subcommand)]
+    Table(TableCommand),
     /// For trying things out: generated traffic, files into topics, an embedded broker
     #[command(subcommand)]
     Dev(DevCommand),
@@ -54,6 +58,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Run(args) => run::run(&args).map(|()| 0),
         Command::Status(args) => floodmark::status::run(&args).map(|()| 0).map_err(Into::into),
         Command::Verify(args) => floodmark::verify::run(args).map(Verdict::exit_code).map_err(Into::into),
+        Command::Table(command) => floodmark::manage::run(command).map(|()| 0).map_err(Into::into),
         Command::Dev(command) => floodmark::dev::run(command).map(|()| 0),
     };
     match result {
@@ -71,6 +76,8 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     } else if let Some(error) = error.downcast_ref::<VerifyError>() {
         error.exit_code()
     } else if let Some(error) = error.downcast_ref::<StatusError>() {
+        error.exit_code()
+    } else if let Some(error) = error.downcast_ref::<ManageError>() {
         error.exit_code()
     } else if error.downcast_ref::<JobError>().is_some() {
         78

@@ -4,9 +4,10 @@
 //! each to `raw` when every worker has read it and every process archived it, and commits a publish order to `counts` when
 //! every worker has staged its part and `raw` has its epoch. It counts messages and waits for no frontier.
 //!
-//! Time: at most `epochs_in_flight_max` epochs are closed and not in `raw`; one publish order is under way. State: reports of
-//! epochs that are not yet published. Failure: a commit waits while the store is away, and the epoch with it; a lost race
-//! is looked at ([`Committer::lost_counts`]); a newer writer ends us ([`TableError::Fenced`]). Restart: the tables are the state.
+//! Time: at most `epochs_in_flight_max` epochs are closed and not in `raw`; lanes are published at their own pace ([`Pace`]), two
+//! orders at once. State: reports of epochs that are not yet balanced, and the live files of `counts`. Failure: a commit waits
+//! while the store is away, and the epoch with it; what has lost its base to another commit is merged again; a newer writer
+//! ends us ([`TableError::Fenced`]). Restart: the tables are the state.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,15 +20,15 @@ use tokio::sync::watch;
 use tracing::Instrument;
 
 use super::Progress;
-use super::protocol::{Answer, Archived, FailureKind, Order, Outcomes, Position, Read, Received, Staged};
+use super::balance::{Closed, balance};
+use super::pace::{Pace, TRACKS};
+use super::protocol::{Answer, Effort, FailureKind, Order, Piece, Position, Publish};
 use crate::clock::Clock;
 use crate::job::{Logic, Settings};
 use crate::model::{Epoch, Granularity, Lane, TimeUs};
+use crate::table::layout::Layout;
 use crate::table::log::WRITER_GENERATION;
 use crate::table::{Commit, File, Log, State, TableError, counts, raw};
-
-/// While workers hold more pending bytes than this, no epoch is closed: the source comes to rest.
-const PENDING_BYTES_MAX: u64 = 1 << 30;
 
 /// When to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +79,8 @@ pub struct Committer {
     pub raw: Table,
     /// Counts.
     pub counts: Table,
+    /// Where its live files are.
+    pub layout: Layout,
     /// Our generation, in both tables.
     pub generation: i64,
     /// Workers of all processes.
@@ -122,39 +125,36 @@ struct Open {
     full: bool,
 }
 
-/// What was said of an epoch that is closed.
-#[derive(Default)]
-struct Closed {
-    ingested_at: TimeUs,
-    reads: Vec<Read>,
-    archived: Vec<Archived>,
-    received: Vec<Received>,
-}
-
-/// The publish order under way.
+/// A publish order under way.
 struct Publishing {
-    order: u64,
-    attempt: u32,
-    epoch: Epoch,
-    staged: Vec<Staged>,
+    order: Publish,
+    /// Answers to the newest attempt.
+    staged: usize,
+    /// What is merged, of this attempt and of earlier ones.
+    pieces: Vec<Piece>,
+    /// Lanes that had nothing pending, on all workers so far.
+    idle: Vec<Lane>,
 }
 
 struct Run {
     open: Open,
     closed: BTreeMap<Epoch, Closed>,
-    publishing: Option<Publishing>,
+    /// `ingested_at` of the newest closed epoch.
+    closed_at: TimeUs,
+    /// Epochs up to this one balance.
+    balanced: Epoch,
+    tracks: [Option<Publishing>; TRACKS],
+    pace: Pace,
     /// The first epoch of this run: what came before was closed by another, and comes from the archive.
     first: Epoch,
-    /// Newest epoch in every lane.
-    published: Epoch,
     orders: u64,
-    fed: usize,
     drained: usize,
-    pending_bytes: BTreeMap<usize, u64>,
+    /// A lane can catch up as soon as the open epoch ends.
+    hurry: bool,
     /// The job ends when this epoch is published.
     last: Option<Epoch>,
-    /// Newest epoch, with its `ingested_at`, in which all partitions were read to their ends.
-    at_end: Option<(Epoch, TimeUs)>,
+    /// Epochs, with their `ingested_at`, in which all partitions were read to their ends; as far as a lane may need them.
+    ends: BTreeMap<Epoch, TimeUs>,
 }
 
 impl Committer {
@@ -168,27 +168,28 @@ impl Committer {
 
     async fn run_unnamed(mut self) -> Result<(), CommitError> {
         let newest = self.raw.state.txn(raw::EPOCH) as Epoch;
-        let published = lane_epochs(&self.counts.state).into_iter().min().unwrap_or(0);
         let ingested_at = self.clock.now().max(self.last_ingested_at);
+        let published = lane_epochs(&self.counts.state);
         let mut run = Run {
             open: Open { epoch: newest + 1, ingested_at, busy: false, full: false },
             closed: BTreeMap::new(),
-            publishing: None,
+            closed_at: ingested_at,
+            balanced: newest,
+            tracks: [None, None],
+            pace: Pace::new(&self.settings, self.workers, self.processes, published),
             first: newest + 1,
-            published,
             orders: 0,
-            fed: 0,
             drained: 0,
-            pending_bytes: BTreeMap::new(),
+            hurry: false,
             last: None,
-            at_end: None,
+            ends: BTreeMap::new(),
         };
         self.progress.epoch.store(newest, Ordering::Relaxed);
-        self.progress.published.store(published, Ordering::Relaxed);
-        self.order(Order::Tick { closed: newest, ingested_at });
+        self.tell(&run);
+        self.order(Order::Tick { closed: newest, ingested_at, read: true });
         loop {
             while self.advance(&mut run).await? {}
-            if run.last.is_some_and(|last| run.published >= last) {
+            if run.last.is_some_and(|last| run.pace.least() >= last) {
                 self.order(Order::Stop);
                 return Ok(());
             }
@@ -218,11 +219,20 @@ impl Committer {
         }
     }
 
+    fn tell(&self, run: &Run) {
+        self.progress.published.store(run.pace.least(), Ordering::Relaxed);
+        self.progress.published_minute.store(run.pace.epoch(Lane::Minute), Ordering::Relaxed);
+        let minute = self.counts.state.txn(&counts::complete_until_txn(Lane::Minute));
+        self.progress.complete_until_ms.store(minute, Ordering::Relaxed);
+    }
+
     fn hear(&self, run: &mut Run, answer: Answer) -> Result<(), CommitError> {
         match answer {
             Answer::Busy(epoch) => run.open.busy |= epoch == run.open.epoch,
             Answer::Full(epoch) => run.open.full |= epoch == run.open.epoch,
-            Answer::Fed => run.fed += 1,
+            Answer::Fed { worker, down_to, open } => {
+                run.hurry |= run.pace.fed(worker, down_to, open, run.open.epoch - 1);
+            }
             Answer::Drained => run.drained += 1,
             Answer::Read(read) => {
                 run.open.busy |= read.live > 0 && read.epoch == run.open.epoch;
@@ -230,12 +240,15 @@ impl Committer {
             }
             Answer::Archived(archived) => run.closed.entry(archived.epoch).or_default().archived.push(archived),
             Answer::Received(received) => run.closed.entry(received.epoch).or_default().received.push(received),
-            Answer::Pending { worker, bytes } => drop(run.pending_bytes.insert(worker, bytes)),
+            Answer::Pending { worker, bytes } => run.pace.pending(worker, bytes),
             Answer::Staged(staged) => {
-                if let Some(publishing) = &mut run.publishing
-                    && (publishing.order, publishing.attempt) == (staged.order, staged.attempt)
-                {
-                    publishing.staged.push(staged);
+                let under_way = |publishing: &&mut Publishing| {
+                    (publishing.order.order, publishing.order.attempt) == (staged.order, staged.attempt)
+                };
+                if let Some(publishing) = run.tracks.iter_mut().flatten().find(under_way) {
+                    publishing.staged += 1;
+                    publishing.pieces.extend(staged.pieces);
+                    publishing.idle.retain(|lane| staged.idle.contains(lane));
                 }
             }
             Answer::Failed { kind: FailureKind::Retry, what } => return Err(CommitError::Retry(what)),
@@ -256,23 +269,22 @@ impl Committer {
             self.commit_raw(run, next).await?;
             return Ok(true);
         }
-        let newest_closed = run.open.epoch - 1;
-        match &run.publishing {
-            None if newest_closed >= run.first && newest_closed > run.published => {
-                run.orders += 1;
-                self.publish(run, run.orders, 1, newest_closed);
-                Ok(true)
-            }
-            Some(publishing) if publishing.staged.len() == self.workers && publishing.epoch < next => {
-                let received = |(_, closed): (&Epoch, &Closed)| closed.received.len() == self.workers;
-                if !run.closed.range(..=publishing.epoch).all(received) {
-                    return Ok(false);
-                }
-                self.commit_counts(run).await?;
-                Ok(true)
-            }
-            _ => Ok(false),
+        while run.balanced + 1 < next
+            && let Some(closed) = run.closed.get(&(run.balanced + 1))
+            && closed.received.len() == self.workers
+        {
+            balance(run.balanced + 1, closed)?;
+            run.balanced += 1;
+            run.closed.remove(&run.balanced);
         }
+        for track in 0..TRACKS {
+            let staged = |publishing: &&Publishing| publishing.staged == self.workers;
+            if run.tracks[track].as_ref().filter(staged).is_some_and(|it| it.order.epoch <= run.balanced) {
+                self.commit_counts(run, track).await?;
+                return Ok(true);
+            }
+        }
+        Ok(self.publish(run))
     }
 
     /// When the open epoch is to be closed, as far as the clock decides it.
@@ -283,23 +295,25 @@ impl Committer {
 
     fn may_tick(&self, run: &Run) -> bool {
         let in_flight = run.open.epoch - 1 - self.raw.state.txn(raw::EPOCH) as Epoch;
-        run.last.is_none()
-            && run.fed == self.workers
-            && in_flight < self.settings.epochs_in_flight_max
-            && run.pending_bytes.values().sum::<u64>() <= PENDING_BYTES_MAX
+        run.last.is_none() && in_flight < self.settings.epochs_in_flight_max && !run.pace.pauses()
     }
 
     fn wants_tick(&self, run: &Run) -> bool {
-        run.open.full || self.ends(run) || self.clock.now() >= self.due(&run.open)
+        run.open.full
+            || run.hurry
+            || self.ends(run)
+            || run.pace.wants_epoch(run.open.epoch - 1)
+            || self.clock.now() >= self.due(&run.open)
     }
 
     /// Whether the open epoch is the last one.
     fn ends(&self, run: &Run) -> bool {
-        match *self.request.borrow() {
-            Request::Run => false,
-            Request::Drain => run.drained == self.workers,
-            Request::Stop => true,
-        }
+        run.pace.is_fed()
+            && match *self.request.borrow() {
+                Request::Run => false,
+                Request::Drain => run.drained == self.workers,
+                Request::Stop => true,
+            }
     }
 
     fn tick(&self, run: &mut Run) {
@@ -308,15 +322,60 @@ impl Committer {
             run.last = Some(closed);
         }
         run.closed.entry(closed).or_default().ingested_at = run.open.ingested_at;
+        run.closed_at = run.open.ingested_at;
+        run.hurry = false;
         let ingested_at = self.clock.now().max(run.open.ingested_at);
         run.open = Open { epoch: closed + 1, ingested_at, busy: false, full: false };
         tracing::debug!(epoch = closed, "epoch closed");
-        self.order(Order::Tick { closed, ingested_at });
+        // While the archive fills the budget, Kafka waits.
+        let read = run.pace.is_fed() || !run.pace.is_over();
+        self.order(Order::Tick { closed, ingested_at, read });
     }
 
-    fn publish(&self, run: &mut Run, order: u64, attempt: u32, epoch: Epoch) {
-        run.publishing = Some(Publishing { order, attempt, epoch, staged: Vec::new() });
-        self.order(Order::Publish { order, attempt, epoch, lanes: Lane::ALL.to_vec() });
+    /// Orders what is due; whether something was.
+    fn publish(&self, run: &mut Run) -> bool {
+        let closed = run.open.epoch - 1;
+        if closed < run.first {
+            return false;
+        }
+        if run.last == Some(closed) {
+            let free = run.tracks.iter().all(Option::is_none);
+            let lanes = run.pace.rest(closed);
+            return free && self.give(run, 1, lanes, true);
+        }
+        for track in 0..TRACKS {
+            // What has lost its base to the other track is merged again while that one waits.
+            let again = run.tracks[TRACKS - 1 - track].as_ref().is_some_and(|other| other.order.attempt > 1);
+            if run.tracks[track].is_none() && !again {
+                let lanes = run.pace.due(track, closed, self.clock.now());
+                if self.give(run, track, lanes, false) {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    fn give(&self, run: &mut Run, track: usize, lanes: Vec<Lane>, alone: bool) -> bool {
+        if lanes.is_empty() {
+            return false;
+        }
+        run.orders += 1;
+        run.pace.ordered(&lanes, self.clock.now());
+        let order = Publish {
+            order: run.orders,
+            attempt: 1,
+            epoch: run.open.epoch - 1,
+            ingested_at: run.closed_at,
+            // A stop has little time; a drain, or the next start, does it.
+            seal: lanes.contains(&Lane::Late) && *self.request.borrow() != Request::Stop,
+            lanes,
+            alone,
+            only: None,
+        };
+        self.order(Order::Publish(order.clone()));
+        run.tracks[track] = Some(Publishing { order, staged: 0, pieces: Vec::new(), idle: Lane::ALL.to_vec() });
+        true
     }
 
     async fn commit_raw(&mut self, run: &mut Run, epoch: Epoch) -> Result<(), CommitError> {
@@ -345,162 +404,93 @@ impl Committer {
             }
         }
         if closed.reads.iter().all(|read| read.at_end) {
-            run.at_end = Some((epoch, closed.ingested_at));
+            run.pace.reached_end(closed.ingested_at);
+            run.ends.insert(epoch, closed.ingested_at);
         }
         self.progress.epoch.store(epoch, Ordering::Relaxed);
         tracing::debug!(epoch, rows, version = self.raw.state.version, "raw committed");
         Ok(())
     }
 
-    async fn commit_counts(&mut self, run: &mut Run) -> Result<(), CommitError> {
-        let Some(publishing) = &run.publishing else { return Ok(()) };
-        let epoch = publishing.epoch;
-        for (epoch, closed) in run.closed.range(..=epoch) {
-            balance(*epoch, closed)?;
-        }
+    /// Commits what a track's order has staged, exactly on what it was merged from. What has lost its base, or overlaps another
+    /// live file, is ordered again; the rest stays.
+    async fn commit_counts(&mut self, run: &mut Run, track: usize) -> Result<(), CommitError> {
+        let Some(mut publishing) = run.tracks[track].take() else { return Ok(()) };
+        let epoch = publishing.order.epoch;
+        let idle = run.pace.idle(&publishing.idle, epoch);
         let mut txns = vec![(WRITER_GENERATION.to_owned(), self.generation)];
-        for (lane, grace) in Lane::ALL.into_iter().zip(self.graces_us) {
-            txns.push((counts::lane_txn(lane), epoch as i64));
-            if let Some((at, ingested_at)) = run.at_end
-                && at <= epoch
-            {
-                txns.push((counts::complete_until_txn(lane), (ingested_at - grace).div_euclid(1000)));
+        let at_end = run.ends.range(..=epoch).next_back().map(|(_, ingested_at)| *ingested_at);
+        for lane in publishing.order.lanes.iter().chain(&idle) {
+            txns.push((counts::lane_txn(*lane), epoch as i64));
+            if let Some(ingested_at) = at_end {
+                let until = (ingested_at - self.graces_us[*lane as usize]).div_euclid(1000);
+                txns.push((counts::complete_until_txn(*lane), until));
             }
         }
-        let commit = Commit {
-            add: publishing.staged.iter().flat_map(|staged| staged.add.clone()).collect(),
-            remove: publishing.staged.iter().flat_map(|staged| staged.remove.clone()).collect(),
-            txns,
-        };
-        loop {
+        let commit = loop {
+            let (stands, lost): (Vec<_>, Vec<_>) =
+                publishing.pieces.into_iter().partition(|piece| stands(piece, &self.layout));
+            publishing.pieces = stands;
+            if !lost.is_empty() {
+                publishing.staged = 0;
+                publishing.order.attempt += 1;
+                publishing.order.only = Some(lost.into_iter().map(|piece| piece.segment).collect());
+                let attempt = publishing.order.attempt;
+                tracing::debug!(epoch, attempt, "another commit replaced what this one was merged into, merging again");
+                self.order(Order::Publish(publishing.order.clone()));
+                run.tracks[track] = Some(publishing);
+                return Ok(());
+            }
+            let commit = Commit {
+                add: publishing.pieces.iter().filter_map(|piece| piece.add.clone()).collect(),
+                remove: publishing.pieces.iter().flat_map(|piece| piece.remove.clone()).collect(),
+                txns: txns.clone(),
+            };
             let now_ms = self.clock.now_ms();
             match self.counts.log.commit(&mut self.counts.state, &commit, "STREAMING UPDATE", now_ms).await {
-                Ok(()) => break,
-                Err(TableError::Lost { .. }) => {
-                    if !self.lost_counts(run, &commit).await? {
-                        return Ok(());
-                    }
-                }
+                Ok(()) => break commit,
+                Err(TableError::Lost { .. }) => self.follow().await?,
                 Err(error) => return Err(error.into()),
             }
+        };
+        self.layout.replace(&commit.remove, &commit.add, |_| true)?;
+        run.pace.published(&publishing.order.lanes, epoch);
+        run.pace.published(&idle, epoch);
+        if let Some((&needed, _)) = run.ends.range(..=run.pace.least()).next_back() {
+            run.ends = run.ends.split_off(&needed);
         }
-        run.publishing = None;
-        run.published = epoch;
-        run.closed.retain(|closed, _| *closed > epoch);
-        let minute = counts::complete_until_txn(Lane::Minute);
-        self.progress.published.store(epoch, Ordering::Relaxed);
-        self.progress.complete_until_ms.store(self.counts.state.txn(&minute), Ordering::Relaxed);
-        let files = commit.add.len();
-        tracing::debug!(epoch, files, version = self.counts.state.version, "counts committed");
+        self.tell(run);
+        let effort = |of: fn(&Effort) -> u64| publishing.pieces.iter().map(|piece| of(&piece.effort)).sum::<u64>();
+        let (updates, rows, us) = (effort(|it| it.updates), effort(|it| it.rows), effort(|it| it.us));
+        let lanes = publishing.order.lanes.iter().map(|lane| lane.name()).collect::<Vec<_>>().join("-");
+        let (files, version) = (commit.add.len(), self.counts.state.version);
+        tracing::debug!(epoch, lanes, files, updates, rows, merge_us = us, version, "counts committed");
         self.order(Order::Replaced { remove: commit.remove, add: commit.add });
-        self.order(Order::Published { epoch, lanes: Lane::ALL.to_vec() });
+        self.order(Order::Published { epoch, lanes: publishing.order.lanes });
         Ok(())
     }
 
-    /// Somebody else committed to `counts` first. Whether our commit still stands as it is: what it removes is live and what it
-    /// adds overlaps nothing. If not, everybody is told what was replaced, and the order is given again.
-    async fn lost_counts(&mut self, run: &mut Run, commit: &Commit) -> Result<bool, CommitError> {
+    /// Somebody else committed to `counts` first: reads it, and tells everybody what was replaced.
+    async fn follow(&mut self) -> Result<(), CommitError> {
         let before = self.counts.state.files.clone();
         self.counts.log.refresh(&mut self.counts.state).await?;
         self.counts.log.check_generation(&self.counts.state, self.generation)?;
         let now = &self.counts.state.files;
         let remove: Vec<File> = before.values().filter(|file| !now.contains_key(&file.path)).cloned().collect();
         let add: Vec<File> = now.values().filter(|file| !before.contains_key(&file.path)).cloned().collect();
-        let mut touched = Vec::new();
-        for file in remove.iter().chain(&add) {
-            touched.push(counts::segment_of(file)?);
-        }
-        let mut stands = true;
-        for file in commit.remove.iter().chain(&commit.add) {
-            stands &= !touched.contains(&counts::segment_of(file)?);
-        }
+        self.layout.replace(&remove, &add, |_| true)?;
         self.order(Order::Replaced { remove, add });
-        if !stands && let Some(publishing) = &run.publishing {
-            let (order, attempt, epoch) = (publishing.order, publishing.attempt, publishing.epoch);
-            tracing::info!(epoch, attempt, "another commit replaced what this one was merged into, merging again");
-            self.publish(run, order, attempt + 1, epoch);
-        }
-        Ok(stands)
+        Ok(())
     }
+}
+
+/// Whether what a piece replaces is live, and what it adds overlaps nothing else.
+fn stands(piece: &Piece, layout: &Layout) -> bool {
+    let live: Vec<&str> = layout.overlapping(&piece.segment).map(|(_, file)| file.path.as_str()).collect();
+    live.len() == piece.remove.len() && piece.remove.iter().all(|file| live.contains(&file.path.as_str()))
 }
 
 /// The epoch of each lane of [`Lane::ALL`].
 pub fn lane_epochs(counts: &State) -> [Epoch; Lane::ALL.len()] {
     Lane::ALL.map(|lane| counts.txn(&counts::lane_txn(lane)) as Epoch)
-}
-
-/// Rows read = rows archived = received + rejected + filtered, counted at source, archiver and pending.
-fn balance(epoch: Epoch, closed: &Closed) -> Result<(), CommitError> {
-    let unequal = |what: String| CommitError::Imbalance { epoch, what };
-    let (mut live, mut fed) = (Outcomes::default(), Outcomes::default());
-    let mut rows = 0;
-    for archived in &closed.archived {
-        live.add(&archived.live);
-        fed.add(&archived.fed);
-        rows += archived.files.iter().map(|file| file.rows).sum::<u64>();
-    }
-    let read: u64 = closed.reads.iter().map(|read| read.live).sum();
-    if read != rows || rows != live.total() {
-        return Err(unequal(format!("{read} records read, {rows} rows archived, {} outcomes", live.total())));
-    }
-    let fed_read: u64 = closed.reads.iter().map(|read| read.fed).sum();
-    if fed_read != fed.total() {
-        return Err(unequal(format!("{fed_read} records fed from the archive, {} outcomes", fed.total())));
-    }
-    let received: i64 = closed.received.iter().map(|received| received.total).sum();
-    let counted = live.counted + fed.counted;
-    if received != counted as i64 {
-        return Err(unequal(format!("{counted} records counted, `total` received {received}")));
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-
-    fn outcomes(counted: u64, filtered: u64, empty: u64) -> Outcomes {
-        Outcomes { counted, filtered, rejected: BTreeMap::from([("empty".to_owned(), empty)]) }
-    }
-
-    fn file(rows: u64) -> File {
-        File { path: String::new(), size: 0, rows, partition: BTreeMap::new(), stats: String::new() }
-    }
-
-    /// An epoch of two workers that read 7 and 3 records: 6 counted, 3 filtered, 1 rejected; 2 more counted from the archive.
-    fn balanced() -> Closed {
-        let read = |live, fed| Read { epoch: 5, live, fed, positions: Vec::new(), at_end: false };
-        Closed {
-            ingested_at: 0,
-            reads: vec![read(7, 1), read(3, 2)],
-            archived: vec![Archived {
-                epoch: 5,
-                files: vec![file(9), file(1)],
-                live: outcomes(6, 3, 1),
-                fed: outcomes(2, 1, 0),
-            }],
-            received: vec![Received { epoch: 5, total: 5 }, Received { epoch: 5, total: 3 }],
-        }
-    }
-
-    fn imbalance(change: impl FnOnce(&mut Closed)) -> String {
-        let mut closed = balanced();
-        change(&mut closed);
-        balance(5, &closed).expect_err("it does not balance").to_string()
-    }
-
-    #[test]
-    fn promise_4_what_is_lost_or_doubled_between_two_counts_stops_counts() {
-        assert!(balance(5, &balanced()).is_ok());
-        let lost_before_the_archive = imbalance(|closed| closed.archived[0].files[0].rows -= 1);
-        assert!(lost_before_the_archive.contains("10 records read, 9 rows archived"), "{lost_before_the_archive}");
-        let lost_outcome = imbalance(|closed| closed.archived[0].live.filtered -= 1);
-        assert!(lost_outcome.contains("10 rows archived, 9 outcomes"), "{lost_outcome}");
-        let lost_feed = imbalance(|closed| closed.reads[0].fed += 1);
-        assert!(lost_feed.contains("4 records fed from the archive, 3 outcomes"), "{lost_feed}");
-        let doubled = imbalance(|closed| closed.received[1].total += 1);
-        assert!(doubled.contains("8 records counted, `total` received 9"), "{doubled}");
-    }
 }

@@ -1,222 +1,258 @@
-//! `merge`: a lane's pending updates into the segments that are live.
+//! `merge`: a publish order's updates into the files that are live.
 //!
-//! In: sorted runs of updates, and each segment's live file. Out: one new file per touched segment, stored, in one `Staged`.
-//! The live file is read a batch at a time beside the updates, both in file order; batches that no update touches are passed
-//! on whole. State: one encoded segment a task, [`SEGMENTS_AT_ONCE`] tasks. A cell below zero refuses the publish.
+//! In: what `plan` says is to be made. Out: one new file per segment, stored, as pieces of a `Staged`. Live files are read a batch
+//! at a time beside the updates, all in file order; batches of a single live file that no update touches are passed on whole.
+//! State: one encoded segment a task, [`Merge::at_once`] tasks; the large ones take turns. A cell below zero refuses the publish.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeMap, BinaryHeap};
-use std::ops::Range;
+use std::collections::BinaryHeap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow::array::{Int64Builder, StringBuilder, TimestampMicrosecondBuilder};
 use bytes::Bytes;
 use differential_dataflow::difference::{IsZero, Semigroup};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+use tokio::sync::Semaphore;
 
-use super::protocol::Staged;
-use crate::model::{Cell, Segment, Tally};
+use super::plan::{Part, Work};
+use super::protocol::{Effort, Piece};
+use super::run::Run;
+use crate::model::{Cell, CellParts, Granularity, Segment, Tally, Zone};
 use crate::table::counts::{BATCH_ROWS, Columns, SegmentWriter, read_segment};
 use crate::table::store::{read_file, write_file};
 use crate::table::{File, Log, TableError};
 
-/// Segments that a worker merges at once.
-const SEGMENTS_AT_ONCE: usize = 4;
-
-/// Bytes of an update's key before the cell: lane, then segment.
-const LANE: usize = 1;
-const SEGMENT: usize = 11;
-
-/// Updates of one lane and epoch, sorted by segment and cell, in two allocations.
-#[derive(Debug, Default)]
-pub struct Run {
-    keys: Vec<u8>,
-    updates: Vec<(usize, Tally)>,
-}
-
-impl Run {
-    /// The part of an update's key that a run keeps: all but the lane.
-    pub fn key_of(key: &[u8]) -> &[u8] {
-        &key[LANE..]
-    }
-
-    /// Appends an update; keys come sorted.
-    pub fn push(&mut self, key: &[u8], tally: Tally) {
-        self.keys.extend_from_slice(key);
-        self.updates.push((self.keys.len(), tally));
-    }
-
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
-        self.keys.capacity() + self.updates.capacity() * size_of::<(usize, Tally)>()
-    }
-
-    fn key(&self, index: usize) -> &[u8] {
-        let start = if index == 0 { 0 } else { self.updates[index - 1].0 };
-        &self.keys[start..self.updates[index].0]
-    }
-
-    /// Where each segment's updates stand.
-    fn segments(&self) -> Vec<(Segment, Range<usize>)> {
-        let mut segments: Vec<(Segment, Range<usize>)> = Vec::new();
-        let mut head: &[u8] = &[];
-        for index in 0..self.updates.len() {
-            let key = self.key(index);
-            if &key[..SEGMENT] == head {
-                if let Some((_, range)) = segments.last_mut() {
-                    range.end = index + 1;
-                }
-            } else {
-                head = &key[..SEGMENT];
-                segments.push((segment_of(key), index..index + 1));
-            }
-        }
-        segments
-    }
-}
-
-fn segment_of(key: &[u8]) -> Segment {
-    let mut whole = vec![0; LANE];
-    whole.extend_from_slice(&key[..SEGMENT]);
-    Cell::decode_head(&whole).expect("a run's keys begin with a segment").1
-}
+/// Live files of more bytes are merged one segment at a time in a process.
+const LARGE_BYTES: u64 = 32 << 20;
 
 /// One worker's part of a publish order.
 pub struct Merge {
-    /// The order.
-    pub order: u64,
-    /// Its attempt.
-    pub attempt: u32,
     /// Name of its files.
     pub name: String,
     /// The table `counts`.
     pub log: Log,
-}
-
-/// One segment's updates in a run.
-pub type RunPart = (Arc<Run>, Range<usize>);
-
-/// A segment to be merged: its live file and its updates.
-pub struct Work {
-    segment: Segment,
-    live: Option<File>,
-    updates: Vec<RunPart>,
+    /// Segments that are merged at once.
+    pub at_once: usize,
+    /// The large segments of a process take turns.
+    pub turn: Arc<Semaphore>,
 }
 
 impl Merge {
-    /// Sorts runs by segment, and looks up what is live.
-    pub fn plan(&self, runs: Vec<Arc<Run>>, live: impl Fn(Segment) -> Option<File>) -> Vec<Work> {
-        let mut segments: BTreeMap<Segment, Vec<RunPart>> = BTreeMap::new();
-        for run in runs {
-            for (segment, range) in run.segments() {
-                segments.entry(segment).or_default().push((Arc::clone(&run), range));
-            }
-        }
-        segments.into_iter().map(|(segment, updates)| Work { segment, live: live(segment), updates }).collect()
-    }
-
     /// Merges every segment and stores the new files.
     ///
     /// # Errors
     /// [`TableError::Corrupt`] when a cell would fall below zero or a live file can not be read; [`TableError::Storage`].
-    pub async fn stage(&self, work: Vec<Work>) -> Result<Staged, TableError> {
-        let staged = Staged { order: self.order, attempt: self.attempt, add: Vec::new(), remove: Vec::new() };
-        futures::stream::iter(work)
-            .map(|work| self.merge_one(work))
-            .buffer_unordered(SEGMENTS_AT_ONCE)
-            .try_fold(staged, async |mut staged, (add, remove)| {
-                staged.add.extend(add);
-                staged.remove.extend(remove);
-                Ok(staged)
-            })
-            .await
+    pub async fn stage(&self, work: Vec<Work>) -> Result<Vec<Piece>, TableError> {
+        futures::stream::iter(work).map(|work| self.merge_one(work)).buffer_unordered(self.at_once).try_collect().await
     }
 
-    async fn merge_one(&self, work: Work) -> Result<(Option<File>, Option<File>), TableError> {
-        let live = match &work.live {
-            Some(file) => {
-                let path = Path::from(file.path.as_str());
-                let reading = |error| TableError::storage(format!("reading {path} of table counts"), error);
-                let bytes = read_file(self.log.store().as_ref(), &path).await.map_err(reading)?;
-                Some((file.clone(), bytes))
+    async fn merge_one(&self, work: Work) -> Result<Piece, TableError> {
+        let Work { segment, live, updates } = work;
+        let large = live.iter().map(|file| file.size).sum::<u64>() > LARGE_BYTES;
+        let _turn = if large { self.turn.acquire().await.ok() } else { None };
+        let mut sources = Vec::with_capacity(live.len());
+        for file in &live {
+            let path = Path::from(file.path.as_str());
+            let reading = |error| TableError::storage(format!("reading {path} of table counts"), error);
+            let bytes = read_file(self.log.store().as_ref(), &path).await.map_err(reading)?;
+            sources.push((file.clone(), bytes));
+        }
+        let name = self.name.clone();
+        let merged = tokio::task::spawn_blocking(move || {
+            let started = Instant::now();
+            let rows = updates.iter().map(|part| part.indices.len() as u64).sum();
+            let merged = merge(segment, sources, &updates, &name)?;
+            Ok((merged, rows, started.elapsed()))
+        });
+        let (merged, updates, took): (Option<(File, Bytes)>, u64, Duration) = merged.await.map_err(|error| {
+            TableError::Corrupt { table: "counts".to_owned(), what: format!("a merge failed: {error}") }
+        })??;
+        let add = match merged {
+            Some((file, bytes)) => {
+                write_file(self.log.store().as_ref(), &file.path, bytes).await?;
+                Some(file)
             }
             None => None,
         };
-        let name = self.name.clone();
-        let (segment, updates) = (work.segment, work.updates);
-        let encoded =
-            tokio::task::spawn_blocking(move || merge(segment, live, &updates, &name)).await.map_err(|error| {
-                TableError::Corrupt { table: "counts".to_owned(), what: format!("a merge failed: {error}") }
-            })??;
-        match encoded {
-            Some((file, bytes)) => {
-                write_file(self.log.store().as_ref(), &file.path, bytes).await?;
-                Ok((Some(file), work.live))
-            }
-            None => Ok((None, work.live)),
-        }
+        let effort = Effort { updates, rows: add.as_ref().map_or(0, |file| file.rows), us: took.as_micros() as u64 };
+        Ok(Piece { segment, add, remove: live, effort })
     }
 }
 
-/// Merges updates into a segment's rows; `None` where no row is left.
+/// Merges updates into a segment's live files; `None` when no row is left.
 fn merge(
     segment: Segment,
-    live: Option<(File, Bytes)>,
-    updates: &[RunPart],
+    live: Vec<(File, Bytes)>,
+    updates: &[Part],
     name: &str,
 ) -> Result<Option<(File, Bytes)>, TableError> {
     let _span = tracing::debug_span!("merge", ?segment).entered();
+    let widened;
+    let updates = if segment.granularity > Granularity::Day {
+        widened = widen(segment.granularity, updates);
+        std::slice::from_ref(&widened)
+    } else {
+        updates
+    };
     let mut updates = Updates::new(updates);
-    let mut out = Output { writer: SegmentWriter::new(segment)?, rows: RowBuilder::new() };
-    let mut next = updates.next();
-    if let Some((file, bytes)) = live {
+    let next = updates.next();
+    let out = Output { writer: SegmentWriter::new(segment)?, rows: RowBuilder::new() };
+    let mut merging = Merging { segment, updates, next, out };
+    let mut files = Vec::with_capacity(live.len());
+    for (file, bytes) in live {
+        files.push(LiveRows {
+            batches: read_segment(&file, bytes)?,
+            path: file.path,
+            columns: None,
+            row: 0,
+            key: Vec::new(),
+        });
+    }
+    match files.as_mut_slice() {
+        [file] => merging.one(file)?,
+        files => merging.several(files)?,
+    }
+    while let Some((cell, update)) = merging.next {
+        merging.out.push_cell(segment, cell, update)?;
+        merging.next = merging.updates.next();
+    }
+    merging.out.flush()?;
+    merging.out.writer.finish(name)
+}
+
+/// Updates of day windows as updates of the windows that hold them, sorted.
+fn widen(granularity: Granularity, parts: &[Part]) -> Part {
+    let mut cells: Vec<(Vec<u8>, Tally)> = Vec::with_capacity(parts.iter().map(|part| part.indices.len()).sum());
+    for part in parts {
+        for &index in &part.indices {
+            let cell = CellParts::of(part.run.cell(index as usize)).expect("roll_up wrote the bytes of a cell");
+            let mut key = Vec::with_capacity(part.run.cell(index as usize).len() + Run::HEAD.len());
+            key.extend_from_slice(&Run::HEAD);
+            key.extend_from_slice(cell.head);
+            Cell::encode_tail(granularity.window_start(cell.window_start, Zone::Utc), cell.value, &mut key);
+            cells.push((key, part.run.tally(index as usize)));
+        }
+    }
+    cells.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    let mut run = Run::default();
+    let mut cells = cells.into_iter().peekable();
+    while let Some((key, mut tally)) = cells.next() {
+        while let Some((_, other)) = cells.next_if(|(other, _)| *other == key) {
+            tally.plus_equals(&other);
+        }
+        run.push(&key, tally);
+    }
+    let indices = (0..run.len() as u32).collect();
+    Part { run: Arc::new(run), indices }
+}
+
+/// The rows of a live file, one after the other.
+struct LiveRows {
+    path: String,
+    batches: ParquetRecordBatchReader,
+    columns: Option<Columns>,
+    row: usize,
+    /// The sorted bytes of the row's cell.
+    key: Vec<u8>,
+}
+
+impl LiveRows {
+    /// The next batch that has rows.
+    fn batch(&mut self) -> Result<Option<Columns>, TableError> {
         let corrupt =
-            |what: String| TableError::Corrupt { table: "counts".to_owned(), what: format!("{}: {what}", file.path) };
-        let mut key = Vec::new();
-        for batch in read_segment(&file, bytes)? {
-            let batch = batch.map_err(|error| corrupt(error.to_string()))?;
-            let columns = Columns::of(&batch).map_err(corrupt)?;
-            if columns.is_empty() {
-                continue;
+            |what: String| TableError::Corrupt { table: "counts".to_owned(), what: format!("{}: {what}", self.path) };
+        for batch in self.batches.by_ref() {
+            let columns = Columns::of(&batch.map_err(|error| corrupt(error.to_string()))?).map_err(corrupt)?;
+            if !columns.is_empty() {
+                return Ok(Some(columns));
             }
+        }
+        Ok(None)
+    }
+
+    /// Goes to the next row; whether there is one.
+    fn advance(&mut self) -> Result<bool, TableError> {
+        self.row += 1;
+        if self.columns.as_ref().is_none_or(|columns| self.row >= columns.len()) {
+            self.columns = self.batch()?;
+            self.row = 0;
+        }
+        if let Some(columns) = &self.columns {
+            row_key(columns, self.row, &mut self.key);
+        }
+        Ok(self.columns.is_some())
+    }
+}
+
+struct Merging<'a> {
+    segment: Segment,
+    updates: Updates<'a>,
+    next: Option<(&'a [u8], Tally)>,
+    out: Output,
+}
+
+impl Merging<'_> {
+    fn one(&mut self, file: &mut LiveRows) -> Result<(), TableError> {
+        let mut key = Vec::new();
+        while let Some(columns) = file.batch()? {
             row_key(&columns, columns.len() - 1, &mut key);
-            if next.is_none_or(|(cell, _)| cell > key.as_slice()) {
-                out.pass(columns)?;
+            if self.next.is_none_or(|(cell, _)| cell > key.as_slice()) {
+                self.out.pass(columns)?;
                 continue;
             }
             for row in 0..columns.len() {
                 row_key(&columns, row, &mut key);
-                let mut tally = Tally { event_count: columns.event_count.value(row) };
-                while let Some((cell, update)) = next {
-                    match cell.cmp(key.as_slice()) {
-                        Ordering::Less => {
-                            out.push_cell(segment, cell, update)?;
-                            next = updates.next();
-                        }
-                        Ordering::Equal => {
-                            tally.plus_equals(&update);
-                            next = updates.next();
-                            break;
-                        }
-                        Ordering::Greater => break,
-                    }
-                }
-                if tally.event_count < 0 {
-                    return Err(below_zero(segment, &key, tally));
-                }
-                if !tally.is_zero() {
-                    out.push_row(&columns, row, tally)?;
-                }
+                self.row(&columns, row, &key)?;
             }
         }
+        Ok(())
     }
-    while let Some((cell, update)) = next {
-        out.push_cell(segment, cell, update)?;
-        next = updates.next();
+
+    fn several(&mut self, files: &mut [LiveRows]) -> Result<(), TableError> {
+        let mut least = BinaryHeap::with_capacity(files.len());
+        for (number, file) in files.iter_mut().enumerate() {
+            if file.advance()? {
+                least.push(Reverse((std::mem::take(&mut file.key), number)));
+            }
+        }
+        while let Some(Reverse((key, number))) = least.pop() {
+            let file = &mut files[number];
+            if let Some(columns) = &file.columns {
+                self.row(columns, file.row, &key)?;
+            }
+            file.key = key;
+            if file.advance()? {
+                least.push(Reverse((std::mem::take(&mut file.key), number)));
+            }
+        }
+        Ok(())
     }
-    out.flush()?;
-    out.writer.finish(name)
+
+    /// A live row, after the updates that come before it.
+    fn row(&mut self, columns: &Columns, row: usize, key: &[u8]) -> Result<(), TableError> {
+        let mut tally = Tally { event_count: columns.event_count.value(row) };
+        while let Some((cell, update)) = self.next {
+            match cell.cmp(key) {
+                Ordering::Less => {
+                    self.out.push_cell(self.segment, cell, update)?;
+                    self.next = self.updates.next();
+                }
+                Ordering::Equal => {
+                    tally.plus_equals(&update);
+                    self.next = self.updates.next();
+                    break;
+                }
+                Ordering::Greater => break,
+            }
+        }
+        if tally.event_count < 0 {
+            return Err(below_zero(self.segment, key, tally));
+        }
+        if tally.is_zero() { Ok(()) } else { self.out.push_row(columns, row, tally) }
+    }
 }
 
 fn row_key(columns: &Columns, row: usize, key: &mut Vec<u8>) {
@@ -241,20 +277,19 @@ fn below_zero(segment: Segment, cell: &[u8], tally: Tally) -> TableError {
     }
 }
 
-/// Several sorted runs as one, with the tallies of equal cells summed and zeros left out.
+/// Several sorted parts as one, with the tallies of equal cells summed and zeros left out.
 struct Updates<'a> {
-    runs: &'a [RunPart],
-    /// Least first: cell, run, index in it.
+    parts: &'a [Part],
+    /// Least first: cell, part, place in it.
     heap: BinaryHeap<Reverse<(&'a [u8], usize, usize)>>,
 }
 
 impl<'a> Updates<'a> {
-    fn new(runs: &'a [RunPart]) -> Self {
-        let heap = (runs.iter().enumerate())
-            .filter(|(_, (_, range))| !range.is_empty())
-            .map(|(number, (run, range))| Reverse((&run.key(range.start)[SEGMENT..], number, range.start)))
+    fn new(parts: &'a [Part]) -> Self {
+        let heap = (parts.iter().enumerate())
+            .filter_map(|(number, part)| Some(Reverse((part.run.cell(*part.indices.first()? as usize), number, 0))))
             .collect();
-        Updates { runs, heap }
+        Updates { parts, heap }
     }
 
     fn next(&mut self) -> Option<(&'a [u8], Tally)> {
@@ -272,12 +307,12 @@ impl<'a> Updates<'a> {
     }
 
     fn pop(&mut self) -> Option<(&'a [u8], Tally)> {
-        let Reverse((cell, number, index)) = self.heap.pop()?;
-        let (run, range) = &self.runs[number];
-        if index + 1 < range.end {
-            self.heap.push(Reverse((&run.key(index + 1)[SEGMENT..], number, index + 1)));
+        let Reverse((cell, number, at)) = self.heap.pop()?;
+        let part = &self.parts[number];
+        if let Some(&index) = part.indices.get(at + 1) {
+            self.heap.push(Reverse((part.run.cell(index as usize), number, at + 1)));
         }
-        Some((cell, run.updates[index].1))
+        Some((cell, part.run.tally(part.indices[at] as usize)))
     }
 }
 

@@ -3,24 +3,28 @@
 //! ```text
 //!             archive (what lanes have not absorbed)
 //!                │
-//! Kafka ─► source ┴─► decode ──┬─► combine ══bucket══► roll_up ─► arrange ─► pending ─► merge ──┐
-//!                              └─► raw ─► archiver (a thread) ── Archived ──┐                   │ Staged
-//!                                                                           ▼                   ▼
+//! Kafka ─► source ┴─► decode ──┬─► combine ══bucket══► roll_up ─► arrange ─► pending ─► plan ─► merge ──┐
+//!                              └─► raw ─► archiver (a thread) ── Archived ──┐                           │ Staged
+//!                                                                           ▼                           ▼
 //!    control: Tick, Publish, Published ◄══════════════════════ commit (one task, in worker 0's process)
 //! ```
 //!
 //! `══` crosses workers, the rest stays on one. The timestamp is the epoch.
 
+mod balance;
 pub mod combine;
 pub mod commit;
 pub mod control;
 pub mod decode;
 pub mod merge;
+pub mod pace;
 pub mod pending;
+pub mod plan;
 pub mod protocol;
 pub mod raw;
 pub mod roll_up;
 pub mod route;
+pub mod run;
 pub mod source;
 mod tally_map;
 
@@ -36,9 +40,10 @@ use crate::decode::Decoder;
 use crate::job::Job;
 use crate::model::{Epoch, Lane};
 use crate::source::{SourceError, Waker};
+use crate::table::layout::Layout;
 use crate::table::{File, Log, TableError};
 use control::{CommitterEnds, Inbox};
-use pending::{LiveFiles, Pending};
+use pending::{Pending, finest_total};
 use protocol::{Order, Outcomes};
 use raw::ToArchiver;
 use route::Router;
@@ -63,6 +68,8 @@ pub struct Plan {
     pub workers_per_process: usize,
     /// For storage, off the workers' threads.
     pub runtime: tokio::runtime::Handle,
+    /// The large merges of a process take turns.
+    pub turn: Arc<tokio::sync::Semaphore>,
     /// The live line's numbers.
     pub progress: Arc<Progress>,
 }
@@ -82,19 +89,23 @@ pub fn build(
     let (to_source, to_raw, to_pending) = (Inbox::default(), Inbox::default(), Inbox::default());
     let inboxes = vec![to_source.clone(), to_raw.clone(), to_pending.clone()];
     let answers = control::build(worker, inboxes, ends);
+    let (index, peers) = (worker.index(), worker.peers());
     let pending = Pending {
-        worker: worker.index(),
+        worker: index,
+        workers: peers,
         log: plan.counts.clone(),
-        live: LiveFiles::new(plan.live.iter(), worker.index(), worker.peers())?,
+        layout: Arc::new(Layout::new(plan.live.iter(), |bucket| usize::from(bucket) % peers == index)?),
+        dimensions: logic.dimensions.clone().into(),
         generation: plan.generation,
-        total: Pending::total_of(logic),
         runtime: plan.runtime.clone(),
+        turn: Arc::clone(&plan.turn),
         answers: answers.clone(),
         progress: Arc::clone(&plan.progress),
     };
     let epoch_bytes = (plan.job.settings.epoch_bytes / plan.workers_per_process as u64).max(1);
     let topics: Arc<[String]> = plan.job.source.topics.clone().into();
     let router = Router::new(logic, plan.absorbed);
+    let total = finest_total(logic);
     let dimensions = &logic.dimensions;
     let progress = &plan.progress;
 
@@ -103,11 +114,11 @@ pub fn build(
         let answer = move |message| to_committer.send(message);
         let records = source::source(scope, to_source, open, answer, epoch_bytes, Arc::clone(progress));
         let (events, decoded) = decode::decode(records, Decoder::new(logic));
-        raw::raw(decoded, to_raw, topics, archiver, answers, Arc::clone(progress));
+        raw::raw(decoded, to_raw, topics, (router.clone(), total), archiver, answers, Arc::clone(progress));
         let updates = combine::combine(events, dimensions.clone(), router, plan.buckets);
         let cells = roll_up::roll_up(updates, dimensions.clone());
         let batches = pending::arrange(cells);
-        pending.pending(batches, to_pending);
+        pending.pending(batches, to_pending, total);
     });
     Ok(())
 }
@@ -155,6 +166,8 @@ pub struct Progress {
     pub epoch: AtomicU64,
     /// Newest epoch in every lane of `counts`.
     pub published: AtomicU64,
+    /// Newest epoch in the minute lane.
+    pub published_minute: AtomicU64,
     /// `complete_until` of the minute lane, ms; 0 is never.
     pub complete_until_ms: AtomicI64,
     /// Bytes that a worker holds pending.

@@ -1,11 +1,11 @@
 //! `pending`: updates that are not yet published.
 //!
 //! In: batches of `(key, epoch, tally)`, sorted and consolidated by differential. Out: on a publish order, once the frontier has
-//! passed its epoch, the ordered lanes' updates up to that epoch go to `merge`, off this thread. State: one sorted run per
-//! lane and epoch, freed when the order is committed; the committer ticks no further while they are too large. The trace of
-//! the arrangement is dropped: a trace never forgets. Restart: fed again from the archive.
+//! passed its epoch, the ordered lanes' updates up to that epoch go to `plan` and `merge`, off this thread. State: sorted runs
+//! per lane, merged as they grow, freed when the order is committed; bounded by the pending budget, as the committer publishes
+//! the largest lane out of turn. The trace of the arrangement is dropped: a trace never forgets. Restart: fed again from the archive.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -16,77 +16,48 @@ use differential_dataflow::trace::implementations::{KeyBatcher, KeyBuilder};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::operator::Operator;
+use tokio::sync::Semaphore;
 
 use super::control::{Answers, Inbox};
-use super::merge::{Merge, Run};
-use super::protocol::{Answer, Order, Received};
+use super::merge::Merge;
+use super::plan::Wanted;
+use super::protocol::{Answer, Order, Publish, Received, Staged};
 use super::roll_up::Triple;
+use super::run::Run;
 use super::{EpochWatch, Progress};
-use crate::job::Logic;
-use crate::model::{Cell, CellParts, Epoch, Granularity, Lane, Segment, Tally};
-use crate::table::{File, Log, TableError, counts};
+use crate::job::{Dimension, Logic};
+use crate::model::{Cell, CellParts, Epoch, Granularity, Lane, Tally};
+use crate::table::layout::Layout;
+use crate::table::{Log, TableError};
+
+/// Segments that a worker merges at once while it also reads.
+const AT_ONCE_BESIDE: usize = 1;
+
+/// Segments that a worker merges at once when nothing else is to be done.
+const AT_ONCE_ALONE: usize = 4;
 
 /// What the operator needs beside its input.
 pub struct Pending {
     /// The worker's number.
     pub worker: usize,
+    /// Workers of all processes: a bucket is its number modulo theirs.
+    pub workers: usize,
     /// The table `counts`.
     pub log: Log,
     /// Live files of the worker's buckets.
-    pub live: LiveFiles,
+    pub layout: Arc<Layout>,
+    /// What is counted by which granularities.
+    pub dimensions: Arc<[Dimension]>,
     /// Our generation, in names of files.
     pub generation: i64,
-    /// Finest granularity of `total`: what balances.
-    pub total: Granularity,
     /// Runs merges.
     pub runtime: tokio::runtime::Handle,
+    /// The large merges of a process take turns.
+    pub turn: Arc<Semaphore>,
     /// Answers go here.
     pub answers: Answers,
     /// The live line's numbers.
     pub progress: Arc<Progress>,
-}
-
-/// The live file of each segment, of one worker's buckets.
-#[derive(Clone, Debug, Default)]
-pub struct LiveFiles {
-    files: HashMap<Segment, File>,
-    worker: usize,
-    workers: usize,
-}
-
-impl LiveFiles {
-    /// Those of `files` whose bucket is the worker's.
-    ///
-    /// # Errors
-    /// [`TableError::Corrupt`] when a file is no segment, or two live files hold the same one.
-    pub fn new<'a>(
-        files: impl IntoIterator<Item = &'a File>,
-        worker: usize,
-        workers: usize,
-    ) -> Result<LiveFiles, TableError> {
-        let mut live = LiveFiles { files: HashMap::new(), worker, workers };
-        live.replace(&[], files)?;
-        Ok(live)
-    }
-
-    fn replace<'a>(&mut self, remove: &[File], add: impl IntoIterator<Item = &'a File>) -> Result<(), TableError> {
-        for file in remove {
-            self.files.remove(&counts::segment_of(file)?);
-        }
-        for file in add {
-            let segment = counts::segment_of(file)?;
-            if usize::from(segment.bucket) % self.workers != self.worker {
-                continue;
-            }
-            if let Some(other) = self.files.insert(segment, file.clone()) {
-                return Err(TableError::Corrupt {
-                    table: "counts".to_owned(),
-                    what: format!("{} and {} are live for the same segment", other.path, file.path),
-                });
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Sorts and consolidates an epoch's updates by key. The arrangement's trace is not kept.
@@ -109,26 +80,54 @@ pub type Batch = std::rc::Rc<
     >,
 >;
 
-struct WaitingOrder {
-    order: u64,
-    attempt: u32,
-    epoch: Epoch,
-    lanes: Vec<Lane>,
+/// The name and finest granularity of `total` in a job: what balances.
+pub fn finest_total(logic: &Logic) -> Granularity {
+    (logic.dimensions.iter())
+        .find(|dimension| dimension.name == Logic::TOTAL)
+        .map_or(Granularity::Day, |total| total.granularities[0])
 }
 
-impl Pending {
-    /// Finest granularity of `total` in a job.
-    pub fn total_of(logic: &Logic) -> Granularity {
-        (logic.dimensions.iter())
-            .find(|dimension| dimension.name == Logic::TOTAL)
-            .map_or(Granularity::Day, |total| total.granularities[0])
+/// The runs of one lane, oldest first, each with its first and last epoch.
+#[derive(Default)]
+struct LaneRuns {
+    runs: Vec<(Epoch, Epoch, Arc<Run>)>,
+    /// Newest epoch of an order: runs up to it are being merged, and stay as they are.
+    ordered: Epoch,
+}
+
+impl LaneRuns {
+    /// Adds a run, and merges runs of like length: each update is merged a logarithmic number of times. An order is always at
+    /// the newest epoch that was closed before it, so no later order ends inside a merged run.
+    fn push(&mut self, epoch: Epoch, run: Run) {
+        self.runs.push((epoch, epoch, Arc::new(run)));
+        while let [.., (first, _, a), (next, last, b)] = self.runs.as_slice()
+            && *first > self.ordered
+            && *next > self.ordered
+            && b.len() * 2 > a.len()
+        {
+            let merged = (*first, *last, Arc::new(Run::merged(a, b)));
+            self.runs.truncate(self.runs.len() - 2);
+            self.runs.push(merged);
+        }
     }
 
-    /// Builds the operator.
-    pub fn pending(mut self, batches: StreamVec<'_, Epoch, Batch>, inbox: Inbox) {
-        let mut runs: BTreeMap<(Lane, Epoch), Vec<Arc<Run>>> = BTreeMap::new();
+    fn bytes(&self) -> u64 {
+        self.runs.iter().map(|(_, _, run)| run.bytes() as u64).sum()
+    }
+
+    fn up_to(&self, epoch: Epoch) -> impl Iterator<Item = &Arc<Run>> {
+        self.runs.iter().filter(move |(_, last, _)| *last <= epoch).map(|(_, _, run)| run)
+    }
+}
+
+type Runs = [LaneRuns; Lane::ALL.len()];
+
+impl Pending {
+    /// Builds the operator. `total`: what balances.
+    pub fn pending(mut self, batches: StreamVec<'_, Epoch, Batch>, inbox: Inbox, total: Granularity) {
+        let mut runs = Runs::default();
         let mut totals: BTreeMap<Epoch, i64> = BTreeMap::new();
-        let mut waiting: Option<WaitingOrder> = None;
+        let mut waiting: Vec<Publish> = Vec::new();
         let mut watch = EpochWatch::default();
         let scope = batches.scope();
         batches.unary_frontier::<timely::container::CapacityContainerBuilder<Vec<()>>, _, _, _>(
@@ -138,97 +137,111 @@ impl Pending {
                 inbox.wake(scope.activator_for(info.address));
                 move |(input, frontier), _output| {
                     let _span = tracing::trace_span!("pending").entered();
-                    input.for_each(|_capability, batches| {
-                        for batch in batches.drain(..) {
-                            self.receive(&batch, &mut runs, &mut totals);
-                        }
-                    });
+                    // Before the input: an order at an epoch stands before the tick that closes the next one, so that it is known
+                    // before runs of both could be merged.
                     while let Some(order) = inbox.next() {
                         match order {
-                            Order::Publish { order, attempt, epoch, lanes } => {
-                                waiting = Some(WaitingOrder { order, attempt, epoch, lanes });
+                            Order::Publish(order) => {
+                                order.lanes.iter().for_each(|lane| runs[*lane as usize].ordered = order.epoch);
+                                waiting.push(order);
                             }
                             Order::Published { epoch, lanes } => {
-                                runs.retain(|(lane, run), _| *run > epoch || !lanes.contains(lane));
+                                for lane in lanes {
+                                    runs[lane as usize].runs.retain(|(_, last, _)| *last > epoch);
+                                }
                                 self.tell_bytes(&runs);
                             }
                             Order::Replaced { remove, add } => {
-                                if let Err(error) = self.live.replace(&remove, &add) {
-                                    self.fail(&error);
+                                let ours = |bucket| usize::from(bucket) % self.workers == self.worker;
+                                if let Err(error) = Arc::make_mut(&mut self.layout).replace(&remove, &add, ours) {
+                                    self.answers.send(Answer::failed(&error));
                                 }
                             }
                             Order::Tick { .. } | Order::Stop => watch.see(&order),
                         }
                     }
+                    input.for_each(|_capability, batches| {
+                        for batch in batches.drain(..) {
+                            receive(&batch, &mut runs, &mut totals, total);
+                        }
+                    });
                     for epoch in watch.passed(frontier) {
                         let total = totals.remove(&epoch).unwrap_or_default();
                         self.tell_bytes(&runs);
                         self.answers.send(Answer::Received(Received { epoch, total }));
                     }
-                    if waiting.as_ref().is_some_and(|order| !frontier.less_equal(&order.epoch))
-                        && let Some(order) = waiting.take()
-                    {
-                        self.publish(&order, &runs);
+                    for order in waiting.extract_if(.., |order| !frontier.less_equal(&order.epoch)) {
+                        self.publish(order, &runs);
                     }
                 }
             },
         );
     }
 
-    fn receive(
-        &self,
-        batch: &Batch,
-        runs: &mut BTreeMap<(Lane, Epoch), Vec<Arc<Run>>>,
-        totals: &mut BTreeMap<Epoch, i64>,
-    ) {
-        let mut new: BTreeMap<(Lane, Epoch), Run> = BTreeMap::new();
-        let mut cursor = batch.cursor();
-        while let Some(key) = cursor.get_key(batch) {
-            let (lane, segment, cell) = Cell::decode_head(key).expect("roll_up wrote the key");
-            let balances = segment.granularity == self.total
-                && CellParts::of(cell).is_some_and(|parts| parts.dimension == Logic::TOTAL.as_bytes());
-            cursor.map_times(batch, |epoch, tally| {
-                if balances {
-                    *totals.entry(*epoch).or_default() += tally.event_count;
-                }
-                new.entry((lane, *epoch)).or_default().push(Run::key_of(key), *tally);
-            });
-            cursor.step_key(batch);
-        }
-        for (key, run) in new {
-            runs.entry(key).or_default().push(Arc::new(run));
-        }
-    }
-
-    fn publish(&self, order: &WaitingOrder, runs: &BTreeMap<(Lane, Epoch), Vec<Arc<Run>>>) {
+    fn publish(&self, order: Publish, runs: &Runs) {
+        let chosen = |coarse: bool| {
+            let lanes = order.lanes.iter().filter(move |lane| (**lane == Lane::Coarse) == coarse);
+            lanes.flat_map(|lane| runs[*lane as usize].up_to(order.epoch)).cloned().collect::<Vec<_>>()
+        };
+        let idle =
+            Lane::ALL.into_iter().filter(|lane| runs[*lane as usize].up_to(order.epoch).next().is_none()).collect();
+        let wanted = Wanted {
+            fine: chosen(false),
+            coarse: chosen(true),
+            dimensions: Arc::clone(&self.dimensions),
+            layout: Arc::clone(&self.layout),
+            now: order.ingested_at,
+            seal: order.seal,
+            only: order.only.clone(),
+        };
         let lanes = order.lanes.iter().map(|lane| lane.name()).collect::<Vec<_>>().join("-");
-        let chosen = (runs.iter())
-            .filter(|((lane, epoch), _)| *epoch <= order.epoch && order.lanes.contains(lane))
-            .flat_map(|(_, runs)| runs.iter().cloned())
-            .collect();
         let merge = Merge {
-            order: order.order,
-            attempt: order.attempt,
             name: format!("e{:012}-g{:06}-{lanes}-a{}", order.epoch, self.generation, order.attempt),
             log: self.log.clone(),
+            at_once: if order.alone { AT_ONCE_ALONE } else { AT_ONCE_BESIDE },
+            turn: Arc::clone(&self.turn),
         };
-        let work = merge.plan(chosen, |segment| self.live.files.get(&segment).cloned());
         let answers = self.answers.clone();
         self.runtime.spawn(async move {
-            answers.send(match merge.stage(work).await {
-                Ok(staged) => Answer::Staged(staged),
+            let work = tokio::task::spawn_blocking(move || wanted.plan()).await;
+            let staged = match work {
+                Ok(work) => merge.stage(work).await,
+                Err(error) => Err(TableError::Corrupt {
+                    table: "counts".to_owned(),
+                    what: format!("a publish could not be planned: {error}"),
+                }),
+            };
+            answers.send(match staged {
+                Ok(pieces) => Answer::Staged(Staged { order: order.order, attempt: order.attempt, pieces, idle }),
                 Err(error) => Answer::failed(&error),
             });
         });
     }
 
-    fn tell_bytes(&self, runs: &BTreeMap<(Lane, Epoch), Vec<Arc<Run>>>) {
-        let bytes = runs.values().flatten().map(|run| run.bytes() as u64).sum();
-        self.progress.pending_bytes.store(bytes, Ordering::Relaxed);
+    fn tell_bytes(&self, runs: &Runs) {
+        let bytes = std::array::from_fn(|lane| runs[lane].bytes());
+        self.progress.pending_bytes.store(bytes.iter().sum(), Ordering::Relaxed);
         self.answers.send(Answer::Pending { worker: self.worker, bytes });
     }
+}
 
-    fn fail(&self, error: &TableError) {
-        self.answers.send(Answer::failed(error));
+fn receive(batch: &Batch, runs: &mut Runs, totals: &mut BTreeMap<Epoch, i64>, total: Granularity) {
+    let mut new: BTreeMap<(Epoch, usize), Run> = BTreeMap::new();
+    let mut cursor = batch.cursor();
+    while let Some(key) = cursor.get_key(batch) {
+        let (lane, granularity, _, cell) = Cell::decode_head(key).expect("roll_up wrote the key");
+        let balances = granularity == total
+            && lane != Lane::Coarse
+            && CellParts::of(cell).is_some_and(|parts| parts.dimension == Logic::TOTAL.as_bytes());
+        cursor.map_times(batch, |epoch, tally| {
+            if balances {
+                *totals.entry(*epoch).or_default() += tally.event_count;
+            }
+            new.entry((*epoch, lane as usize)).or_default().push(Run::key_of(key), *tally);
+        });
+        cursor.step_key(batch);
+    }
+    for ((epoch, lane), run) in new {
+        runs[lane].push(epoch, run);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Epoch, Lane, TimeUs};
+use crate::model::{Epoch, Lane, Segment, TimeUs};
 use crate::table::{File, TableError};
 
 /// From the committer (worker 0's process) to every worker, in this order on each.
@@ -16,18 +16,11 @@ pub enum Order {
         closed: Epoch,
         /// Of the epoch that begins; whole milliseconds.
         ingested_at: TimeUs,
+        /// Whether the topic is read in it: not while the archive alone fills the budget.
+        read: bool,
     },
     /// Merge what these lanes have pending up to `epoch`, and answer with exactly one [`Staged`].
-    Publish {
-        /// Number of the order.
-        order: u64,
-        /// Counts from 1; an order whose base was lost is given again.
-        attempt: u32,
-        /// Up to which epoch.
-        epoch: Epoch,
-        /// Which lanes.
-        lanes: Vec<Lane>,
-    },
+    Publish(Publish),
     /// An order is committed: forget its updates.
     Published {
         /// Up to which epoch.
@@ -44,6 +37,27 @@ pub enum Order {
     },
     /// The end: let go of everything.
     Stop,
+}
+
+/// An order to publish.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Publish {
+    /// Number of the order.
+    pub order: u64,
+    /// Counts from 1; what has lost its base is ordered again.
+    pub attempt: u32,
+    /// Up to which epoch.
+    pub epoch: Epoch,
+    /// `ingested_at` of that epoch.
+    pub ingested_at: TimeUs,
+    /// Which lanes.
+    pub lanes: Vec<Lane>,
+    /// Whether to seal what has grown old.
+    pub seal: bool,
+    /// Whether nothing else is to be done meanwhile.
+    pub alone: bool,
+    /// Only what lies in these; all where there are none.
+    pub only: Option<Vec<Segment>>,
 }
 
 /// Counts of records by outcome.
@@ -117,6 +131,8 @@ pub struct Archived {
     pub live: Outcomes,
     /// Outcomes of rows that came from the archive.
     pub fed: Outcomes,
+    /// Of those that count, how many no lane of `total`'s finest granularity wants any more.
+    pub fed_absorbed: u64,
 }
 
 /// A worker's pending has all of an epoch.
@@ -135,10 +151,34 @@ pub struct Staged {
     pub order: u64,
     /// Its attempt.
     pub attempt: u32,
-    /// New files, stored.
-    pub add: Vec<File>,
-    /// Files that they replace.
+    /// What was merged.
+    pub pieces: Vec<Piece>,
+    /// Lanes that have nothing pending up to the order's epoch.
+    pub idle: Vec<Lane>,
+}
+
+/// One merged segment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Piece {
+    /// Where it lives.
+    pub segment: Segment,
+    /// The new file, stored; none when no row is left.
+    pub add: Option<File>,
+    /// Live files that it replaces.
     pub remove: Vec<File>,
+    /// What it cost.
+    pub effort: Effort,
+}
+
+/// What a merge cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Effort {
+    /// Updates merged.
+    pub updates: u64,
+    /// Rows written.
+    pub rows: u64,
+    /// Microseconds of one thread, storage aside.
+    pub us: u64,
 }
 
 /// Why a worker can not go on.
@@ -157,8 +197,15 @@ pub enum Answer {
     Busy(Epoch),
     /// As much was read in this epoch as a process may.
     Full(Epoch),
-    /// The worker's part of the archive was fed.
-    Fed,
+    /// The worker's part of the archive was fed down to an epoch: all rows of later ones.
+    Fed {
+        /// The worker.
+        worker: usize,
+        /// The epoch; 0 is all.
+        down_to: Epoch,
+        /// The open epoch in which that was so.
+        open: Epoch,
+    },
     /// For a drain: every partition of the worker was read up to where it ended at the start.
     Drained,
     /// See [`Read`].
@@ -173,8 +220,8 @@ pub enum Answer {
     Pending {
         /// The worker.
         worker: usize,
-        /// Its bytes.
-        bytes: u64,
+        /// Its bytes, per lane of [`Lane::ALL`].
+        bytes: [u64; Lane::ALL.len()],
     },
     /// The worker can not go on.
     Failed {

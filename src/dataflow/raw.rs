@@ -17,8 +17,9 @@ use timely::dataflow::operators::generic::operator::Operator;
 use super::control::{Answers, Inbox};
 use super::decode::Decoded;
 use super::protocol::{Answer, Archived, Outcomes};
+use super::route::Router;
 use super::{EpochWatch, Progress};
-use crate::model::{Epoch, Outcome};
+use crate::model::{Epoch, Granularity, Outcome};
 use crate::table::raw::{FileWriter, Kind, Rows};
 use crate::table::store::write_file;
 use crate::table::{File, Log, TableError};
@@ -34,26 +35,41 @@ pub enum ToArchiver {
     Done {
         /// The epoch.
         epoch: Epoch,
-        /// Outcomes of the worker's rows.
-        live: Outcomes,
-        /// Outcomes of records from the archive.
-        fed: Outcomes,
+        /// What the worker has counted in it.
+        counts: EpochCounts,
         /// Where to answer.
         answers: Answers,
     },
 }
 
-/// Builds the operator.
+/// Outcomes of an epoch's records.
+#[derive(Default)]
+pub struct EpochCounts {
+    live: Outcomes,
+    fed: Outcomes,
+    fed_absorbed: u64,
+}
+
+impl EpochCounts {
+    fn add(&mut self, other: &EpochCounts) {
+        self.live.add(&other.live);
+        self.fed.add(&other.fed);
+        self.fed_absorbed += other.fed_absorbed;
+    }
+}
+
+/// Builds the operator. `total`: the granularity by which `total` balances.
 pub fn raw<'scope>(
     decoded: StreamVec<'scope, Epoch, Decoded>,
     inbox: Inbox,
     topics: Arc<[String]>,
+    (router, total): (Router, Granularity),
     archiver: Sender<ToArchiver>,
     answers: Answers,
     progress: Arc<Progress>,
 ) {
     let mut rows = Kind::ALL.map(|_| (0, Rows::new(Arc::clone(&topics))));
-    let mut counts: BTreeMap<Epoch, (Outcomes, Outcomes)> = BTreeMap::new();
+    let mut counts: BTreeMap<Epoch, EpochCounts> = BTreeMap::new();
     let mut watch = EpochWatch::default();
     // An archiver that has ended has said why.
     let send = move |message| drop(archiver.send(message));
@@ -61,12 +77,16 @@ pub fn raw<'scope>(
         let _span = tracing::trace_span!("raw").entered();
         input.for_each(|capability, chunks| {
             let epoch = *capability.time();
-            let (live, fed) = counts.entry(epoch).or_default();
+            let EpochCounts { live, fed, fed_absorbed } = counts.entry(epoch).or_default();
             for chunk in chunks.drain(..) {
                 for (index, (outcome, event_time)) in chunk.outcomes.iter().enumerate() {
                     let record = chunk.records.get(index);
                     if record.epoch != epoch {
                         count(fed, outcome);
+                        if let (Outcome::Counted, Some(event_time)) = (outcome, event_time) {
+                            let lanes = router.lanes(record.epoch, record.ingested_at, *event_time);
+                            *fed_absorbed += u64::from(!lanes.want(total));
+                        }
                         continue;
                     }
                     count(live, outcome);
@@ -90,9 +110,9 @@ pub fn raw<'scope>(
                     send(ToArchiver::Rows(epoch, kind, rows.finish()));
                 }
             }
-            let (live, fed) = counts.remove(&epoch).unwrap_or_default();
-            progress.count(&live);
-            send(ToArchiver::Done { epoch, live, fed, answers: answers.clone() });
+            let counts = counts.remove(&epoch).unwrap_or_default();
+            progress.count(&counts.live);
+            send(ToArchiver::Done { epoch, counts, answers: answers.clone() });
         }
     });
 }
@@ -127,8 +147,7 @@ pub struct Archiver {
 struct OpenEpoch {
     writers: BTreeMap<Kind, FileWriter>,
     done: usize,
-    live: Outcomes,
-    fed: Outcomes,
+    counts: EpochCounts,
 }
 
 impl Archiver {
@@ -152,15 +171,14 @@ impl Archiver {
                         failed.get_or_insert(error);
                     }
                 }
-                ToArchiver::Done { epoch, live, fed, answers } => {
+                ToArchiver::Done { epoch, counts, answers } => {
                     if let Some(error) = &failed {
                         answers.send(Answer::failed(error));
                         continue;
                     }
                     let state = open.entry(epoch).or_default();
                     state.done += 1;
-                    state.live.add(&live);
-                    state.fed.add(&fed);
+                    state.counts.add(&counts);
                     if state.done == self.workers {
                         let state = open.remove(&epoch).unwrap_or_default();
                         self.finish(epoch, state, answers);
@@ -189,7 +207,8 @@ impl Archiver {
                 }
                 files.push(encoded.file);
             }
-            answers.send(Answer::Archived(Archived { epoch, files, live: state.live, fed: state.fed }));
+            let EpochCounts { live, fed, fed_absorbed } = state.counts;
+            answers.send(Answer::Archived(Archived { epoch, files, live, fed, fed_absorbed }));
         });
     }
 }

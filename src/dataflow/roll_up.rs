@@ -1,8 +1,9 @@
 //! `roll_up`: updates at the finest granularity to updates of every granularity, keyed by lane and segment.
 //!
-//! In: updates, exchanged by bucket. Out: differential's triples `(key, epoch, tally)`; key: lane, segment, cell. The finest go
-//! on as they come; hours and days are summed in a hash map first and leave when the epoch's frontier has passed. So an event
-//! is looked at once, and a day costs what its cells cost. State: one map per open epoch, of hour and day cells.
+//! In: updates, exchanged by bucket. Out: differential's triples `(key, epoch, tally)`; key: lane, granularity, bucket, cell. The
+//! finest go on as they come; hours and days are summed in a hash map first and leave when the epoch's frontier has passed. So an
+//! event is looked at once, and a day costs what its cells cost. The coarse lane gets days, for all its granularities. State: one
+//! map per open epoch, of hour and day cells.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ use timely::dataflow::operators::generic::operator::Operator;
 use super::combine::Update;
 use super::tally_map::TallyMap;
 use crate::job::Dimension;
-use crate::model::{Cell, CellParts, Epoch, Segment, Tally, Zone};
+use crate::model::{Cell, CellParts, Epoch, Granularity, Lane, Tally, Zone};
 
 /// A map of more bytes of keys is sent before its epoch ends.
 const MAP_BYTES_MAX: usize = 64 << 20;
@@ -45,21 +46,25 @@ pub fn roll_up<'scope>(
                             .iter()
                             .find(|dimension| dimension.name.as_bytes() == cell.dimension)
                             .expect("combine knows the same dimensions");
-                        for (index, &granularity) in dimension.granularities.iter().enumerate() {
-                            let Some(lane) = route.lane(granularity) else { continue };
-                            let start = granularity.window_start(cell.window_start, Zone::Utc);
-                            let period = granularity.home();
-                            let period_start = period.start(start);
-                            let segment = Segment { granularity, bucket: update.bucket(), period, period_start };
+                        let mut write = |lane, granularity: Granularity, coarser: Option<&mut TallyMap>| {
                             key.clear();
-                            Cell::encode_head(lane, segment, &mut key);
+                            Cell::encode_head(lane, granularity, update.bucket(), &mut key);
                             key.extend_from_slice(cell.head);
+                            let start = granularity.window_start(cell.window_start, Zone::Utc);
                             Cell::encode_tail(start, cell.value, &mut key);
-                            if index == 0 {
-                                session.give(((key.clone(), ()), epoch, update.tally));
-                            } else {
-                                coarser.add(&key, update.tally);
+                            match coarser {
+                                Some(coarser) => coarser.add(&key, update.tally),
+                                None => session.give(((key.clone(), ()), epoch, update.tally)),
                             }
+                        };
+                        let (fine, coarse) = split(&dimension.granularities);
+                        for (index, &granularity) in fine.iter().enumerate() {
+                            let Some(lane) = route.lane(granularity) else { continue };
+                            write(lane, granularity, if index == 0 { None } else { Some(coarser) });
+                        }
+                        // Weeks, months and years are made from days when they are published: here they are one update.
+                        if coarse.first().is_some_and(|granularity| route.lane(*granularity).is_some()) {
+                            write(Lane::Coarse, Granularity::Day, Some(coarser));
                         }
                     }
                 }
@@ -79,4 +84,9 @@ pub fn roll_up<'scope>(
             }
         }
     })
+}
+
+/// Granularities up to a day, and longer ones.
+fn split(granularities: &[Granularity]) -> (&[Granularity], &[Granularity]) {
+    granularities.split_at(granularities.partition_point(|granularity| *granularity <= Granularity::Day))
 }

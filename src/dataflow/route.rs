@@ -62,6 +62,11 @@ impl Router {
 }
 
 impl Lanes {
+    /// Whether any lane wants the record for its window of this granularity.
+    pub fn want(&self, granularity: Granularity) -> bool {
+        self.0[granularity as usize].is_some()
+    }
+
     /// The route over a dimension's granularities; `None` where no lane wants the record.
     pub fn route(&self, granularities: &[Granularity]) -> Option<Route> {
         let mut route = u32::MAX;

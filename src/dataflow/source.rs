@@ -1,6 +1,6 @@
 //! `source`: the records of a worker, at the open epoch.
 //!
-//! In: the archive's feed first, then the topic. Out: chunks of records at the open epoch. Time: one capability, moved on by
+//! In: the archive's feed and the topic, in turns. Out: chunks of records at the open epoch. Time: one capability, moved on by
 //! each tick; a record belongs to the epoch that is open when it is read. State: none but counts of the open epoch. Flow
 //! control: a worker that has read its share of `epoch_bytes` stops reading until the next tick, and the committer ticks only
 //! while few epochs are under way; the client's queues fill, and the broker keeps the rest. Failure: the capability is held,
@@ -44,12 +44,14 @@ pub fn source<'scope>(
         let activator = scope.activator_for(std::rc::Rc::clone(&info.address));
         inbox.wake(scope.activator_for(std::rc::Rc::clone(&info.address)));
         let sync = scope.worker().sync_activator_for(info.address.to_vec());
+        let worker = scope.worker().index();
         // A worker that has ended needs no waking.
         let inputs = open(Arc::new(move || sync.activate().unwrap_or_default()));
         let mut state = State {
             capability: Some(capability),
             stamp: None,
             inputs: None,
+            reads: true,
             feeding: true,
             failed: false,
             drained: false,
@@ -66,7 +68,7 @@ pub fn source<'scope>(
             let _span = tracing::trace_span!("source").entered();
             while let Some(order) = inbox.next() {
                 match order {
-                    Order::Tick { closed, ingested_at } => {
+                    Order::Tick { closed, ingested_at, read } => {
                         if state.stamp.is_some() {
                             state.close(closed, &answer);
                         }
@@ -74,6 +76,7 @@ pub fn source<'scope>(
                             capability.downgrade(&(closed + 1));
                         }
                         state.stamp = Some(Stamp { epoch: closed + 1, ingested_at });
+                        state.reads = read;
                     }
                     Order::Stop => state.capability = None,
                     _ => {}
@@ -81,64 +84,46 @@ pub fn source<'scope>(
             }
             let mut sent = 0;
             let mut more = true;
-            while more && sent < TURN_BYTES && state.may_read() {
-                let (Some(stamp), Some(inputs)) = (state.stamp, &mut state.inputs) else { break };
-                let read = if state.feeding { feed(&mut inputs.feed) } else { topic(inputs.topic.as_mut(), stamp) };
-                let (records, turn) = match read {
-                    Ok(read) => read,
+            while more && sent < TURN_BYTES && state.is_open() {
+                match state.turn(worker, &answer, &progress) {
+                    Ok(turn) => {
+                        more = turn.more;
+                        for records in [turn.fed, turn.read].into_iter().filter(|records| !records.is_empty()) {
+                            sent += records.bytes();
+                            if let Some(capability) = &state.capability {
+                                output.session(capability).give(records);
+                            }
+                        }
+                    }
                     Err(error) => {
                         state.fail(&error, &answer);
                         break;
                     }
-                };
-                more = turn == Turn::More;
-                if turn == Turn::FeedEnds {
-                    state.feeding = false;
-                    answer(Answer::Fed);
-                    more = true;
-                }
-                if !records.is_empty() {
-                    sent += records.bytes();
-                    state.account(&records, &answer, &progress);
-                    if let Some(capability) = &state.capability {
-                        output.session(capability).give(records);
-                    }
                 }
             }
             state.look_for_drain(&answer);
-            if more && state.may_read() {
+            if more && state.is_open() {
                 activator.activate();
             }
         }
     })
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    More,
-    Wait,
-    FeedEnds,
-}
-
-fn feed(feed: &mut Feed) -> Result<(Records, Turn), SourceError> {
-    match feed.take() {
-        Ok(Fed::Chunk(records)) => Ok((records, Turn::More)),
-        Ok(Fed::Wait) => Ok((Records::default(), Turn::Wait)),
-        Ok(Fed::End) => Ok((Records::default(), Turn::FeedEnds)),
-        Err(error) => Err(SourceError::Retry(format!("the archive can not be fed: {error}"))),
-    }
-}
-
-fn topic(topic: &mut dyn RecordSource, stamp: Stamp) -> Result<(Records, Turn), SourceError> {
-    let mut records = Records::default();
-    let more = topic.read(stamp, &mut records)?;
-    Ok((records, if more { Turn::More } else { Turn::Wait }))
+/// What one turn has brought.
+#[derive(Default)]
+struct Turn {
+    fed: Records,
+    read: Records,
+    /// Whether there may be more at once.
+    more: bool,
 }
 
 struct State {
     capability: Option<Capability<Epoch>>,
     stamp: Option<Stamp>,
     inputs: Option<Inputs>,
+    /// Whether the topic is read in the open epoch.
+    reads: bool,
     feeding: bool,
     failed: bool,
     drained: bool,
@@ -150,16 +135,41 @@ struct State {
 }
 
 impl State {
-    fn may_read(&self) -> bool {
-        self.capability.is_some() && self.stamp.is_some() && !self.failed && self.bytes < self.epoch_bytes
+    fn is_open(&self) -> bool {
+        self.capability.is_some() && self.stamp.is_some() && !self.failed
     }
 
-    fn account(&mut self, records: &Records, answer: &impl Fn(Answer), progress: &Progress) {
-        let Some(stamp) = self.stamp else { return };
-        let count = records.len() as u64;
+    /// A chunk of the archive and one of the topic, as far as they are there and may be read.
+    fn turn(&mut self, worker: usize, answer: &impl Fn(Answer), progress: &Progress) -> Result<Turn, SourceError> {
+        let mut turn = Turn::default();
+        let (Some(stamp), Some(inputs)) = (self.stamp, &mut self.inputs) else { return Ok(turn) };
         if self.feeding {
-            self.fed += count;
-            progress.fed.fetch_add(count, Ordering::Relaxed);
+            match inputs.feed.take() {
+                Ok(Fed::Chunk(records)) => {
+                    self.fed += records.len() as u64;
+                    progress.fed.fetch_add(records.len() as u64, Ordering::Relaxed);
+                    turn.fed = records;
+                    turn.more = true;
+                }
+                Ok(Fed::DownTo(down_to)) => {
+                    self.feeding = down_to > 0;
+                    answer(Answer::Fed { worker, down_to, open: stamp.epoch });
+                    turn.more = true;
+                }
+                Ok(Fed::Wait) => {}
+                Err(error) => return Err(SourceError::Retry(format!("the archive can not be fed: {error}"))),
+            }
+        }
+        if self.reads && self.bytes < self.epoch_bytes {
+            turn.more |= inputs.topic.read(stamp, &mut turn.read)?;
+            self.account(stamp, &turn.read, answer, progress);
+        }
+        Ok(turn)
+    }
+
+    fn account(&mut self, stamp: Stamp, records: &Records, answer: &impl Fn(Answer), progress: &Progress) {
+        let count = records.len() as u64;
+        if count == 0 {
             return;
         }
         if self.live == 0 {
@@ -176,7 +186,7 @@ impl State {
 
     fn close(&mut self, epoch: Epoch, answer: &impl Fn(Answer)) {
         let (positions, at_end) = match &mut self.inputs {
-            Some(inputs) => (inputs.topic.take_positions(), inputs.topic.take_at_end() && !self.feeding),
+            Some(inputs) => (inputs.topic.take_positions(), inputs.topic.take_at_end() && self.reads),
             None => (Vec::new(), false),
         };
         answer(Answer::Read(Read { epoch, live: self.live, fed: self.fed, positions, at_end }));
@@ -185,7 +195,7 @@ impl State {
 
     fn look_for_drain(&mut self, answer: &impl Fn(Answer)) {
         let drained = || self.inputs.as_ref().is_some_and(|inputs| inputs.topic.drained());
-        if !self.drained && !self.feeding && !self.failed && drained() {
+        if !self.drained && !self.failed && drained() {
             self.drained = true;
             answer(Answer::Drained);
         }

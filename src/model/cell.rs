@@ -70,8 +70,8 @@ impl<'a> CellParts<'a> {
     }
 }
 
-/// Length in bytes of the key's head: lane, granularity, bucket, period start.
-const HEAD: usize = 1 + 1 + 2 + 8;
+/// Length in bytes of the key's head: lane, granularity, bucket.
+const HEAD: usize = 1 + 1 + 2;
 
 impl Cell {
     /// Appends the cell's sorted bytes to `out`.
@@ -100,23 +100,19 @@ impl Cell {
         })
     }
 
-    /// Appends the head of an update's key, that sorts updates by lane and segment before the cell's own bytes.
-    pub fn encode_head(lane: Lane, segment: Segment, out: &mut Vec<u8>) {
+    /// Appends the head of an update's key, that sorts updates by lane, granularity and bucket before the cell's own bytes.
+    pub fn encode_head(lane: Lane, granularity: Granularity, bucket: u16, out: &mut Vec<u8>) {
         out.push(lane as u8);
-        out.push(segment.granularity as u8);
-        out.extend_from_slice(&segment.bucket.to_be_bytes());
-        out.extend_from_slice(&sortable(segment.period_start));
+        out.push(granularity as u8);
+        out.extend_from_slice(&bucket.to_be_bytes());
     }
 
-    /// Splits an update's key into lane, segment and the cell's own bytes; `None` when it is not one.
-    pub fn decode_head(key: &[u8]) -> Option<(Lane, Segment, &[u8])> {
+    /// Splits an update's key into lane, granularity, bucket and the cell's own bytes; `None` when it is not one.
+    pub fn decode_head(key: &[u8]) -> Option<(Lane, Granularity, u16, &[u8])> {
         let (head, cell) = key.split_first_chunk::<HEAD>()?;
         let lane = *Lane::ALL.get(head[0] as usize)?;
         let granularity = *Granularity::ALL.get(head[1] as usize)?;
-        let bucket = u16::from_be_bytes([head[2], head[3]]);
-        let period = granularity.home();
-        let period_start = unsortable(head[4..].try_into().ok()?);
-        Some((lane, Segment { granularity, bucket, period, period_start }, cell))
+        Some((lane, granularity, u16::from_be_bytes([head[2], head[3]]), cell))
     }
 }
 

@@ -112,16 +112,6 @@ impl Granularity {
         }
     }
 
-    /// The period of the file in which a window is born, until segments climb.
-    pub fn home(self) -> Period {
-        match self {
-            Granularity::Minute => Period::Hour,
-            Granularity::Hour => Period::Day,
-            Granularity::Day => Period::Month,
-            _ => Period::Year,
-        }
-    }
-
     /// The periods in whose files a window may live, shortest first: a segment climbs as it grows old.
     pub fn ladder(self) -> &'static [Period] {
         match self {

@@ -1,10 +1,9 @@
 //! Feeds records from the archive to one worker: what lanes have not absorbed, after a restart.
 //!
-//! In: files of `raw`, by epoch. Out: the rows above one epoch and up to another, as records that carry their own epoch and
-//! `ingested_at`. State: one file's bytes and a few chunks, bounded by the channel. Failure: said to the source operator,
+//! In: files of `raw`, newest epoch first. Out: the rows above one epoch and up to another, as records that carry their own epoch
+//! and `ingested_at`, and down to which epoch all were given, so that fast lanes are ready first. State: one file's bytes and a few chunks, bounded by the channel. Failure: said to the source operator,
 //! which holds its capability.
 
-use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
 use object_store::path::Path;
@@ -21,13 +20,14 @@ const CHUNKS_WAITING: usize = 4;
 #[derive(Clone, Debug)]
 pub struct FeedPlan {
     log: Log,
-    files: Vec<File>,
+    /// With their greatest epoch.
+    files: Vec<(Epoch, File)>,
     after: Epoch,
     up_to: Epoch,
 }
 
 impl FeedPlan {
-    /// The live files of `raw` that hold such rows, oldest first.
+    /// The live files of `raw` that hold such rows, newest first.
     ///
     /// # Errors
     /// [`TableError::Corrupt`] when a file's statistics do not say its epochs.
@@ -37,12 +37,12 @@ impl FeedPlan {
             for file in raw.files.values() {
                 let (least, greatest) = raw::epochs_of(file)?;
                 if least <= up_to && greatest > after {
-                    files.push((least, file.clone()));
+                    files.push((greatest, file.clone()));
                 }
             }
-            files.sort_by_key(|(least, _)| *least);
+            files.sort_by_key(|(greatest, _)| std::cmp::Reverse(*greatest));
         }
-        Ok(FeedPlan { log, files: files.into_iter().map(|(_, file)| file).collect(), after, up_to })
+        Ok(FeedPlan { log, files, after, up_to })
     }
 
     /// Files to read.
@@ -52,17 +52,20 @@ impl FeedPlan {
 
     /// Starts to read a worker's share.
     pub fn open(&self, worker: usize, workers: usize, runtime: &tokio::runtime::Handle, waker: Waker) -> Feed {
-        let files: VecDeque<File> = (self.files.iter().enumerate())
-            .filter(|(index, _)| index % workers == worker)
-            .map(|(_, file)| file.clone())
-            .collect();
+        let files = self.files.iter().enumerate().filter(|(index, _)| index % workers == worker);
+        let files = files.map(|(_, file)| file.clone()).collect();
         let (sender, receiver) = sync_channel(CHUNKS_WAITING);
-        let share = FeedPlan { files: files.into(), ..self.clone() };
+        let share = FeedPlan { log: self.log.clone(), files, after: self.after, up_to: self.up_to };
+        if share.files.is_empty() {
+            // Known at once: what waits for the feed need not wait for a thread. The channel has room, and its receiver is here.
+            sender.send(Message::DownTo(0)).ok();
+            return Feed { receiver };
+        }
         let handle = runtime.clone();
         runtime.spawn_blocking(move || {
             let result = share.read(&handle, &sender, &waker);
             let end = match result {
-                Ok(()) => Message::End,
+                Ok(()) => Message::DownTo(0),
                 Err(error) => Message::Failed(error),
             };
             // A worker that is gone needs no end.
@@ -78,7 +81,11 @@ impl FeedPlan {
         sender: &SyncSender<Message>,
         waker: &Waker,
     ) -> Result<(), TableError> {
-        for file in &self.files {
+        for (greatest, file) in &self.files {
+            if sender.send(Message::DownTo(*greatest)).is_err() {
+                return Ok(());
+            }
+            waker();
             let path = Path::from(file.path.as_str());
             let bytes = runtime
                 .block_on(read_file(self.log.store().as_ref(), &path))
@@ -96,7 +103,7 @@ impl FeedPlan {
 
 enum Message {
     Chunk(Records),
-    End,
+    DownTo(Epoch),
     Failed(TableError),
 }
 
@@ -111,8 +118,8 @@ pub enum Fed {
     Chunk(Records),
     /// Nothing yet; the waker will be called.
     Wait,
-    /// No more.
-    End,
+    /// All rows of later epochs were given; 0 is the end.
+    DownTo(Epoch),
 }
 
 impl Feed {
@@ -123,7 +130,7 @@ impl Feed {
     pub fn take(&mut self) -> Result<Fed, TableError> {
         match self.receiver.try_recv() {
             Ok(Message::Chunk(records)) => Ok(Fed::Chunk(records)),
-            Ok(Message::End) => Ok(Fed::End),
+            Ok(Message::DownTo(epoch)) => Ok(Fed::DownTo(epoch)),
             Ok(Message::Failed(error)) => Err(error),
             Err(TryRecvError::Empty) => Ok(Fed::Wait),
             Err(TryRecvError::Disconnected) => Err(TableError::Corrupt {

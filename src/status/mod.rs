@@ -24,6 +24,7 @@ use serde::Deserialize;
 use crate::clock::Clock;
 use crate::job::{Job, JobError};
 use crate::live_line::LiveLine;
+use crate::manage::environment;
 use crate::model::Lane;
 use crate::table::store::look_at_file;
 use crate::table::{Log, Root, State, TableError, counts, raw};
@@ -137,7 +138,7 @@ pub fn run(args: &StatusArgs) -> Result<(), StatusError> {
     let job = is_job(&args.place).then(|| Job::load(args.place.as_ref())).transpose()?;
     let root = match &job {
         Some(job) => open(&job.tables.url, &job.tables.options)?,
-        None => open(&args.place, &environment(&args.place))?,
+        None => open(&args.place, &environment())?,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -178,22 +179,6 @@ fn open(location: &str, options: &BTreeMap<String, String>) -> Result<Root, Stat
         return Err(StatusError::NoTable { url: location.to_owned(), table: "counts" });
     }
     Ok(Root::open(location, options)?)
-}
-
-/// Keys and endpoints for a URL without a job, under the names that the stores' own tools know.
-fn environment(location: &str) -> BTreeMap<String, String> {
-    let prefix = match location.split_once("://") {
-        Some(("s3" | "s3a", _)) => "AWS_",
-        Some(("gs", _)) => "GOOGLE_",
-        Some(("az" | "abfs" | "abfss", _)) => "AZURE_",
-        _ => return BTreeMap::new(),
-    };
-    let text = |name: std::ffi::OsString| name.into_string().ok();
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((text(name)?, text(value)?)))
-        .filter(|(name, value)| name.starts_with(prefix) && !value.is_empty())
-        .map(|(name, value)| (name.to_lowercase(), value))
-        .collect()
 }
 
 /// Looks at the newest versions of both tables.

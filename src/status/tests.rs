@@ -197,7 +197,7 @@ async fn a_folder_is_looked_at_by_path_and_url_and_not_changed() {
     tables_with_lanes([4, 4, 4, 4, 2], false, &root).await;
     for place in [path.clone(), format!("file://{path}"), format!("{path}/")] {
         assert!(!is_job(&place));
-        let root = open(&place, &environment(&place)).expect("a root");
+        let root = open(&place, &environment()).expect("a root");
         let found = status(None, &root, OPTIONS).await.expect("a status");
         assert_eq!(found.lanes[4].pending_raw_rows, 9, "{place}");
     }

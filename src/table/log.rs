@@ -5,7 +5,8 @@
 //! is kept up to date from our own commits and read from the log only at a start and after a lost race.
 //!
 //! A lost reply is no problem: the commit's bytes carry a nonce, so the same bytes are sent again until the version exists, and
-//! comparing what stands there with what was sent says who won. Format: the Delta protocol, reader 1, writer 2.
+//! comparing what stands there with what was sent says who won. Format: the Delta protocol, reader 1, writer 2. Reading is in
+//! [`super::load`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -13,7 +14,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake_core::kernel::{Action, Add, Remove, StructType, Transaction};
-use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStore, PutMode, PutOptions};
 use serde::{Deserialize, Serialize};
@@ -21,10 +21,13 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::TableError;
-use super::store::{Background, Backoff, look_at_file, may_pass, read_file, try_read};
+use super::store::{Background, Backoff, look_at_file, may_pass};
 
 /// Commits between two checkpoints.
 const CHECKPOINT_INTERVAL: u64 = 100;
+
+/// The operation of a commit that only rearranges rows: who follows the changes of a table need not look at it.
+pub const OPTIMIZE: &str = "OPTIMIZE";
 
 /// The application transaction that names the writer.
 pub const WRITER_GENERATION: &str = "writer/generation";
@@ -57,6 +60,8 @@ pub struct State {
     pub properties: BTreeMap<String, String>,
     /// Names of the columns, partition columns included.
     pub columns: Vec<String>,
+    /// The log's `metaData`, as JSON text: who changes a part of it writes all of it again.
+    pub metadata: String,
 }
 
 impl State {
@@ -80,9 +85,9 @@ pub struct Commit {
 /// A table's log.
 #[derive(Clone, Debug)]
 pub struct Log {
-    name: String,
-    url: Url,
-    store: Arc<dyn ObjectStore>,
+    pub(super) name: String,
+    pub(super) url: Url,
+    pub(super) store: Arc<dyn ObjectStore>,
     background: Background,
 }
 
@@ -94,6 +99,15 @@ pub struct Definition {
     pub partitioned_by: &'static [&'static str],
     /// Table properties.
     pub properties: BTreeMap<String, String>,
+}
+
+impl Definition {
+    /// The same, with more table properties.
+    #[must_use]
+    pub fn with_properties(mut self, properties: BTreeMap<String, String>) -> Definition {
+        self.properties.extend(properties);
+        self
+    }
 }
 
 impl Log {
@@ -111,60 +125,6 @@ impl Log {
     /// The store of the table's files.
     pub fn store(&self) -> &Arc<dyn ObjectStore> {
         &self.store
-    }
-
-    /// Reads the newest version; `None` where there is no table.
-    ///
-    /// # Errors
-    /// [`TableError::Storage`], [`TableError::Corrupt`].
-    pub async fn load(&self) -> Result<Option<State>, TableError> {
-        let mut state = match self.last_checkpoint().await? {
-            Some(version) => Some(self.read_checkpoint(version).await?),
-            None => None,
-        };
-        let after = state.as_ref().map(|state| state.version);
-        let offset = match after {
-            Some(version) => commit_path(version),
-            None => Path::from("_delta_log"),
-        };
-        let folder = Path::from("_delta_log");
-        let listed: Vec<_> = try_read(|| self.store.list_with_offset(Some(&folder), &offset).try_collect())
-            .await
-            .map_err(|error| self.storage("listing the log", error))?;
-        let mut versions: Vec<u64> = listed
-            .iter()
-            .filter_map(|meta| meta.location.filename()?.strip_suffix(".json")?.parse().ok())
-            .filter(|version| after.is_none_or(|after| *version > after))
-            .collect();
-        versions.sort_unstable();
-        for version in versions {
-            let expected = state.as_ref().map_or(0, |state| state.version + 1);
-            if version != expected {
-                return Err(
-                    self.corrupt(format!("_delta_log lacks version {expected}, the next one there is {version}"))
-                );
-            }
-            let bytes = self.read(&commit_path(version)).await?;
-            let state = state.get_or_insert_default();
-            self.apply(state, version, &bytes)?;
-        }
-        Ok(state)
-    }
-
-    /// Reads the versions after `state`'s into it; whether there were any. Waits as long as the store is away.
-    ///
-    /// # Errors
-    /// As [`Log::load`].
-    pub async fn refresh(&self, state: &mut State) -> Result<bool, TableError> {
-        let before = state.version;
-        loop {
-            let next = state.version + 1;
-            match read_file(self.store.as_ref(), &commit_path(next)).await {
-                Ok(bytes) => self.apply(state, next, &bytes)?,
-                Err(StoreError::NotFound { .. }) => return Ok(state.version > before),
-                Err(error) => return Err(self.storage("reading the log", error)),
-            }
-        }
     }
 
     /// Reads the table, making it first where there is none.
@@ -229,20 +189,13 @@ impl Log {
             )));
         }
         let version = state.version + 1;
-        let info = json!({"commitInfo": {
-            "timestamp": now_ms,
-            "operation": operation,
-            "operationParameters": {},
-            "readVersion": state.version,
-            "engineInfo": engine(),
-            "nonce": nonce(),
-        }});
+        let info = info(state.version, operation, now_ms, metrics(commit));
         let actions = (commit.txns.iter())
             .map(|(id, value)| {
                 Action::Txn(Transaction { app_id: id.clone(), version: *value, last_updated: Some(now_ms) })
             })
-            .chain(commit.remove.iter().map(|file| Action::Remove(remove_action(file, now_ms))))
-            .chain(commit.add.iter().map(|file| Action::Add(add_action(file, now_ms))))
+            .chain(commit.remove.iter().map(|file| Action::Remove(remove_action(file, now_ms, operation))))
+            .chain(commit.add.iter().map(|file| Action::Add(add_action(file, now_ms, operation))))
             .map(|action| serde_json::to_string(&action))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| self.corrupt(error.to_string()))?;
@@ -259,6 +212,41 @@ impl Log {
         state.txns.extend(commit.txns.iter().cloned());
         if version.is_multiple_of(CHECKPOINT_INTERVAL) {
             self.checkpoint(version);
+        }
+        Ok(())
+    }
+
+    /// Sets table properties where they are not what is wanted; all else that the table says of itself stays as it is.
+    ///
+    /// # Errors
+    /// As [`Log::commit`], but for a lost race: then it is tried on top of the winner.
+    pub async fn set_properties(
+        &self,
+        state: &mut State,
+        wanted: &BTreeMap<String, String>,
+        now_ms: i64,
+    ) -> Result<(), TableError> {
+        while wanted.iter().any(|(name, value)| state.properties.get(name) != Some(value)) {
+            let mut metadata: Value = serde_json::from_str(&state.metadata)
+                .map_err(|error| self.corrupt(format!("its metaData in version {}: {error}", state.version)))?;
+            for (name, value) in wanted {
+                metadata["configuration"][name] = json!(value);
+            }
+            let version = state.version + 1;
+            let lines = [info(state.version, "SET TBLPROPERTIES", now_ms, json!({})), json!({"metaData": metadata})];
+            let bytes = join(lines.iter().map(Value::to_string));
+            match self.create(version, bytes.clone()).await {
+                Ok(()) => {
+                    self.apply(state, None, version, &bytes)?;
+                    if version.is_multiple_of(CHECKPOINT_INTERVAL) {
+                        self.checkpoint(version);
+                    }
+                }
+                Err(TableError::Lost { .. }) => {
+                    self.refresh(state).await?;
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -353,193 +341,37 @@ impl Log {
         });
     }
 
-    async fn last_checkpoint(&self) -> Result<Option<u64>, TableError> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct LastCheckpoint {
-            version: u64,
-            parts: Option<u32>,
-        }
-        match look_at_file(self.store.as_ref(), &Path::from("_delta_log/_last_checkpoint")).await {
-            Ok(bytes) => {
-                let last: LastCheckpoint = serde_json::from_slice(&bytes)
-                    .map_err(|error| self.corrupt(format!("_delta_log/_last_checkpoint: {error}")))?;
-                if last.parts.is_some_and(|parts| parts > 1) {
-                    return Err(TableError::Invalid(format!(
-                        "{}: its checkpoint is in several parts, written by another program; expected a single one",
-                        self.url
-                    )));
-                }
-                Ok(Some(last.version))
-            }
-            Err(StoreError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.storage("reading _last_checkpoint", error)),
-        }
-    }
-
-    async fn read_checkpoint(&self, version: u64) -> Result<State, TableError> {
-        let path = Path::from(format!("_delta_log/{version:020}.checkpoint.parquet"));
-        let bytes = self.read(&path).await?;
-        let corrupt = |error: String| self.corrupt(format!("{path}: {error}"));
-        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(bytes)
-            .and_then(|builder| builder.build())
-            .map_err(|error| corrupt(error.to_string()))?;
-        let mut state = State { version, ..State::default() };
-        for batch in reader {
-            let batch = batch.map_err(|error| corrupt(error.to_string()))?;
-            // Rows of a checkpoint are actions in columns: as JSON they are the lines of a commit.
-            let mut writer = arrow::json::LineDelimitedWriter::new(Vec::new());
-            writer.write(&batch).and_then(|()| writer.finish()).map_err(|error| corrupt(error.to_string()))?;
-            self.apply(&mut state, version, &writer.into_inner())?;
-        }
-        Ok(state)
-    }
-
-    fn apply(&self, state: &mut State, version: u64, bytes: &[u8]) -> Result<(), TableError> {
-        let corrupt = |what: String| self.corrupt(format!("_delta_log, version {version}: {what}"));
-        for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-            let action: Line = serde_json::from_slice(line).map_err(|error| corrupt(error.to_string()))?;
-            if let Some(add) = action.add {
-                let file = add.into_file().map_err(corrupt)?;
-                state.files.insert(file.path.clone(), file);
-            }
-            if let Some(remove) = action.remove {
-                state.files.remove(&decoded(&remove.path));
-            }
-            if let Some(txn) = action.txn {
-                state.txns.insert(txn.app_id, txn.version);
-            }
-            if let Some(metadata) = action.meta_data {
-                let schema: SchemaText =
-                    serde_json::from_str(&metadata.schema_string).map_err(|error| corrupt(error.to_string()))?;
-                state.columns = schema.fields.into_iter().map(|field| field.name).collect();
-                state.properties = metadata.configuration;
-            }
-        }
-        state.version = version;
-        Ok(())
-    }
-
     async fn read(&self, path: &Path) -> Result<Bytes, TableError> {
         look_at_file(self.store.as_ref(), path).await.map_err(|error| self.storage(&format!("reading {path}"), error))
     }
 
-    fn storage(&self, doing: &str, error: StoreError) -> TableError {
+    pub(super) fn storage(&self, doing: &str, error: StoreError) -> TableError {
         TableError::storage(format!("table {} at {}: {doing}", self.name, self.url), error)
     }
 
-    fn corrupt(&self, what: String) -> TableError {
+    pub(super) fn corrupt(&self, what: String) -> TableError {
         TableError::Corrupt { table: self.name.clone(), what }
     }
 }
 
-/// One line of a commit, the parts that a state is made of. (delta-rs' own type refuses the fields of newer writers.)
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Line {
-    add: Option<AddLine>,
-    remove: Option<RemoveLine>,
-    txn: Option<TxnLine>,
-    meta_data: Option<MetadataLine>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct AddLine {
-    path: String,
-    #[serde(default)]
-    partition_values: BTreeMap<String, Option<String>>,
-    size: u64,
-    stats: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct RemoveLine {
-    path: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct TxnLine {
-    app_id: String,
-    version: i64,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct MetadataLine {
-    schema_string: String,
-    #[serde(default)]
-    configuration: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-struct SchemaText {
-    fields: Vec<FieldText>,
-}
-
-#[derive(Deserialize)]
-struct FieldText {
-    name: String,
-}
-
-impl AddLine {
-    fn into_file(self) -> Result<File, String> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Rows {
-            num_records: u64,
-        }
-        let path = decoded(&self.path);
-        let stats = self.stats.ok_or_else(|| format!("file {path} has no statistics"))?;
-        let rows: Rows = serde_json::from_str(&stats).map_err(|error| format!("statistics of {path}: {error}"))?;
-        let partition =
-            self.partition_values.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect();
-        Ok(File { path, size: self.size, rows: rows.num_records, partition, stats })
-    }
-}
-
-/// Paths stand in the log as URIs. Ours need no escapes; those of other programs may have them.
-fn decoded(path: &str) -> String {
-    if !path.contains('%') {
-        return path.to_owned();
-    }
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        let hex = tail.get(..2).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
-        match (byte, hex) {
-            (b'%', Some(value)) => {
-                bytes.push(value);
-                rest = &tail[2..];
-            }
-            _ => {
-                bytes.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn add_action(file: &File, now_ms: i64) -> Add {
+fn add_action(file: &File, now_ms: i64, operation: &str) -> Add {
     Add {
         path: file.path.clone(),
         partition_values: file.partition.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect(),
         size: file.size as i64,
         modification_time: now_ms,
-        data_change: true,
+        data_change: operation != OPTIMIZE,
         stats: Some(file.stats.clone()),
         ..Add::default()
     }
 }
 
-fn remove_action(file: &File, now_ms: i64) -> Remove {
+fn remove_action(file: &File, now_ms: i64, operation: &str) -> Remove {
     let partition: HashMap<_, _> =
         file.partition.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect();
     Remove {
         path: file.path.clone(),
-        data_change: true,
+        data_change: operation != OPTIMIZE,
         deletion_timestamp: Some(now_ms),
         extended_file_metadata: Some(true),
         partition_values: Some(partition),
@@ -548,12 +380,37 @@ fn remove_action(file: &File, now_ms: i64) -> Remove {
     }
 }
 
-fn commit_path(version: u64) -> Path {
+/// The log entry of a version.
+pub fn commit_path(version: u64) -> Path {
     Path::from(format!("_delta_log/{version:020}.json"))
 }
 
 fn join(lines: impl Iterator<Item = String>) -> Bytes {
     Bytes::from(lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// What a commit says of itself, for those who read the history.
+fn info(read_version: u64, operation: &str, now_ms: i64, metrics: Value) -> Value {
+    json!({"commitInfo": {
+        "timestamp": now_ms,
+        "operation": operation,
+        "operationParameters": {},
+        "operationMetrics": metrics,
+        "readVersion": read_version,
+        "engineInfo": engine(),
+        "nonce": nonce(),
+    }})
+}
+
+/// Numbers as text: that is how other programs write and read them.
+fn metrics(commit: &Commit) -> Value {
+    let rows = |files: &[File]| files.iter().map(|file| file.rows).sum::<u64>().to_string();
+    json!({
+        "numAddedFiles": commit.add.len().to_string(),
+        "numAddedRows": rows(&commit.add),
+        "numRemovedFiles": commit.remove.len().to_string(),
+        "numRemovedRows": rows(&commit.remove),
+    })
 }
 
 fn engine() -> String {

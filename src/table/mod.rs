@@ -1,11 +1,15 @@
 //! The two Delta Lake tables: their log ([`log`]), the archive ([`raw`]) and the counts ([`counts`]).
 
 pub mod counts;
+pub mod layout;
+mod load;
 pub mod log;
 pub mod raw;
+pub mod retention;
 mod stats;
 pub mod store;
 
+pub use load::{Listing, Tombstones};
 pub use log::{Commit, File, Log, State};
 pub use store::Root;
 

@@ -4,6 +4,7 @@
 //! rows again as records. Nothing here decides anything: the archive keeps what it is given.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{
@@ -36,6 +37,7 @@ pub const STRAY_US: i64 = 3_600_000_000;
 
 /// Rows in a row group: bounds what a reader holds.
 const ROW_GROUP_ROWS: usize = 65_536;
+const ROW_GROUP_BYTES: usize = 64 << 20;
 
 /// Rows read back at a time.
 const READ_BATCH_ROWS: usize = 4096;
@@ -71,6 +73,12 @@ impl Kind {
             (None, _) => false,
         };
         if near && !matches!(outcome, Outcome::Rejected(_)) { Kind::Main } else { Kind::Apart }
+    }
+
+    /// The kind of a file: its name ends in it. `None` where another program has named it.
+    pub fn of_file(file: &File) -> Option<Kind> {
+        let name = file.path.strip_suffix(".parquet")?;
+        Kind::ALL.into_iter().find(|kind| name.ends_with(&format!("-{}", kind.name())))
     }
 
     fn name(self) -> &'static str {
@@ -241,9 +249,10 @@ impl Rows {
     }
 }
 
-/// Encodes one file of `raw`: compressed as it grows, so that an epoch costs its compressed size.
-pub struct FileWriter {
-    writer: ArrowWriter<Vec<u8>>,
+/// Encodes one file of `raw`, into memory or to where it is told: compressed as it grows, so that an epoch costs its compressed
+/// size.
+pub struct FileWriter<W: Write + Send = Vec<u8>> {
+    writer: ArrowWriter<W>,
     rows: u64,
     ingested_at: Option<(TimeUs, TimeUs)>,
     epoch: Option<(i64, i64)>,
@@ -262,19 +271,40 @@ pub struct Encoded {
 }
 
 impl FileWriter {
-    /// An empty file.
+    /// An empty file in memory.
     ///
     /// # Errors
     /// [`TableError::Corrupt`] when the encoder refuses the schema.
     pub fn new() -> Result<Self, TableError> {
+        FileWriter::to(Vec::new())
+    }
+
+    /// Ends the file; `None` where it has no rows. `name` tells it from all others: generation, epoch, process, attempt.
+    ///
+    /// # Errors
+    /// [`TableError::Corrupt`] when the encoder fails.
+    pub fn finish(self, kind: Kind, name: &str) -> Result<Option<Encoded>, TableError> {
+        let Some((mut file, bytes)) = self.end(kind, name)? else { return Ok(None) };
+        file.size = bytes.len() as u64;
+        Ok(Some(Encoded { file, bytes }))
+    }
+}
+
+impl<W: Write + Send> FileWriter<W> {
+    /// An empty file that is written to `sink`.
+    ///
+    /// # Errors
+    /// [`TableError::Corrupt`] when the encoder refuses the schema.
+    pub fn to(sink: W) -> Result<Self, TableError> {
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+            .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
             .set_column_dictionary_enabled(ColumnPath::from("value"), false)
             .set_column_statistics_enabled(ColumnPath::from("value"), EnabledStatistics::None)
             .set_column_statistics_enabled(ColumnPath::from("key"), EnabledStatistics::None)
             .build();
-        let writer = ArrowWriter::try_new(Vec::new(), file_schema(), Some(properties)).map_err(encoding)?;
+        let writer = ArrowWriter::try_new(sink, file_schema(), Some(properties)).map_err(encoding)?;
         Ok(FileWriter {
             writer,
             rows: 0,
@@ -306,13 +336,13 @@ impl FileWriter {
         self.writer.write(batch).map_err(encoding)
     }
 
-    /// Ends the file; `None` where it has no rows. `name` tells it from all others: generation, epoch, process, attempt.
+    /// Ends the file, whose size the caller knows; `None` where it has no rows.
     ///
     /// # Errors
     /// [`TableError::Corrupt`] when the encoder fails.
-    pub fn finish(self, kind: Kind, name: &str) -> Result<Option<Encoded>, TableError> {
+    pub fn end(self, kind: Kind, name: &str) -> Result<Option<(File, W)>, TableError> {
         let Some((ingested_at, _)) = self.ingested_at else { return Ok(None) };
-        let bytes = self.writer.into_inner().map_err(encoding)?;
+        let sink = self.writer.into_inner().map_err(encoding)?;
         let date = Period::Day.label(Granularity::Day.window_start(ingested_at, crate::model::Zone::Utc));
         let stats = Stats::new(self.rows)
             .int("epoch", self.epoch, 0)
@@ -323,12 +353,12 @@ impl FileWriter {
             .into_json();
         let file = File {
             path: format!("ingest_date={date}/{name}-{}.parquet", kind.name()),
-            size: bytes.len() as u64,
+            size: 0,
             rows: self.rows,
             partition: BTreeMap::from([("ingest_date".to_owned(), date)]),
             stats,
         };
-        Ok(Some(Encoded { file, bytes }))
+        Ok(Some((file, sink)))
     }
 }
 

@@ -55,6 +55,8 @@ impl Root {
                 invalid(format!("the folder can not be made: {error}; check the path and its permissions"))
             })?;
             let store = LocalFileSystem::new_with_prefix(&path).map_err(|error| invalid(error.to_string()))?;
+            // Folders of periods that are over would pile up.
+            let store = store.with_automatic_cleanup(true);
             return Ok(Root { url, store: Arc::new(store), background: Background::default() });
         }
         if url.scheme() == "memory" {
@@ -78,6 +80,11 @@ impl Root {
     /// The URL.
     pub fn url(&self) -> &Url {
         &self.url
+    }
+
+    /// The store of the whole folder.
+    pub fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
     }
 
     /// Waits until the checkpoints under way are written, but not for ever: they only make opening faster.

@@ -165,8 +165,8 @@ impl Tables {
                         let segment = Segment {
                             granularity: *granularity,
                             bucket: bucket_of(customer.as_bytes(), BUCKETS),
-                            period: granularity.home(),
-                            period_start: granularity.home().start(start),
+                            period: granularity.ladder()[granularity.ladder().len().min(2) - 1],
+                            period_start: granularity.ladder()[granularity.ladder().len().min(2) - 1].start(start),
                         };
                         let cell = (customer.clone(), dimension.name.clone(), start, value.clone());
                         *segments.entry(segment).or_default().entry(cell).or_default() += 1;

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use floodmark::model::Lane;
+
 use super::check::{self, Checked};
 use super::kafka;
 use super::servers::{MARK, Servers, eventually, root, servers};
@@ -65,11 +67,24 @@ impl Scene {
         };
         fs::copy(root().join(format!("jobs/{job}.toml")), &scene.job_file).expect("the job file is copied");
         scene.edit("[settings]\n", "[settings]\nepoch_seconds = 1\nepoch_bytes = 262144\n");
+        scene.paces([0; 5]);
         scene.edit("[source.kafka]\n", "[source.kafka]\n\"topic.metadata.refresh.interval.ms\" = 500\n");
         if partitions > 0 {
             kafka::create_topic(&scene.topic, partitions, &[("max.message.bytes", "4000000")]);
         }
         scene
+    }
+
+    /// Sets the seconds between publishes of minute, hour, day, late and coarse.
+    pub(super) fn paces(&self, seconds: [u64; 5]) {
+        let text = fs::read_to_string(&self.job_file).expect("the job file is there");
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        for (lane, seconds) in Lane::ALL.into_iter().zip(seconds) {
+            let section = format!("[lanes.{}]", lane.name());
+            let at = lines.iter().position(|line| *line == section).expect("the job file has every lane");
+            lines[at + 1] = format!("publish_seconds = {seconds}");
+        }
+        fs::write(&self.job_file, lines.join("\n") + "\n").expect("the job file is written");
     }
 
     /// Replaces a text in the job file.

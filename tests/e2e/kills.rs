@@ -42,6 +42,8 @@ fn kill_at_random() {
 }
 
 fn kill_often(scene: &Scene, kills: u64, choices: &mut Choices) {
+    // Lanes apart, and together for the last third: the same tables live through both.
+    scene.paces([0, 2, 3, 4, 6]);
     let started = Instant::now();
     let traffic = scene.traffic(choices.below(1 << 32), RATE);
     let mut before_first_commit = 0;
@@ -49,6 +51,9 @@ fn kill_often(scene: &Scene, kills: u64, choices: &mut Choices) {
         let workers = 1 + choices.below(3);
         // A quarter while it starts, the others anywhere in the first seconds.
         let ms = if choices.below(4) == 0 { choices.below(600) } else { 600 + choices.below(2600) };
+        if kill == kills - kills / 3 {
+            scene.paces([0; 5]);
+        }
         let commits = scene.commits("counts");
         let mut job = scene.run(&["--workers", &workers.to_string()]);
         // The moment is what is random here: nothing is waited for.

@@ -46,8 +46,15 @@ customer = { pointer = "/customer" }
 event_time = { pointer = "/time" }
 [event.fields.action]
 pointer = "/action"
+[dimensions.total]
+granularities = ["minute", "hour", "day"]
 [dimensions.action]
 granularities = ["minute", "hour", "day"]
+[lanes]
+hour.publish_seconds = 0
+day.publish_seconds = 0
+late.publish_seconds = 0
+coarse.publish_seconds = 0
 "#;
 
 /// Customers of bucket 0 and of bucket 1.
@@ -88,6 +95,11 @@ impl World {
             pushed: vec![0; 2],
             expected: BTreeMap::new(),
         }
+    }
+
+    /// Other lines of the section of settings, for the next start.
+    pub(crate) fn set(&mut self, settings: &str) {
+        self.settings = format!("[settings]\n{settings}\n");
     }
 
     /// A store with faults over the tables.

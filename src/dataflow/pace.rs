@@ -1,0 +1,279 @@
+//! `pace`: which lanes are to be published now.
+//!
+//! In: the clock, what workers hold pending, how far the archive is fed, what is published. Out: the lanes of the next order of
+//! each track. Lanes of the minute lane's pace are published with it, the others beside it on a track of their own, so that a
+//! large merge never holds up the minutes. A lane is ready when the archive was fed down to where it stood at the start. Pure.
+
+use std::collections::BTreeMap;
+
+use crate::job::Settings;
+use crate::model::{Epoch, Lane, TimeUs};
+
+const LANES: usize = Lane::ALL.len();
+
+/// After not having been at the end for so long, the job was behind: what came late meanwhile is published at once.
+const BEHIND_US: TimeUs = 60_000_000;
+
+/// Two orders may be under way: one with the minute lane, and one with the slower lanes.
+pub const TRACKS: usize = 2;
+
+/// What the pace is made from.
+pub struct Pace {
+    publish_us: [TimeUs; LANES],
+    budget_bytes: u64,
+    workers: usize,
+    lanes: [LanePace; LANES],
+    pending: BTreeMap<usize, [u64; LANES]>,
+    /// Per worker: down to which epoch it was fed, and in which open epoch that was so.
+    fed: BTreeMap<usize, (Epoch, Epoch)>,
+    /// `ingested_at` of the newest epoch in which every partition was read to its end.
+    at_end: Option<TimeUs>,
+    late_due: bool,
+}
+
+#[derive(Clone, Copy)]
+struct LanePace {
+    published: Epoch,
+    /// When it was ordered last; none in this run.
+    ordered_at: Option<TimeUs>,
+    /// From which epoch on it has all of the archive.
+    ready_from: Option<Epoch>,
+    in_flight: bool,
+}
+
+impl Pace {
+    /// At a start: `published` is each lane's epoch in `counts`.
+    pub fn new(settings: &Settings, workers: usize, processes: usize, published: [Epoch; LANES]) -> Pace {
+        Pace {
+            publish_us: settings.publish_seconds.map(|seconds| seconds as TimeUs * 1_000_000),
+            budget_bytes: settings.pending_bytes_max * processes as u64,
+            workers,
+            lanes: published.map(|published| LanePace {
+                published,
+                ordered_at: None,
+                ready_from: None,
+                in_flight: false,
+            }),
+            pending: BTreeMap::new(),
+            fed: BTreeMap::new(),
+            at_end: None,
+            late_due: false,
+        }
+    }
+
+    /// A worker was fed all rows of epochs after `down_to`, in open epochs up to `open`. Whether a lane is ready now that lacks
+    /// something up to `closed`, the newest closed epoch: then the open epoch need not take its time.
+    pub fn fed(&mut self, worker: usize, down_to: Epoch, open: Epoch, closed: Epoch) -> bool {
+        self.fed.insert(worker, (down_to, open));
+        if self.fed.len() < self.workers {
+            return false;
+        }
+        let down_to = self.fed.values().map(|(down_to, _)| *down_to).max().unwrap_or(0);
+        let open = self.fed.values().map(|(_, open)| *open).max().unwrap_or(open);
+        let mut catches_up = false;
+        for lane in self.lanes.iter_mut().filter(|lane| lane.ready_from.is_none() && down_to <= lane.published) {
+            lane.ready_from = Some(open);
+            catches_up |= lane.published < closed && open > closed;
+        }
+        catches_up
+    }
+
+    /// Whether the archive is fed.
+    pub fn is_fed(&self) -> bool {
+        self.fed.len() == self.workers && self.fed.values().all(|(down_to, _)| *down_to == 0)
+    }
+
+    /// What a worker holds.
+    pub fn pending(&mut self, worker: usize, bytes: [u64; LANES]) {
+        self.pending.insert(worker, bytes);
+    }
+
+    fn pending_bytes(&self) -> [u64; LANES] {
+        let mut sum = [0; LANES];
+        for bytes in self.pending.values() {
+            (0..LANES).for_each(|lane| sum[lane] += bytes[lane]);
+        }
+        sum
+    }
+
+    /// Whether the budget is used up: the largest lane is published out of turn.
+    pub fn is_over(&self) -> bool {
+        self.pending_bytes().iter().sum::<u64>() >= self.budget_bytes
+    }
+
+    /// Whether it is used up by half as much again: the source pauses while there is something that will end it.
+    pub fn pauses(&self) -> bool {
+        let pending: u64 = self.pending_bytes().iter().sum();
+        pending >= self.budget_bytes + self.budget_bytes / 2 && self.lanes.iter().any(|lane| lane.in_flight)
+    }
+
+    /// Whether the budget is used up by what only the next epoch can publish.
+    pub fn wants_epoch(&self, closed: Epoch) -> bool {
+        let largest = &self.lanes[self.largest() as usize];
+        self.is_over() && largest.published >= closed && self.lanes.iter().all(|lane| !lane.in_flight)
+    }
+
+    fn largest(&self) -> Lane {
+        let bytes = self.pending_bytes();
+        Lane::ALL.into_iter().max_by_key(|lane| bytes[*lane as usize]).unwrap_or(Lane::Late)
+    }
+
+    /// An epoch was read to the end of every partition.
+    pub fn reached_end(&mut self, ingested_at: TimeUs) {
+        self.late_due |= self.at_end.is_none_or(|last| ingested_at - last >= BEHIND_US);
+        self.at_end = Some(ingested_at);
+    }
+
+    /// The track of a lane.
+    pub fn track(&self, lane: Lane) -> usize {
+        usize::from(self.publish_us[lane as usize] > self.publish_us[Lane::Minute as usize])
+    }
+
+    fn can_take(&self, lane: Lane, closed: Epoch) -> bool {
+        let lane = &self.lanes[lane as usize];
+        !lane.in_flight && lane.published < closed && lane.ready_from.is_some_and(|from| from <= closed)
+    }
+
+    /// The lanes of a track that are to be published up to `closed`.
+    pub fn due(&self, track: usize, closed: Epoch, now: TimeUs) -> Vec<Lane> {
+        let over = self.is_over().then(|| self.largest());
+        (Lane::ALL.into_iter())
+            .filter(|lane| {
+                let pace = &self.lanes[*lane as usize];
+                // A job that never runs for long publishes all the same: at first a lane is due at once.
+                let in_turn = pace.ordered_at.is_none_or(|at| now - at >= self.publish_us[*lane as usize]);
+                let out_of_turn = over == Some(*lane) || (*lane == Lane::Late && self.late_due);
+                self.track(*lane) == track && self.can_take(*lane, closed) && (in_turn || out_of_turn)
+            })
+            .collect()
+    }
+
+    /// All lanes that can be published up to `closed`.
+    pub fn rest(&self, closed: Epoch) -> Vec<Lane> {
+        Lane::ALL.into_iter().filter(|lane| self.can_take(*lane, closed)).collect()
+    }
+
+    /// Of `idle` lanes those that take an epoch without an order.
+    pub fn idle(&self, idle: &[Lane], epoch: Epoch) -> Vec<Lane> {
+        idle.iter().copied().filter(|lane| self.can_take(*lane, epoch)).collect()
+    }
+
+    /// An order was given.
+    pub fn ordered(&mut self, lanes: &[Lane], now: TimeUs) {
+        for lane in lanes {
+            let pace = &mut self.lanes[*lane as usize];
+            (pace.in_flight, pace.ordered_at) = (true, Some(now));
+            self.late_due &= *lane != Lane::Late;
+        }
+    }
+
+    /// Lanes stand at an epoch now.
+    pub fn published(&mut self, lanes: &[Lane], epoch: Epoch) {
+        for lane in lanes {
+            let pace = &mut self.lanes[*lane as usize];
+            (pace.in_flight, pace.published) = (false, epoch);
+        }
+    }
+
+    /// The epoch of the lane that is furthest behind.
+    pub fn least(&self) -> Epoch {
+        self.lanes.iter().map(|lane| lane.published).min().unwrap_or(0)
+    }
+
+    /// The epoch of a lane.
+    pub fn epoch(&self, lane: Lane) -> Epoch {
+        self.lanes[lane as usize].published
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: TimeUs = 1_000_000;
+
+    fn pace(published: [Epoch; LANES]) -> Pace {
+        Pace::new(&Settings { pending_bytes_max: 1000, ..Settings::default() }, 2, 1, published)
+    }
+
+    #[test]
+    fn a_lane_is_ready_when_the_archive_was_fed_down_to_it() {
+        let mut pace = pace([9, 7, 7, 3, 3]);
+        assert!(!pace.fed(0, 10, 11, 10), "the other worker");
+        assert!(!pace.fed(1, 10, 11, 10));
+        assert!(pace.due(0, 11, 0).is_empty());
+        assert!(!pace.fed(0, 8, 11, 10));
+        assert!(pace.fed(1, 9, 11, 10), "the minute lane has to catch up");
+        assert_eq!((pace.due(0, 11, 0), pace.due(1, 11, 0)), (vec![Lane::Minute], vec![]));
+        assert!(pace.due(0, 10, 0).is_empty(), "before the epoch in which it was fed");
+        assert!(!pace.fed(0, 0, 12, 10));
+        assert!(pace.fed(1, 7, 12, 10));
+        assert_eq!(pace.due(1, 12, 0), [Lane::Hour, Lane::Day]);
+        assert!(!pace.is_fed());
+        assert!(pace.fed(1, 0, 13, 10) && pace.is_fed());
+        assert_eq!(pace.rest(13), Lane::ALL);
+        // Nothing was left to catch up with.
+        let mut level = self::pace([10; LANES]);
+        assert!(!level.fed(0, 0, 11, 10) && !level.fed(1, 0, 11, 10) && level.is_fed());
+    }
+
+    #[test]
+    fn lanes_are_due_at_their_own_pace() {
+        let mut pace = pace([0; LANES]);
+        pace.fed(0, 0, 1, 0);
+        pace.fed(1, 0, 1, 0);
+        let mut orders = Vec::new();
+        for epoch in 1..=181u64 {
+            let now = epoch as TimeUs * 10 * SECOND;
+            for track in 0..TRACKS {
+                let lanes = pace.due(track, epoch, now);
+                pace.ordered(&lanes, now);
+                pace.published(&lanes, epoch);
+                if track == 1 && !lanes.is_empty() {
+                    orders.push((epoch, lanes));
+                } else if track == 0 {
+                    assert_eq!(lanes, [Lane::Minute]);
+                }
+            }
+        }
+        let all = vec![Lane::Hour, Lane::Day, Lane::Late, Lane::Coarse];
+        let some = vec![Lane::Hour, Lane::Day];
+        let expected = [(1, &all), (31, &some), (61, &some), (91, &all), (121, &some), (151, &some), (181, &all)];
+        assert_eq!(orders.iter().map(|(epoch, lanes)| (*epoch, lanes)).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn the_largest_lane_is_due_when_the_budget_is_used_up() {
+        let mut pace = pace([4; LANES]);
+        pace.fed(0, 0, 5, 4);
+        pace.fed(1, 0, 5, 4);
+        pace.ordered(&Lane::ALL, 0);
+        pace.published(&Lane::ALL, 5);
+        pace.pending(0, [0, 100, 0, 300, 0]);
+        pace.pending(1, [0, 100, 0, 400, 99]);
+        assert!(!pace.is_over() && pace.due(1, 6, SECOND).is_empty());
+        pace.pending(1, [0, 100, 0, 400, 100]);
+        assert!(pace.is_over() && !pace.pauses());
+        assert_eq!(pace.due(1, 6, SECOND), [Lane::Late]);
+        assert!(pace.wants_epoch(5) && !pace.wants_epoch(6));
+        pace.pending(1, [0, 100, 0, 900, 100]);
+        assert!(!pace.pauses(), "nothing is under way that would end the pause");
+        pace.ordered(&[Lane::Late], SECOND);
+        assert!(pace.pauses() && !pace.wants_epoch(5));
+        assert!(pace.idle(&[Lane::Late, Lane::Coarse], 6) == [Lane::Coarse]);
+    }
+
+    #[test]
+    fn late_records_are_due_when_the_job_was_behind() {
+        let mut pace = pace([4; LANES]);
+        pace.fed(0, 0, 5, 4);
+        pace.fed(1, 0, 5, 4);
+        pace.reached_end(0);
+        pace.ordered(&Lane::ALL, 0);
+        pace.published(&Lane::ALL, 5);
+        pace.reached_end(59 * SECOND);
+        assert!(pace.due(1, 6, 59 * SECOND).is_empty());
+        pace.reached_end(120 * SECOND);
+        assert_eq!(pace.due(1, 6, 120 * SECOND), [Lane::Late]);
+    }
+}

@@ -1,0 +1,75 @@
+//! `floodmark table compact`: what a running job does for `raw`, by hand.
+
+use clap::Args;
+use serde_json::json;
+
+use super::place::Place;
+use super::{Common, ManageError, Tables, print};
+use crate::clock::Clock;
+use crate::live_line::{LiveLine, bytes, grouped};
+use crate::upkeep::compact::{compact, planned};
+
+/// Options of `floodmark table compact`.
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Rows stay as they are; in the new files they are sorted by event time. Only records that all lanes of counts have taken in \
+    are touched, files are merged within one ingest_date, and only where it is worth a rewrite. Safe beside a running job, which does \
+    the same every ten minutes. Temporary files go to TMPDIR: about five times --file-mib."
+)]
+pub struct CompactArgs {
+    #[command(flatten)]
+    common: Common,
+
+    /// Size of a full file; default: settings.archive_file_bytes of the job, else 256
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2048))]
+    file_mib: Option<u32>,
+
+    /// Only say what would be merged
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) async fn run(args: &CompactArgs) -> Result<(), ManageError> {
+    let place = Place::open(&args.common.place).await?;
+    // Which records all lanes have taken in is said by counts.
+    place.tables(Tables::Raw)?;
+    place.load("counts").await?;
+    place.load("raw").await?;
+    let default = place.settings.clone().unwrap_or_default().archive_file_bytes;
+    let file_bytes = args.file_mib.map_or(default, |mib| u64::from(mib) << 20);
+    let groups = planned(&place.root, file_bytes).await?.map(|(_, _, groups)| groups).unwrap_or_default();
+    if args.dry_run {
+        let files: u64 = groups.iter().map(|group| group.files.len() as u64).sum();
+        let size: u64 = groups.iter().map(|group| group.bytes()).sum();
+        let into = groups.len() as u64;
+        return print(
+            args.common.output,
+            || json!({"dry_run": true, "files": files, "into": into, "bytes": size}),
+            || format!("raw: would merge {} files of {} into {}", grouped(files), bytes(size), grouped(into)),
+        );
+    }
+    let mut line = LiveLine::new("compact", Some(groups.iter().map(|group| group.rows()).sum()));
+    let done = compact(&place.root, file_bytes, &Clock::System, |done| {
+        line.tick(done.rows, || format!("{} files merged into {}", grouped(done.files), grouped(done.into)));
+    })
+    .await?;
+    line.clear();
+    print(
+        args.common.output,
+        || json!({"dry_run": false, "compacted": done}),
+        || {
+            let left = match done.given_up {
+                0 => String::new(),
+                groups => format!("; {groups} groups of files were changed by somebody else meanwhile and left alone"),
+            };
+            format!(
+                "raw: merged {} files of {} into {} of {}, {} rows{left}",
+                grouped(done.files),
+                bytes(done.bytes_before),
+                grouped(done.into),
+                bytes(done.bytes_after),
+                grouped(done.rows),
+            )
+        },
+    )
+}

@@ -1,0 +1,205 @@
+//! `floodmark table history`: the commits of a table's log, as far back as it is kept.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use clap::Args;
+use futures::{StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::place::Place;
+use super::{Common, ManageError, Tables, print, utc};
+use crate::live_line::grouped;
+use crate::table::log::{WRITER_GENERATION, commit_path};
+use crate::table::store::look_at_file;
+use crate::table::{Log, TableError};
+
+/// Entries that are read at once.
+const ENTRIES_AT_ONCE: usize = 16;
+
+/// Transactions that are shown to people.
+const TXNS_SHOWN: usize = 4;
+
+/// Options of `floodmark table history`.
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "The log is kept as long as dead files are (settings.dead_files_keep_hours): versions before that are gone."
+)]
+pub struct HistoryArgs {
+    #[command(flatten)]
+    common: Common,
+
+    /// Which tables
+    #[arg(long, value_enum, default_value_t = Tables::All)]
+    table: Tables,
+
+    /// Versions of each table to show
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+}
+
+/// One version.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+struct Version {
+    version: u64,
+    /// Milliseconds since 1970; `None` where its writer did not say.
+    time_ms: Option<i64>,
+    operation: String,
+    /// The writer that committed it; `None` for a commit beside it, as a compaction.
+    generation: Option<i64>,
+    files_added: u64,
+    files_removed: u64,
+    rows_added: u64,
+    /// `None` where its writer did not say.
+    rows_removed: Option<u64>,
+    /// The other application transactions.
+    txns: BTreeMap<String, i64>,
+}
+
+pub(super) async fn run(args: &HistoryArgs) -> Result<(), ManageError> {
+    let place = Place::open(&args.common.place).await?;
+    let mut tables = BTreeMap::new();
+    for table in place.tables(args.table)? {
+        let (log, _) = place.load(&table).await?;
+        tables.insert(table, versions(&log, args.limit as usize).await?);
+    }
+    print(
+        args.common.output,
+        || json!({ "tables": tables }),
+        || tables.iter().map(|(table, versions)| text(table, versions)).collect::<Vec<_>>().join("\n"),
+    )
+}
+
+async fn versions(log: &Log, limit: usize) -> Result<Vec<Version>, TableError> {
+    let listed = log.list(None).await?.commits;
+    futures::stream::iter(listed.into_iter().rev().take(limit))
+        .map(|version| async move {
+            let path = commit_path(version);
+            match look_at_file(log.store().as_ref(), &path).await {
+                Ok(bytes) => version_of(log, version, &bytes).map(Some),
+                // Cleaned up meanwhile.
+                Err(object_store::Error::NotFound { .. }) => Ok(None),
+                Err(error) => Err(TableError::storage(format!("table {}: reading {path}", log.name()), error)),
+            }
+        })
+        .buffered(ENTRIES_AT_ONCE)
+        .try_filter_map(|version| std::future::ready(Ok(version)))
+        .try_collect()
+        .await
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Line {
+    commit_info: Option<Info>,
+    add: Option<Add>,
+    remove: Option<serde::de::IgnoredAny>,
+    txn: Option<Txn>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Info {
+    timestamp: Option<i64>,
+    operation: Option<String>,
+    #[serde(default)]
+    operation_metrics: BTreeMap<String, serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct Add {
+    stats: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Stats {
+    num_records: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Txn {
+    app_id: String,
+    version: i64,
+}
+
+fn version_of(log: &Log, number: u64, bytes: &[u8]) -> Result<Version, TableError> {
+    let mut version = Version { version: number, ..Version::default() };
+    for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+        let line: Line = serde_json::from_slice(line).map_err(|error| TableError::Corrupt {
+            table: log.name().to_owned(),
+            what: format!("_delta_log, version {number}: {error}"),
+        })?;
+        if let Some(info) = line.commit_info {
+            version.time_ms = info.timestamp;
+            version.operation = info.operation.unwrap_or_default();
+            let removed = info.operation_metrics.get("numRemovedRows");
+            version.rows_removed = removed.and_then(|rows| rows.as_str()?.parse().ok());
+        }
+        if let Some(add) = line.add {
+            version.files_added += 1;
+            let stats = add.stats.and_then(|stats| serde_json::from_str::<Stats>(&stats).ok());
+            version.rows_added += stats.map_or(0, |stats| stats.num_records);
+        }
+        version.files_removed += u64::from(line.remove.is_some());
+        match line.txn {
+            Some(txn) if txn.app_id == WRITER_GENERATION => version.generation = Some(txn.version),
+            Some(txn) => drop(version.txns.insert(txn.app_id, txn.version)),
+            None => {}
+        }
+    }
+    if version.files_removed == 0 {
+        version.rows_removed = Some(0);
+    }
+    Ok(version)
+}
+
+fn text(table: &str, versions: &[Version]) -> String {
+    let mut out = format!("{table}\n");
+    let head = ["version", "time", "operation", "writer", "files", "rows"];
+    let rows: Vec<[String; 6]> = (versions.iter())
+        .map(|version| {
+            let removed = version.rows_removed.map_or_else(|| "?".to_owned(), grouped);
+            [
+                version.version.to_string(),
+                version.time_ms.map_or_else(|| "—".to_owned(), utc),
+                version.operation.clone(),
+                version.generation.map_or_else(|| "—".to_owned(), |generation| generation.to_string()),
+                format!("+{} −{}", version.files_added, version.files_removed),
+                format!("+{} −{removed}", grouped(version.rows_added)),
+            ]
+        })
+        .collect();
+    let widths: [usize; 6] = std::array::from_fn(|column| {
+        rows.iter().map(|row| row[column].chars().count()).chain([head[column].len()]).max().unwrap_or(0)
+    });
+    let mut line = |cells: [&str; 6], txns: &str| {
+        for (column, cell) in cells.into_iter().enumerate() {
+            // Writing to a string does not fail. Numbers stand at the right.
+            let width = widths[column];
+            match column {
+                0 | 3 => write!(out, "{cell:>width$}  "),
+                _ => write!(out, "{cell:<width$}  "),
+            }
+            .ok();
+        }
+        out += txns;
+        out.truncate(out.trim_end().len());
+        out.push('\n');
+    };
+    line(head, "transactions");
+    for (version, row) in versions.iter().zip(&rows) {
+        line(row.each_ref().map(String::as_str), &txns(&version.txns));
+    }
+    out
+}
+
+fn txns(txns: &BTreeMap<String, i64>) -> String {
+    let mut shown: Vec<String> = txns.iter().take(TXNS_SHOWN).map(|(id, value)| format!("{id} {value}")).collect();
+    if txns.len() > TXNS_SHOWN {
+        shown.push(format!("{} more", txns.len() - TXNS_SHOWN));
+    }
+    shown.join(", ")
+}

@@ -1,0 +1,158 @@
+//! `floodmark table …`: looks at tables and looks after them, with a job running or without one.
+//!
+//! Each command takes a job file, a folder of tables, one table, or the URL of either ([`place`]). Results go to stdout, how far
+//! it is to stderr. Nothing here changes a row of a table.
+
+mod compact;
+mod export;
+mod history;
+mod place;
+mod vacuum;
+
+pub(crate) use place::environment;
+
+use std::io::Write;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::Value;
+
+use crate::job::JobError;
+use crate::table::TableError;
+use crate::upkeep::compact::CompactError;
+
+/// The commands.
+#[derive(Subcommand, Clone, Debug)]
+pub enum TableCommand {
+    /// What was committed to the tables, newest first
+    History(history::HistoryArgs),
+    /// Delete files that no version of the last hours needs
+    Vacuum(vacuum::VacuumArgs),
+    /// Merge small files of raw; no row changes
+    Compact(compact::CompactArgs),
+    /// Write a snapshot of a table as plain Parquet, for readers that know no Delta Lake
+    Export(export::ExportArgs),
+}
+
+/// Which tables, and how the result is written.
+#[derive(Args, Clone, Debug)]
+struct Common {
+    /// A job file, the folder of a job's tables, or one table; a path or a URL as s3://bucket/path. Without a job file the
+    /// store's options come from the environment: AWS_ENDPOINT, AWS_REGION, AWS_ACCESS_KEY_ID … (also GOOGLE_…, AZURE_…)
+    #[arg(value_name = "JOB|PATH|URL")]
+    place: String,
+
+    /// How the result is written to stdout
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+/// How a result is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// A choice of tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Tables {
+    /// The archive.
+    Raw,
+    /// The counts.
+    Counts,
+    /// Both.
+    All,
+}
+
+/// Why a command did not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum ManageError {
+    /// The command line.
+    #[error("{0}")]
+    Usage(String),
+    /// What it names is not what it must be.
+    #[error("{0}")]
+    Place(String),
+    /// The job file.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// A table.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// Merging files.
+    #[error(transparent)]
+    Compact(#[from] CompactError),
+    /// Not all could be done, for a reason that may pass.
+    #[error("{0}")]
+    Retry(String),
+    /// A folder of this machine.
+    #[error("{doing}: {error}; check the path and its permissions")]
+    Disk {
+        /// What was being done.
+        doing: String,
+        /// Why it failed.
+        error: std::io::Error,
+    },
+    /// The result can not be written.
+    #[error("the result can not be written to stdout: {0}")]
+    Output(#[source] std::io::Error),
+}
+
+impl ManageError {
+    /// The process' exit code (DESIGN, "Cluster").
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            ManageError::Usage(_) => 2,
+            ManageError::Place(_) | ManageError::Job(_) => 78,
+            ManageError::Table(error) | ManageError::Compact(CompactError::Table(error)) => match error {
+                TableError::Invalid(_) => 78,
+                TableError::Storage { .. } => 75,
+                _ => 1,
+            },
+            ManageError::Retry(_) => 75,
+            _ => 1,
+        }
+    }
+
+    fn disk(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> ManageError {
+        let doing = doing.into();
+        move |error| ManageError::Disk { doing, error }
+    }
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// [`ManageError`].
+pub fn run(command: TableCommand) -> Result<(), ManageError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("storage")
+        .enable_all()
+        .build()
+        .map_err(ManageError::disk("no thread for storage"))?;
+    runtime.block_on(async {
+        match command {
+            TableCommand::History(args) => history::run(&args).await,
+            TableCommand::Vacuum(args) => vacuum::run(&args).await,
+            TableCommand::Compact(args) => compact::run(&args).await,
+            TableCommand::Export(args) => export::run(&args).await,
+        }
+    })
+}
+
+fn print(output: Output, json: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> Result<(), ManageError> {
+    let result = match output {
+        Output::Json => json().to_string(),
+        Output::Text => text(),
+    };
+    writeln!(std::io::stdout(), "{}", result.trim_end()).map_err(ManageError::Output)
+}
+
+/// A time as people read it.
+fn utc(ms: i64) -> String {
+    chrono::DateTime::from_timestamp_millis(ms)
+        .map_or_else(|| "?".to_owned(), |time| time.format("%Y-%m-%d %H:%M:%SZ").to_string())
+}

@@ -1,0 +1,94 @@
+//! `floodmark table vacuum`: what a running job's cleaner does, by hand.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use serde_json::json;
+
+use super::place::Place;
+use super::{Common, ManageError, Tables, print, utc};
+use crate::clock::Clock;
+use crate::live_line::{bytes, grouped};
+use crate::table::retention;
+use crate::upkeep::clean::{Cleaned, Rule, clean};
+
+/// Options of `floodmark table vacuum`.
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Deleted are files that were superseded before the limit, files that no version knows and that were written before it, \
+    and entries of the log that only older versions need. Whoever reads a version older than the limit may find its files gone. \
+    Other files in the folder stay. A running job does the same every ten minutes.\n\n\
+    Below one hour, files are at risk that a running job, a compaction or an export is just about to use: stop them all, then \
+    say --retention-hours 0 --force."
+)]
+pub struct VacuumArgs {
+    #[command(flatten)]
+    common: Common,
+
+    /// Which tables
+    #[arg(long, value_enum, default_value_t = Tables::All)]
+    table: Tables,
+
+    /// How long files stay that were superseded; default: settings.dead_files_keep_hours of the job, else what
+    /// the table says of itself
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    retention_hours: Option<u32>,
+
+    /// Only say what would be deleted
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Allow --retention-hours 0: no job, compaction, export or reader is at work on these tables
+    #[arg(long)]
+    force: bool,
+}
+
+pub(super) async fn run(args: &VacuumArgs) -> Result<(), ManageError> {
+    if args.retention_hours == Some(0) && !args.force {
+        return Err(ManageError::Usage(
+            "--retention-hours 0 deletes files that a running job has written and is about to commit, and those that readers \
+             hold; expected 1 or more, or --force after everything that uses the tables was stopped"
+                .to_owned(),
+        ));
+    }
+    let place = Place::open(&args.common.place).await?;
+    let mut tables = BTreeMap::new();
+    for table in place.tables(args.table)? {
+        let (log, state) = place.load(&table).await?;
+        let job = place.settings.as_ref().map(|settings| settings.dead_files_keep_hours);
+        let hours = args.retention_hours.map(u64::from).or(job).or_else(|| retention::keep_hours(&state)).unwrap_or(24);
+        let rule = Rule {
+            before_ms: Clock::System.now_ms() - hours as i64 * 3_600_000,
+            no_job_runs: hours == 0,
+            dry_run: args.dry_run,
+        };
+        tables.insert(table, (hours, clean(&log, rule).await?));
+    }
+    let json = |(hours, cleaned): &(u64, Cleaned)| json!({"retention_hours": hours, "cleaned": cleaned});
+    print(
+        args.common.output,
+        || {
+            let tables: BTreeMap<_, _> = tables.iter().map(|(table, done)| (table, json(done))).collect();
+            json!({ "dry_run": args.dry_run, "tables": tables })
+        },
+        || tables.iter().map(|(table, (hours, cleaned))| line(table, cleaned, args.dry_run, *hours)).collect(),
+    )?;
+    match tables.iter().find_map(|(table, (_, cleaned))| Some((table, cleaned.failed, cleaned.failure.as_ref()?))) {
+        Some((table, failed, failure)) => Err(ManageError::Retry(format!(
+            "table {table}: {} objects could not be deleted: {failure}; check that the credentials allow deleting, then run this again",
+            grouped(failed)
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn line(table: &str, cleaned: &Cleaned, dry_run: bool, hours: u64) -> String {
+    let did = if dry_run { "would delete" } else { "deleted" };
+    let oldest = cleaned.oldest_ms.map(|ms| format!(", the oldest dead since {}", utc(ms))).unwrap_or_default();
+    format!(
+        "{table}: {did} {} files of {}, dead for {hours} h or more{oldest}; and {} entries of the log\n",
+        grouped(cleaned.files),
+        bytes(cleaned.bytes),
+        grouped(cleaned.log_entries)
+    )
+}

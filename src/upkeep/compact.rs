@@ -1,0 +1,313 @@
+//! Merges small files of `raw` into large ones: the same rows, sorted by event time.
+//!
+//! In: a [`Group`] of live files. Out: one file in their place, in one commit without a transaction of the writer's. Files are
+//! fetched one after the other, a thread sorts their rows ([`super::sort`]) into a temporary file, and that is uploaded in
+//! parts: memory does not grow with the file. A lost commit is tried again while all inputs are live, else the group is given up. A kill at
+//! any moment leaves the inputs as they were, and at most an orphan for the cleaner.
+
+use std::io::{Read, Seek, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{MultipartUpload, ObjectStoreExt};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::errors::ParquetError;
+use parquet::file::reader::ChunkReader;
+use tokio::sync::mpsc::{Receiver, channel};
+
+use super::plan::{Group, plan};
+use super::sort::{Sorter, batch_rows};
+use crate::clock::Clock;
+use crate::dataflow::commit::lane_epochs;
+use crate::table::log::OPTIMIZE;
+use crate::table::raw::{FileWriter, Kind, file_schema};
+use crate::table::store::look_at_file;
+use crate::table::{Commit, File, Log, Root, State, TableError};
+
+/// Files that are fetched before they are needed, and the size up to which they wait in memory.
+const AHEAD: usize = 2;
+const MEMORY_BYTES_MAX: u64 = 8 << 20;
+
+/// Bytes of a file's rows that are read at once.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// Part of an upload.
+const PART_BYTES: usize = 8 << 20;
+
+/// How long a commit may take. Its file is an orphan after that, and must be committed long before a cleaner thinks so.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(30 * 60);
+
+/// Why files were not merged.
+#[derive(Debug, thiserror::Error)]
+pub enum CompactError {
+    /// A table.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// No room for temporary files.
+    #[error("a temporary file can not be used: {0}; set TMPDIR to a folder with room")]
+    Scratch(#[source] std::io::Error),
+    /// A fault of ours.
+    #[error("{0}; this is a bug: please report it")]
+    Bug(String),
+    /// The process is ending.
+    #[error("stopped")]
+    Stopped,
+}
+
+impl CompactError {
+    pub(super) fn bug(error: impl ToString) -> CompactError {
+        CompactError::Bug(error.to_string())
+    }
+
+    pub(super) fn scratch(error: ParquetError) -> CompactError {
+        CompactError::Scratch(std::io::Error::other(error))
+    }
+}
+
+/// What became of files that were to be merged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Compacted {
+    /// Files that are superseded.
+    pub files: u64,
+    /// Files in their place.
+    pub into: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes before.
+    pub bytes_before: u64,
+    /// Bytes after.
+    pub bytes_after: u64,
+    /// Groups that were left because somebody else has changed their files.
+    pub given_up: u64,
+}
+
+/// Merges what is worth it, a group after the other; `done` hears of each. Without tables there is nothing to do.
+///
+/// # Errors
+/// [`CompactError`]; groups that were merged before it stay merged.
+pub async fn compact(
+    root: &Root,
+    file_bytes: u64,
+    clock: &Clock,
+    mut done: impl FnMut(&Compacted),
+) -> Result<Compacted, CompactError> {
+    let mut sum = Compacted::default();
+    let Some((log, mut state, groups)) = planned(root, file_bytes).await? else { return Ok(sum) };
+    for group in groups {
+        match merge_group(&log, &mut state, &group, clock).await? {
+            Some(file) => {
+                sum.files += group.files.len() as u64;
+                sum.into += 1;
+                sum.rows += file.rows;
+                sum.bytes_before += group.bytes();
+                sum.bytes_after += file.size;
+            }
+            None => sum.given_up += 1,
+        }
+        done(&sum);
+    }
+    Ok(sum)
+}
+
+/// What is worth merging now. `counts` is read first: what its lanes have absorbed then is in `raw`.
+///
+/// # Errors
+/// [`TableError`].
+pub async fn planned(root: &Root, file_bytes: u64) -> Result<Option<(Log, State, Vec<Group>)>, TableError> {
+    let Some(counts) = Log::new(root, "counts").load().await? else { return Ok(None) };
+    let log = Log::new(root, "raw");
+    let Some(state) = log.load().await? else { return Ok(None) };
+    let absorbed = lane_epochs(&counts).into_iter().min().unwrap_or(0);
+    let groups = plan(&state, absorbed, file_bytes)?;
+    Ok(Some((log, state, groups)))
+}
+
+/// Merges one group; `None` where its files are no longer all live.
+///
+/// # Errors
+/// [`CompactError`]; nothing is changed then, or the outcome of the commit is unknown.
+pub async fn merge_group(
+    log: &Log,
+    state: &mut State,
+    group: &Group,
+    clock: &Clock,
+) -> Result<Option<File>, CompactError> {
+    // Neither a writer's generation nor an epoch of its own: `compact`, and the epochs that are in it.
+    let name = format!("e{:012}-{:012}-compact-{:016x}", group.first, group.last, rand::random::<u64>());
+    let (mut file, scratch) = merged(log, group, name).await?;
+    if file.rows != group.rows() {
+        let what = format!("{} rows of {} were merged into {}", group.rows(), group.files.len(), file.rows);
+        return Err(CompactError::Bug(what));
+    }
+    file.size = upload(log, &file.path, scratch).await?;
+    let commit = Commit { add: vec![file.clone()], remove: group.files.clone(), txns: Vec::new() };
+    let committed = async {
+        while group.files.iter().all(|file| state.files.contains_key(&file.path)) {
+            match log.commit(state, &commit, OPTIMIZE, clock.now_ms()).await {
+                Ok(()) => return Ok(true),
+                Err(TableError::Lost { .. }) => log.refresh(state).await.map(drop)?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    };
+    match tokio::time::timeout(COMMIT_PATIENCE, committed).await {
+        Ok(Ok(true)) => Ok(Some(file)),
+        Ok(Ok(false)) => {
+            // Not committed for certain. If it can not be deleted, the cleaner does it.
+            log.store().delete(&Path::from(file.path.as_str())).await.ok();
+            Ok(None)
+        }
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(TableError::Invalid(format!(
+            "{} could not be committed within {} minutes; check the store",
+            file.path,
+            COMMIT_PATIENCE.as_secs() / 60
+        ))
+        .into()),
+    }
+}
+
+/// Raised when nobody waits for the rows any more.
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The rows of a group in one encoded file on this machine.
+async fn merged(log: &Log, group: &Group, name: String) -> Result<(File, std::fs::File), CompactError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let _stop = StopOnDrop(Arc::clone(&stop));
+    let (sender, receiver) = channel(1);
+    let kind = group.kind;
+    let sorting = tokio::task::spawn_blocking(move || sort_files(receiver, kind, &name, &stop));
+    let mut fetched = futures::stream::iter(group.files.clone()).map(|file| fetch(log, file)).buffered(AHEAD);
+    while let Some(fetched) = fetched.try_next().await? {
+        if sender.send(Some(fetched)).await.is_err() {
+            break;
+        }
+    }
+    // Whether this arrives is seen by the thread's answer.
+    sender.send(None).await.ok();
+    sorting.await.map_err(CompactError::bug)?
+}
+
+/// A file of `raw` that was fetched.
+struct Fetched {
+    path: String,
+    content: Content,
+}
+
+enum Content {
+    Memory(Bytes),
+    Disk(std::fs::File),
+}
+
+async fn fetch(log: &Log, file: File) -> Result<Fetched, CompactError> {
+    let path = Path::from(file.path.as_str());
+    let failed = |error| TableError::storage(format!("reading {path} of table raw"), error);
+    let content = if file.size <= MEMORY_BYTES_MAX {
+        Content::Memory(look_at_file(log.store().as_ref(), &path).await.map_err(failed)?)
+    } else {
+        let mut chunks = log.store().get(&path).await.map_err(failed)?.into_stream();
+        let mut disk = tempfile::tempfile().map_err(CompactError::Scratch)?;
+        while let Some(chunk) = chunks.try_next().await.map_err(failed)? {
+            disk.write_all(&chunk).map_err(CompactError::Scratch)?;
+        }
+        Content::Disk(disk)
+    };
+    Ok(Fetched { path: file.path, content })
+}
+
+fn sort_files(
+    mut files: Receiver<Option<Fetched>>,
+    kind: Kind,
+    name: &str,
+    stop: &AtomicBool,
+) -> Result<(File, std::fs::File), CompactError> {
+    let mut sorter = Sorter::new();
+    loop {
+        match files.blocking_recv() {
+            Some(Some(Fetched { path, content })) => match content {
+                Content::Memory(bytes) => read_rows(&path, bytes, &mut sorter, stop)?,
+                Content::Disk(file) => read_rows(&path, file, &mut sorter, stop)?,
+            },
+            Some(None) => break,
+            None => return Err(CompactError::Stopped),
+        }
+    }
+    let mut writer = FileWriter::to(tempfile::tempfile().map_err(CompactError::Scratch)?)?;
+    sorter.finish(&mut |rows: &RecordBatch| {
+        if stop.load(Ordering::Relaxed) {
+            return Err(CompactError::Stopped);
+        }
+        Ok(writer.write(rows)?)
+    })?;
+    writer.end(kind, name)?.ok_or_else(|| CompactError::Bug("files without rows were to be merged".to_owned()))
+}
+
+fn read_rows(
+    path: &str,
+    content: impl ChunkReader + 'static,
+    sorter: &mut Sorter,
+    stop: &AtomicBool,
+) -> Result<(), CompactError> {
+    let corrupt = |what: String| TableError::Corrupt { table: "raw".to_owned(), what: format!("{path}: {what}") };
+    let builder = ParquetRecordBatchReaderBuilder::try_new(content).map_err(|error| corrupt(error.to_string()))?;
+    if builder.schema().fields() != file_schema().fields() {
+        return Err(corrupt(format!("its columns are not as in schemas/raw.json: {}", builder.schema())).into());
+    }
+    let bytes: i64 = builder.metadata().row_groups().iter().map(|group| group.total_byte_size()).sum();
+    let rows: i64 = builder.metadata().row_groups().iter().map(|group| group.num_rows()).sum();
+    let rows = batch_rows(BATCH_BYTES, (bytes / rows.max(1)) as usize);
+    for batch in builder.with_batch_size(rows).build().map_err(|error| corrupt(error.to_string()))? {
+        if stop.load(Ordering::Relaxed) {
+            return Err(CompactError::Stopped);
+        }
+        let batch = batch.map_err(|error| corrupt(error.to_string()))?;
+        sorter.push(RecordBatch::try_new(file_schema(), batch.columns().to_vec()).map_err(CompactError::bug)?)?;
+    }
+    Ok(())
+}
+
+/// Uploads a file in parts; its size.
+async fn upload(log: &Log, path: &str, mut scratch: std::fs::File) -> Result<u64, CompactError> {
+    let location = Path::from(path);
+    let failed = |error| CompactError::from(TableError::storage(format!("writing {path} of table raw"), error));
+    scratch.rewind().map_err(CompactError::Scratch)?;
+    let mut part = next_part(&mut scratch)?;
+    let mut size = part.len() as u64;
+    if part.len() < PART_BYTES {
+        log.store().put(&location, part.into()).await.map_err(failed)?;
+        return Ok(size);
+    }
+    let mut upload = log.store().put_multipart(&location).await.map_err(failed)?;
+    let sent = async {
+        while !part.is_empty() {
+            upload.put_part(part.clone().into()).await.map_err(failed)?;
+            part = next_part(&mut scratch)?;
+            size += part.len() as u64;
+        }
+        upload.complete().await.map_err(failed)
+    };
+    if let Err(error) = sent.await {
+        // The parts are of no use; a store that does not hear this has rules of its own for them.
+        upload.abort().await.ok();
+        return Err(error);
+    }
+    Ok(size)
+}
+
+fn next_part(file: &mut std::fs::File) -> Result<Bytes, CompactError> {
+    let mut part = Vec::with_capacity(PART_BYTES);
+    file.take(PART_BYTES as u64).read_to_end(&mut part).map_err(CompactError::Scratch)?;
+    Ok(part.into())
+}
