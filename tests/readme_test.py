@@ -100,6 +100,19 @@ def test_python_examples(folder):
     assert re.search(r"^complete until 20", out.getvalue(), re.MULTILINE), out.getvalue()
 
 
+def test_status(folder):
+    """On the tables, by their folder and by the job file; what the README explains is on the screen."""
+    by_folder = subprocess.run([BINARY, "status", "tables/web-analytics"], capture_output=True, text=True, check=True)
+    for words in ("freshness", "nothing pending", "pending rows", "lag", f"{EVENTS:,} read ="):
+        assert words in by_folder.stdout, by_folder.stdout
+    env = {"PATH": os.environ["PATH"], "KAFKA_BOOTSTRAP": "127.0.0.1:1"}
+    line = [BINARY, "status", ROOT / "jobs/web-analytics.toml", "--output", "json", "--all"]
+    by_job = json.loads(subprocess.run(line, env=env, capture_output=True, check=True).stdout)
+    assert by_job["balance"]["rejected_records"] == REJECTED and by_job["logic"]["md5"], by_job
+    assert [lane["pending_raw_rows"] for lane in by_job["lanes"]] == [0] * 5, by_job
+    assert "brokers do not answer" in by_job["notes"][0], by_job
+
+
 def test_links_and_columns(_):
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert links and all((ROOT / link).exists() for link in links), links
@@ -117,7 +130,8 @@ def test_commands(_):
     def help_of(*words):
         return subprocess.run([BINARY, *words, "--help"], capture_output=True, text=True, check=True).stdout
 
-    assert all(word in help_of() for word in ("run", "verify", "dev", "--log"))
+    assert all(word in help_of() for word in ("run", "status", "verify", "dev", "--log"))
+    assert all(word in help_of("status") for word in ("JOB|URL", "--output", "--all"))
     assert all(word in help_of("run") for word in ("--drain", "--workers", "--accept-gap"))
     demo = subprocess.run([ROOT / "scripts/demo", "--help"], capture_output=True, text=True, check=True).stdout
     assert all(word in demo for word in ("--real", "--log FILE"))
