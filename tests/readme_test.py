@@ -90,7 +90,7 @@ def test_sql_examples(folder):
 
 
 def test_python_examples(folder):
-    first, second = blocks("python")
+    first, second, _ = blocks("python")
     names, out = {}, io.StringIO()
     with contextlib.redirect_stdout(out):
         exec(first, names)
@@ -98,6 +98,28 @@ def test_python_examples(folder):
     assert names["hours"].height > 24, names["hours"]
     assert re.search(r"^epoch \d+$", out.getvalue(), re.MULTILINE), out.getvalue()
     assert re.search(r"^complete until 20", out.getvalue(), re.MULTILINE), out.getvalue()
+
+
+def test_table_commands(folder):
+    """Each line as it stands, and then the export read by a plain glob, next to the table that it was made from."""
+    [block] = blocks("sh")
+    for line in block.splitlines():
+        words = [BINARY, *line.split()[1:]]
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert done.returncode == 0 and done.stdout, f"{line}: {done}"
+    names = {}
+    exec(blocks("python")[2], names)
+    db, _ = run_sql(folder)
+    table = "SELECT customer_id, window_start, event_count FROM counts WHERE granularity = 'day' AND dimension = 'total'"
+    expected = db.execute(table).fetchall()
+    key = lambda row: (row[0], row[1].timestamp(), row[2])
+    assert expected and sorted(map(key, names["exported"])) == sorted(map(key, expected))
+    glob = "read_parquet('exports/web-analytics/latest/counts/granularity=*/period=*/bucket=*/*.parquet', hive_partitioning = true"
+    everything = """SELECT granularity, period, bucket, customer_id, window_start, window_end, dimension, dimension_value,
+        event_count FROM """
+    for left, right in ((f"{glob}, hive_types = {{'period': VARCHAR}})", "counts"), ("counts", f"{glob}, hive_types_autocast = 0)")):
+        rest = db.execute(f"{everything} {left} EXCEPT ALL {everything} {right}").fetchall()
+        assert not rest, rest[:5]
 
 
 def test_links_and_columns(_):
@@ -117,7 +139,7 @@ def test_commands(_):
     def help_of(*words):
         return subprocess.run([BINARY, *words, "--help"], capture_output=True, text=True, check=True).stdout
 
-    assert all(word in help_of() for word in ("run", "verify", "dev", "--log"))
+    assert all(word in help_of() for word in ("run", "verify", "table", "dev", "--log"))
     assert all(word in help_of("run") for word in ("--drain", "--workers", "--accept-gap"))
     demo = subprocess.run([ROOT / "scripts/demo", "--help"], capture_output=True, text=True, check=True).stdout
     assert all(word in demo for word in ("--real", "--log FILE"))
