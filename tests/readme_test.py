@@ -90,7 +90,7 @@ def test_sql_examples(folder):
 
 
 def test_python_examples(folder):
-    first, second = blocks("python")
+    first, second, _ = blocks("python")
     names, out = {}, io.StringIO()
     with contextlib.redirect_stdout(out):
         exec(first, names)
@@ -113,6 +113,28 @@ def test_status(folder):
     assert "brokers do not answer" in by_job["notes"][0], by_job
 
 
+def test_table_commands(folder):
+    """Each line as it stands, and then the export read by a plain glob, next to the table that it was made from."""
+    [block] = blocks("sh")
+    for line in block.splitlines():
+        words = [BINARY, *line.split()[1:]]
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert done.returncode == 0 and done.stdout, f"{line}: {done}"
+    names = {}
+    exec(blocks("python")[2], names)
+    db, _ = run_sql(folder)
+    table = "SELECT customer_id, window_start, event_count FROM counts WHERE granularity = 'day' AND dimension = 'total'"
+    expected = db.execute(table).fetchall()
+    key = lambda row: (row[0], row[1].timestamp(), row[2])
+    assert expected and sorted(map(key, names["exported"])) == sorted(map(key, expected))
+    glob = "read_parquet('exports/web-analytics/latest/counts/granularity=*/period=*/bucket=*/*.parquet', hive_partitioning = true"
+    everything = """SELECT granularity, period, bucket, customer_id, window_start, window_end, dimension, dimension_value,
+        event_count FROM """
+    for left, right in ((f"{glob}, hive_types = {{'period': VARCHAR}})", "counts"), ("counts", f"{glob}, hive_types_autocast = 0)")):
+        rest = db.execute(f"{everything} {left} EXCEPT ALL {everything} {right}").fetchall()
+        assert not rest, rest[:5]
+
+
 def test_links_and_columns(_):
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert links and all((ROOT / link).exists() for link in links), links
@@ -130,7 +152,7 @@ def test_commands(_):
     def help_of(*words):
         return subprocess.run([BINARY, *words, "--help"], capture_output=True, text=True, check=True).stdout
 
-    assert all(word in help_of() for word in ("run", "status", "verify", "dev", "--log"))
+    assert all(word in help_of() for word in ("run", "status", "verify", "table", "dev", "--log"))
     assert all(word in help_of("status") for word in ("JOB|URL", "--output", "--all"))
     assert all(word in help_of("run") for word in ("--drain", "--workers", "--accept-gap"))
     demo = subprocess.run([ROOT / "scripts/demo", "--help"], capture_output=True, text=True, check=True).stdout

@@ -107,10 +107,10 @@ impl Tables {
                     topic: 0,
                     partition: (number % 3) as i32,
                     offset: number as i64,
-                    timestamp_ms: (number % 5 > 0).then_some(ingested_at / 1000),
+                    timestamp_ms: (!number.is_multiple_of(5)).then_some(ingested_at / 1000),
                     timestamp_type: TimestampType::LogAppendTime,
-                    key: (number % 4 > 0).then_some(&b"key"[..number as usize % 3]),
-                    value: (number % 11 > 0).then_some(value.as_bytes()),
+                    key: (!number.is_multiple_of(4)).then_some(&b"key"[..number as usize % 3]),
+                    value: (!number.is_multiple_of(11)).then_some(value.as_bytes()),
                 };
                 let headers: [(&[u8], Option<&[u8]>); 3] = [(b"a", Some(b"\0\xff")), (b"a", None), (b"", Some(b""))];
                 records.push(record, headers.into_iter().take(number as usize % 4));

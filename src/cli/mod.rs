@@ -75,9 +75,9 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         error.exit_code()
     } else if let Some(error) = error.downcast_ref::<VerifyError>() {
         error.exit_code()
-    } else if let Some(error) = error.downcast_ref::<StatusError>() {
-        error.exit_code()
     } else if let Some(error) = error.downcast_ref::<ManageError>() {
+        error.exit_code()
+    } else if let Some(error) = error.downcast_ref::<StatusError>() {
         error.exit_code()
     } else if error.downcast_ref::<JobError>().is_some() {
         78

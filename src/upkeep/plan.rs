@@ -214,7 +214,6 @@ mod tests {
             let files = state.files.len() as u64;
             assert!(amplification <= amplification_max, "{epoch_bytes}: {amplification}");
             assert!(files <= 300 + 2 * arrived / FULL, "{epoch_bytes}: {files} files");
-            println!("epochs of {epoch_bytes} bytes: written {amplification:.2} times, {files} files left");
         }
     }
 }
