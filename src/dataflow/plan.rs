@@ -19,7 +19,7 @@ const MINUTE: TimeUs = 60_000_000;
 const HOUR: TimeUs = 60 * MINUTE;
 
 /// How long after its end a period is old: by then most of what comes late for it has come.
-fn age(period: Period) -> TimeUs {
+pub(crate) fn age(period: Period) -> TimeUs {
     match period {
         Period::Minute => 0,
         Period::Hour => 10 * MINUTE,

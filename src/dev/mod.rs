@@ -1,14 +1,18 @@
-//! `floodmark dev`: generated traffic, files into topics, an embedded broker. For trying things out, demos and tests; the job
-//! itself uses nothing of it. [`Traffic`] is the generator as an iterator.
+//! `floodmark dev`: generated traffic, files into topics, an embedded broker; what `scripts/bench` measures with. For trying
+//! things out, demos and tests; the job itself uses nothing of it. [`Traffic`] is the generator as an iterator.
 
 use clap::Subcommand;
 
 use crate::report::{self, ReportArgs};
 
 mod broker;
+mod cells;
 mod event;
 mod format;
 mod generate;
+mod limit;
+mod long_life;
+mod preload;
 mod produce;
 mod random;
 mod schedule;
@@ -20,6 +24,9 @@ mod vocabulary;
 pub use broker::BrokerArgs;
 pub use format::{RecordLine, read_record_line, write_record_line};
 pub use generate::GenArgs;
+pub use limit::{LimitArgs, Output};
+pub use long_life::LongLifeArgs;
+pub use preload::PreloadArgs;
 pub use produce::{ProduceArgs, TimestampSource};
 pub use schedule::TrafficRange;
 pub use send::KafkaArgs;
@@ -37,6 +44,15 @@ pub enum DevCommand {
     /// Run an embedded Kafka broker: in memory, for trying things out
     #[command(long_about = broker::HELP)]
     Broker(BrokerArgs),
+    /// Do the work of a job as a bare loop, without its guarantees: what scripts/bench measures a job against
+    #[command(long_about = limit::HELP)]
+    Limit(LimitArgs),
+    /// Make tables with weeks of history, as a job would have left them
+    #[command(long_about = preload::HELP)]
+    Preload(PreloadArgs),
+    /// Run a job for a day in fast motion
+    #[command(long_about = long_life::HELP)]
+    LongLife(LongLifeArgs),
     /// A short report read back from the tables: top customers, one customer's hours, rejected records
     Report(ReportArgs),
 }
@@ -50,6 +66,9 @@ pub fn run(command: DevCommand) -> anyhow::Result<()> {
         DevCommand::Gen(args) => generate::run(args),
         DevCommand::Produce(args) => produce::run(args),
         DevCommand::Broker(args) => broker::run(args),
+        DevCommand::Limit(args) => limit::run(&args),
+        DevCommand::Preload(args) => preload::run(&args),
+        DevCommand::LongLife(args) => long_life::run(&args),
         DevCommand::Report(args) => report::run(args),
     }
 }

@@ -42,7 +42,7 @@ impl Schedule {
     }
 
     /// Linear from hour to hour, by the minute; times 60.
-    fn rhythm(time_ms: i64) -> u128 {
+    pub(super) fn rhythm(time_ms: i64) -> u128 {
         let minute = time_ms.rem_euclid(DAY_MS) / MINUTE_MS;
         let (hour, minute) = ((minute / 60) as usize, (minute % 60) as u64);
         u128::from(RHYTHM[hour] * (60 - minute) + RHYTHM[(hour + 1) % 24] * minute)

@@ -155,25 +155,23 @@ impl Traffic {
         let delay_ms = self.delay_ms();
         let event_time_ms = (timestamp_ms - delay_ms).max(event_time_ms_min);
         let customer = self.customers.draw(self.random.next()) as u64;
-        let visitor = mix(customer << 20 ^ self.random.below(VISITORS) ^ self.options.seed << 52);
-        let session = mix(visitor ^ event_time_ms.div_euclid(SESSION_MS) as u64);
+        let event = visit(customer, self.options.seed, event_time_ms, timestamp_ms, &mut self.random);
         let fault = self.fault();
 
         out.timestamp_ms = timestamp_ms;
         out.event_time_ms = event_time_ms;
         out.late = timestamp_ms - event_time_ms >= LATE_MS_MIN;
-        out.partition = (mix(session) % self.options.partitions as u64) as i32;
+        out.partition = (mix(event.session) % self.options.partitions as u64) as i32;
         out.broken = fault.map(|(reason, _)| reason);
         if self.random.below(64) == 0 {
             out.key = None;
         } else {
             let key = out.key.get_or_insert_default();
             key.clear();
-            key.extend_from_slice(&hex(session));
+            key.extend_from_slice(&hex(event.session));
         }
         let value = out.value.get_or_insert_default();
         value.clear();
-        let event = Event { customer, visitor, session, event_time_ms, timestamp_ms };
         match fault {
             None => self.writer.write(&event, &mut self.random, value),
             Some((Reason::Empty, 0)) => out.value = None,
@@ -225,6 +223,18 @@ impl Traffic {
             f64::INFINITY
         };
     }
+}
+
+/// A customer's name.
+pub(super) fn customer_id(customer: u64) -> String {
+    format!("shop-{customer:05}")
+}
+
+/// What a record of a customer is about: some visitor's session at that time.
+pub(super) fn visit(customer: u64, seed: u64, event_time_ms: i64, timestamp_ms: i64, random: &mut Random) -> Event {
+    let visitor = mix(customer << 20 ^ random.below(VISITORS) ^ seed << 52);
+    let session = mix(visitor ^ event_time_ms.div_euclid(SESSION_MS) as u64);
+    Event { customer, visitor, session, event_time_ms, timestamp_ms }
 }
 
 impl Iterator for Traffic {

@@ -126,23 +126,28 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How a job's client is set up.
+pub(crate) fn client_config(job: &Job) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client.set("client.id", "floodmark").set("group.id", format!("floodmark-{}", job.name));
+    for (key, value) in DEFAULTS {
+        client.set(key, value);
+    }
+    // A job file that sets one of those that exactness stands on was refused.
+    for (key, value) in &job.source.kafka {
+        client.set(key, value);
+    }
+    client
+}
+
 impl Kafka {
     /// The topics of a job. `accept_gap`: go on where offsets of `raw` and topic do not fit, from what is there.
     pub fn new(job: &Job, accept_gap: bool) -> Kafka {
-        let mut client = ClientConfig::new();
-        client.set("client.id", "floodmark").set("group.id", format!("floodmark-{}", job.name));
-        for (key, value) in DEFAULTS {
-            client.set(key, value);
-        }
-        // A job file that sets one of those that exactness stands on was refused.
-        for (key, value) in &job.source.kafka {
-            client.set(key, value);
-        }
         let discovery_interval = (job.source.kafka.get("topic.metadata.refresh.interval.ms"))
             .and_then(|ms| ms.parse().ok())
             .map_or(DISCOVERY_INTERVAL, Duration::from_millis);
         Kafka {
-            client,
+            client: client_config(job),
             topics: job.source.topics.clone(),
             start: job.source.start,
             accept_gap,
@@ -739,13 +744,18 @@ impl Partition {
 }
 
 fn push(records: &mut Records, stamp: Stamp, topic: u16, message: &BorrowedMessage<'_>) {
+    records.push(record_of(message, stamp, topic), headers_of(message));
+}
+
+/// A message as a record.
+pub(crate) fn record_of<'m>(message: &'m BorrowedMessage<'_>, stamp: Stamp, topic: u16) -> RecordRef<'m> {
     let (timestamp_ms, timestamp_type) = match message.timestamp() {
         Timestamp::NotAvailable => (None, TimestampType::NotAvailable),
         // The client reports −1 as not available; whatever is below is kept as it is.
         Timestamp::CreateTime(ms) => (Some(ms), TimestampType::CreateTime),
         Timestamp::LogAppendTime(ms) => (Some(ms), TimestampType::LogAppendTime),
     };
-    let record = RecordRef {
+    RecordRef {
         epoch: stamp.epoch,
         ingested_at: stamp.ingested_at,
         topic,
@@ -755,16 +765,21 @@ fn push(records: &mut Records, stamp: Stamp, topic: u16, message: &BorrowedMessa
         timestamp_type,
         key: message.key(),
         value: message.payload(),
-    };
+    }
+}
+
+/// The headers of a message: name, value.
+pub(crate) fn headers_of<'m>(
+    message: &'m BorrowedMessage<'_>,
+) -> impl Iterator<Item = (&'m [u8], Option<&'m [u8]>)> + use<'m> {
     let headers = message.headers();
     let count = headers.map_or(0, Headers::count);
-    let header = |index| {
+    (0..count).map(move |index| {
         // The client panics on a header name that is not UTF-8; the record must go through all the same.
         let header = catch_unwind(AssertUnwindSafe(|| headers.and_then(|headers| headers.try_get(index))));
         match header {
             Ok(Some(header)) => (header.key.as_bytes(), header.value),
             Ok(None) | Err(_) => ("\u{fffd}".as_bytes(), None),
         }
-    };
-    records.push(record, (0..count).map(header));
+    })
 }

@@ -186,7 +186,17 @@ impl Rows {
 
     /// Appends row `index` of `records`.
     pub fn push(&mut self, records: &Records, index: usize, outcome: &Outcome, event_time: Option<TimeUs>) {
-        let record = records.get(index);
+        self.push_record(records.get(index), records.headers(index), outcome, event_time);
+    }
+
+    /// Appends a record with its headers (name, value).
+    pub fn push_record<'h>(
+        &mut self,
+        record: RecordRef<'_>,
+        headers: impl Iterator<Item = (&'h [u8], Option<&'h [u8]>)>,
+        outcome: &Outcome,
+        event_time: Option<TimeUs>,
+    ) {
         self.epoch.append_value(record.epoch as i64);
         self.ingested_at.append_value(record.ingested_at);
         self.topic.append_value(&self.topics[usize::from(record.topic)]);
@@ -197,7 +207,7 @@ impl Rows {
         self.key.append_option(record.key);
         self.value.append_option(record.value);
         self.bytes += 64 + record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
-        for (name, value) in records.headers(index) {
+        for (name, value) in headers {
             let header = self.headers.values();
             // Header names are text in Kafka; what is not UTF-8 in one is replaced, its value is kept as it is.
             let name = String::from_utf8_lossy(name);

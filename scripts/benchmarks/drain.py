@@ -1,0 +1,100 @@
+"""drain: a topic read up to its end by a job, beside the same work as a bare loop."""
+
+import json
+import shutil
+
+from . import machine, tables
+from .machine import of
+
+DAY_EVENTS = 2_000_000
+PARTITIONS = 4
+
+
+def fingerprints(db, source, granularity):
+    """Of each granularity and dimension: rows, events, and a sum of hashes of all rows."""
+    return db.execute(
+        f"""SELECT {granularity} AS granularity, dimension, count(*), sum(event_count),
+                   sum(hash(customer_id, window_start, window_end, dimension_value, event_count))
+            FROM {source} GROUP BY ALL ORDER BY ALL"""
+    ).fetchall()
+
+
+def compare(folder):
+    db = tables.connect()
+    job = fingerprints(db, f"delta_scan('{folder}/tables/counts')", "granularity")
+    loop = fingerprints(
+        db,
+        f"read_parquet('{folder}/limit/counts-*.parquet', filename = true)",
+        "regexp_extract(filename, 'counts-([a-z]+).parquet', 1)",
+    )
+    if job != loop:
+        differ = [row[:4] for row in sorted(set(job) ^ set(loop))][:6]
+        raise machine.Failed(f"job and loop do not count the same (granularity, dimension, rows, events): {differ}")
+    return sum(row[2] for row in job)
+
+
+def run(bench, args):
+    events = args.events or (400_000 if args.quick else DAY_EVENTS)
+    runs = args.runs or (1 if args.quick else 3)
+    kafka = bench.server("kafka")
+    # More events are more days: so there are more customers' windows too, and memory that grew with history would show.
+    days = max(1, events // DAY_EVENTS)
+    topic = ["--brokers", kafka["KAFKA_BOOTSTRAP"], "--topic", "bench", "--partitions", PARTITIONS]
+    traffic = ["--events", events, "--customers", 10_000, "--from", "2026-01-13", "--hours", 24 * days]
+    bench.tell(f"sending {events:,} events of {days} day(s)")
+    bench.floodmark(["dev", "gen", *topic, *traffic, "-X", "compression.type=lz4"], {}, "gen")
+    folder = bench.folder
+    environment = {"KAFKA_BOOTSTRAP": kafka["KAFKA_BOOTSTRAP"], "FLOODMARK_TABLES": str(folder / "tables")} | tables.LOG
+    measured = {"job": [], "limit": []}
+    compared = 0
+    for number in range(runs):
+        for path in (folder / "tables", folder / "limit"):
+            shutil.rmtree(path, ignore_errors=True)
+        bench.tell(f"run {number + 1} of {runs}: job")
+        job = bench.floodmark(["run", "jobs/bench.toml", "--workers", 2, "--drain"], environment, f"job-{number}")
+        raw, counts = (tables.live(folder / "tables" / name) for name in ("raw", "counts"))
+        if raw["rows"] != events:
+            raise machine.Failed(f"{events:,} events were sent, {raw['rows']:,} are in the archive")
+        written = sum(tables.rows_written(tables.commits(folder / "tables" / "counts")).values())
+        job |= {"raw_rows": raw["rows"], "raw_bytes": raw["bytes"], "raw_files": raw["files"]}
+        job |= {"counts_rows": counts["rows"], "counts_bytes": counts["bytes"], "counts_files": counts["files"]}
+        measured["job"].append(job | {"rows_written": written})
+        if args.no_limit:
+            continue
+        bench.tell(f"run {number + 1} of {runs}: loop without guarantees")
+        command = ["dev", "limit", "jobs/bench.toml", "--threads", 2, "--to", folder / "limit", "--output", "json"]
+        limit = bench.floodmark(command, environment, f"limit-{number}")
+        figures = json.loads(limit["out"])
+        sizes = {key: figures[key] for key in ("raw_rows", "raw_bytes", "counts_rows", "counts_bytes")}
+        measured["limit"].append(limit | sizes | {"rows_written": figures["counts_rows"]})
+        if not compared:
+            compared = compare(folder)
+    bench.delete_topic("bench")
+
+    result = {"events": events, "days": days, "runs": runs, "equal_rows": compared}
+    for name, values in measured.items():
+        for run in values:
+            run.pop("out")
+            run["events_per_second"] = events / run["seconds"]
+            run["events_per_cpu_second"] = events / run["cpu_seconds"]
+        result[name] = {key: machine.spread([run[key] for run in values]) for key in (values[0] if values else {})}
+    labels = {
+        "events_per_second": "events/s",
+        "seconds": "seconds",
+        "cpu_seconds": "CPU seconds",
+        "events_per_cpu_second": "events per CPU second",
+        "rss_bytes": "peak memory, bytes",
+        "raw_bytes": "raw, bytes",
+        "counts_rows": "counts, rows",
+        "counts_bytes": "counts, bytes",
+        "rows_written": "rows of counts written",
+    }
+    rows = [["", "job", "loop without guarantees"]]
+    for key, label in labels.items():
+        rows.append([label, *(of([run[key] for run in values]) if values else "-" for values in measured.values())])
+    if measured["limit"]:
+        ratios = [job["events_per_cpu_second"] / limit["events_per_cpu_second"] for job, limit in zip(*measured.values())]
+        result["ratio_per_cpu_second"] = machine.spread(ratios)
+        rows.append(["job : loop, events per CPU second", of(ratios)])
+        rows.append(["rows that are equal in both", f"{compared:,}"])
+    return result, rows

@@ -1,0 +1,95 @@
+"""steady: a constant stream onto tables with weeks of history."""
+
+import json
+import signal
+import time
+
+from . import machine, tables
+from .machine import short
+
+RATE = 10_000
+
+
+def run(bench, args):
+    seconds = args.seconds or (90 if args.quick else 600)
+    kafka = bench.server("kafka")
+    bench.topic("steady", 4)
+    folder = bench.folder / "tables"
+    environment = {
+        "KAFKA_BOOTSTRAP": kafka["KAFKA_BOOTSTRAP"],
+        "FLOODMARK_TABLES": str(folder),
+        "FLOODMARK_TOPIC": "steady",
+    } | tables.LOG
+    bench.tell("making 60 days of history")
+    history = ["--days", 60, "--customers", 10_000, "--events-per-day", 100_000 if args.quick else 1_000_000]
+    made = bench.floodmark(["dev", "preload", "jobs/bench.toml", *history, "--output", "json"], environment, "preload")
+    preloaded = json.loads(made["out"])
+
+    job = bench.start(["run", "jobs/bench.toml", "--workers", 2], environment, "job")
+    wait_for(lambda: "job started" in job.err.read_text(), job)
+    bench.tell(f"sending {RATE:,} events/s for {seconds} s")
+    topic = ["--brokers", kafka["KAFKA_BOOTSTRAP"], "--topic", "steady", "-X", "compression.type=lz4"]
+    traffic = ["--live", "--rate", RATE, "--events", RATE * seconds, "--customers", 10_000, "--seed", 2]
+    begun, begun_at = time.monotonic(), time.time()
+    cpu = {"job": machine.cpu_of(job.pid), "broker": bench.server_cpu("kafka")}
+    bench.floodmark(["dev", "gen", *topic, *traffic], environment, "gen")
+    took, ended_at = time.monotonic() - begun, time.time()
+    cpu = {"job": machine.cpu_of(job.pid) - cpu["job"], "broker": bench.server_cpu("kafka") - cpu["broker"]}
+    ages = tables.minute_ages(folder, begun_at, ended_at)
+    live = tables.live(folder / "counts")
+    written = tables.rows_written(commit for commit in tables.commits(folder / "counts") if commit["seen"] >= begun_at)
+    time.sleep(12)  # what was sent last is read, so that the stop has an ordinary epoch's work
+    job.send_signal(signal.SIGTERM)
+    stopping = time.monotonic()
+    whole = bench.end(job)
+    stopped = time.monotonic() - stopping
+    orders = tables.publishes(job.err)
+    bench.delete_topic("steady")
+
+    coarser = {lanes: order for lanes, order in orders.items() if "minute" not in lanes.split("-")}
+    core = lambda seconds: seconds / took  # noqa: E731
+    result = {
+        "rate": RATE,
+        "seconds": took,
+        "preloaded": preloaded,
+        "cores_job": core(cpu["job"]),
+        "cores_broker": core(cpu["broker"]),
+        "cores_merge_slow_lanes": core(sum(order["merge_us"] for order in coarser.values()) / 1e6),
+        "rss_bytes": whole["rss_bytes"],
+        "stop_seconds": stopped,
+        "minute_age": ages,
+        "live": live,
+        "rows_written": written,
+        "publishes": orders,
+    }
+    rows = [
+        ["history", f"{short(preloaded['rows'])} rows, {preloaded['files']} files, {short(preloaded['bytes'])}B"],
+        ["cores busy: job, broker", f"{result['cores_job']:.2f}, {result['cores_broker']:.2f}"],
+        ["cores busy: merges without the minute lane", f"{result['cores_merge_slow_lanes']:.2f}"],
+        ["peak memory, bytes", short(whole["rss_bytes"])],
+        ["age of the newest published minute", age_text(ages)],
+        ["live files of counts", live["files"]],
+        ["orderly stop, seconds", f"{stopped:.1f}"],
+        ["rows written by granularity", ", ".join(f"{name} {short(rows)}" for name, rows in written.items())],
+        *publish_rows(orders),
+    ]
+    return result, rows
+
+
+def age_text(ages):
+    return f"median {ages['median_seconds']:.1f} s, worst {ages['worst_seconds']:.1f} s" if ages else "-"
+
+
+def publish_rows(orders):
+    """The last lines of a table: one for the lanes that were published together."""
+    for lanes, order in sorted(orders.items(), key=lambda item: -item[1]["rows"]):
+        figures = f"{order['orders']} times, {short(order['rows'])} rows for {short(order['updates'])} updates"
+        yield [f"lanes {lanes}", f"{figures}: {short(order['amplification'])}; {order['merge_us'] / 1e6:.1f} s"]
+
+
+def wait_for(done, process, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not done():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise machine.Failed(f"the job did not start: {process.err.read_text()[-500:]}")
+        time.sleep(0.1)

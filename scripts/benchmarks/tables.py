@@ -1,0 +1,119 @@
+"""What a table's folder and a job's log say of what was written."""
+
+import json
+import re
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+import duckdb_extension_delta
+import duckdb_extension_httpfs
+
+GRANULARITIES = ["minute", "hour", "day", "week", "month", "year"]
+
+
+def connect():
+    """DuckDB with the extensions that the Python packages carry."""
+    db = duckdb.connect()
+    db.execute("SET TimeZone = 'UTC'")
+    db.execute("SET enable_progress_bar = false")
+    for package, name in [(duckdb_extension_httpfs, "httpfs"), (duckdb_extension_delta, "delta")]:
+        folder = Path(package.__file__).parent / "extensions" / f"v{duckdb.__version__}"
+        db.execute(f"LOAD '{folder}/{name}.duckdb_extension'")
+    return db
+
+
+def commits(table):
+    """The commits of a local table whose log entries are still there, with the moment at which each could be seen."""
+    for path in sorted((Path(table) / "_delta_log").glob("*.json")):
+        commit = {"version": int(path.stem), "seen": path.stat().st_mtime, "add": [], "remove": [], "txn": {}}
+        for line in path.read_text().splitlines():
+            action = json.loads(line)
+            if "add" in action:
+                add = action["add"]
+                stats = json.loads(add["stats"])
+                commit["add"].append(
+                    {"path": add["path"], "partition": add["partitionValues"], "size": add["size"], "stats": stats}
+                    | {"rows": stats["numRecords"]}
+                )
+            elif "remove" in action:
+                commit["remove"].append(action["remove"]["path"])
+            elif "txn" in action:
+                commit["txn"][action["txn"]["appId"]] = action["txn"]["version"]
+        yield commit
+
+
+def live(table):
+    """Live files of a local table, by a reader of Delta Lake: how many, rows, bytes."""
+    from deltalake import DeltaTable
+
+    adds = DeltaTable(str(table)).get_add_actions(flatten=True)
+    rows, sizes = adds.column("num_records").to_pylist(), adds.column("size_bytes").to_pylist()
+    return {"files": len(sizes), "rows": sum(rows), "bytes": sum(sizes)}
+
+
+def rows_written(commits):
+    """Rows in files that were added, by granularity."""
+    rows = dict.fromkeys(GRANULARITIES, 0)
+    for commit in commits:
+        for add in commit["add"]:
+            rows[add["partition"]["granularity"]] += add["rows"]
+    return rows
+
+
+COMMITTED = re.compile(
+    r'^(\S+) .*counts committed epoch=(\d+) lanes="([^"]*)" files=(\d+) updates=(\d+) rows=(\d+) merge_us=(\d+)'
+)
+
+# The environment for a job whose log is to be read by `publishes`.
+LOG = {"FLOODMARK_LOG": "warn,librdkafka=off,floodmark=info,floodmark::dataflow::commit=debug"}
+
+
+def publishes(log):
+    """What a job's log says of its publishes, by the lanes that were ordered together."""
+    orders = {}
+    for line in Path(log).read_text().splitlines():
+        found = COMMITTED.match(line)
+        if found:
+            files, updates, rows, merge_us = map(int, found.group(4, 5, 6, 7))
+            order = orders.setdefault(found.group(3) or "(none)", dict.fromkeys(("orders", "files", "updates", "rows", "merge_us"), 0))
+            for key, value in (("orders", 1), ("files", files), ("updates", updates), ("rows", rows), ("merge_us", merge_us)):
+                order[key] += value
+    for order in orders.values():
+        order["amplification"] = order["rows"] / order["updates"] if order["updates"] else None
+    return orders
+
+
+def seconds_of(text):
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+def minute_ages(folder, begin, end):
+    """How old the newest published minute was, between two moments.
+
+    What an epoch has read is complete when the epoch closes: at the next one's ingested_at. It can be seen when a commit of
+    counts has its lane. In between, and until the next such commit, readers see it age.
+    """
+    opened = {}
+    for commit in commits(Path(folder) / "raw"):
+        for add in commit["add"]:
+            least, most = add["stats"]["minValues"], add["stats"]["maxValues"]
+            if least["epoch"] == most["epoch"]:
+                opened[least["epoch"]] = seconds_of(least["ingested_at"])
+    points = []
+    for commit in commits(Path(folder) / "counts"):
+        epoch = commit["txn"].get("lane/minute")
+        closed = opened.get((epoch or 0) + 1)
+        if closed is not None and begin <= commit["seen"] <= end:
+            points.append((commit["seen"], closed))
+    # A saw: at once after a publish, and just before the next one.
+    teeth = [(seen - closed, after - closed) for (seen, closed), (after, _) in zip(points, points[1:])]
+    if not teeth:
+        return None
+    total = sum(high - low for low, high in teeth)
+    below = lambda age: sum(min(max(age - low, 0), high - low) for low, high in teeth)  # noqa: E731
+    low, high = 0.0, max(high for _, high in teeth)
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if below(middle) < total / 2 else (low, middle)
+    return {"median_seconds": high, "worst_seconds": max(high for _, high in teeth), "publishes": len(points)}

@@ -1,0 +1,178 @@
+//! `floodmark dev long-life`: a day of a live job in fast motion.
+//!
+//! In: a job file and a number of publishes. Out: the tables that the job leaves after so many publishes of its minute lane, ten
+//! seconds apart by a clock that is moved on by hand; nothing sleeps. It is the job itself that runs, with its sealing, its
+//! upkeep and its orderly stop; only its topic is a script. State: all records of the run.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::limit::Output;
+use super::traffic::{Generated, Traffic, TrafficOptions};
+use crate::clock::{Clock, ManualClock};
+use crate::dataflow::Progress;
+use crate::dataflow::commit::Request;
+use crate::job::Job;
+use crate::live::{Live, LiveError, run as run_live};
+use crate::live_line::{LiveLine, duration, grouped};
+use crate::source::script::{Script, ScriptRecord};
+use crate::table::{Log, Root};
+
+/// The long help.
+pub(super) const HELP: &str = "\
+Run a job for a day in fast motion: what becomes of the tables after thousands of publishes
+
+The job runs as ever, but its records come from a generator, and its clock is moved on by
+epoch_seconds whenever the minute lane has published. There must be no tables yet.";
+
+/// 2026-01-13T00:00:00Z
+const FROM_MS: i64 = 1_768_262_400_000;
+
+/// What takes so long hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+const PARTITIONS: i32 = 4;
+
+/// Options of `floodmark dev long-life`.
+#[derive(Args, Clone, Debug)]
+pub struct LongLifeArgs {
+    /// The job file
+    #[arg(value_name = "JOB")]
+    pub job: PathBuf,
+
+    /// How often the minute lane is published: 8640 is a day
+    #[arg(long, value_name = "N", default_value_t = 8640)]
+    pub publishes: u64,
+
+    /// Events between two publishes
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub events: u64,
+
+    /// How many customers
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub customers: u32,
+
+    /// Share of late records, 0 to 1: delayed by a minute to four hours
+    #[arg(long, value_name = "SHARE", default_value_t = 0.03)]
+    pub late_share: f64,
+
+    /// Worker threads
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub workers: usize,
+
+    /// How the result is written to stdout
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// Runs the day.
+///
+/// # Errors
+/// As a job; and when nothing moves for two minutes.
+pub(super) fn run(args: &LongLifeArgs) -> anyhow::Result<()> {
+    let job = Job::load(&args.job)?;
+    let root = Root::open(&job.tables.url, &job.tables.options)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let log = Log::new(&root, "counts");
+    if runtime.block_on(log.load())?.is_some() {
+        bail!("{} has tables already: choose another tables.url", root.url());
+    }
+    let mut traffic = Traffic::new(TrafficOptions {
+        customers: args.customers,
+        partitions: PARTITIONS,
+        range: None,
+        late_share: args.late_share,
+        ..TrafficOptions::default()
+    })?;
+    let epoch_ms = job.settings.epoch_seconds as i64 * 1000;
+    let mut now_ms = FROM_MS;
+    let clock = ManualClock::at(now_ms * 1000);
+    let script = Script::new(PARTITIONS as usize);
+    let progress = Arc::new(Progress::default());
+    let (request, requested) = watch::channel(Request::Run);
+    let live = Live {
+        job,
+        root,
+        workers: args.workers,
+        clock: Clock::Manual(clock.clone()),
+        source: Arc::new(script.clone()),
+        progress: Arc::clone(&progress),
+    };
+    let job = Running { thread: std::thread::spawn(move || run_live(live, requested)) };
+
+    let mut line = LiveLine::new("long-life", Some(args.publishes * args.events));
+    let mut record = Generated::default();
+    let mut sent = 0;
+    for publish in 1..=args.publishes {
+        for event in 0..args.events {
+            traffic.fill_at(now_ms + event as i64 * epoch_ms / args.events as i64, &mut record);
+            let timestamp_ms = Some(record.timestamp_ms);
+            script.push(record.partition as usize, ScriptRecord { timestamp_ms, value: record.value.clone() });
+        }
+        sent += args.events;
+        job.reaches(|| progress.read.load(Ordering::Relaxed) >= sent)?;
+        now_ms += epoch_ms;
+        clock.set(now_ms * 1000);
+        job.reaches(|| progress.published_minute.load(Ordering::Relaxed) >= publish)?;
+        line.tick(sent, || format!("publish {publish}"));
+    }
+    request.send_replace(Request::Stop);
+    job.reaches(|| job.thread.is_finished()).ok();
+    line.clear();
+    job.thread.join().expect("it tells its panics")?;
+
+    let seconds = line.elapsed().as_secs_f64();
+    let opening = Instant::now();
+    let state = runtime.block_on(log.load())?.context("the table is gone")?;
+    let open_seconds = opening.elapsed().as_secs_f64();
+    let mut out = std::io::stdout();
+    match args.output {
+        Output::Json => {
+            let result = json!({
+                "publishes": args.publishes, "records": sent, "seconds": seconds, "version": state.version,
+                "files": state.files.len(), "open_seconds": open_seconds,
+            });
+            writeln!(out, "{result}")
+        }
+        Output::Text => writeln!(
+            out,
+            "{} publishes of {} records in {}; counts has {} versions and {} live files, and opens in {open_seconds:.3} s",
+            grouped(args.publishes),
+            grouped(sent),
+            duration(seconds),
+            grouped(state.version),
+            grouped(state.files.len() as u64),
+        ),
+    }
+    .context("can not write to stdout")
+}
+
+/// The job, at work.
+struct Running {
+    thread: JoinHandle<Result<(), LiveError>>,
+}
+
+impl Running {
+    fn reaches(&self, done: impl Fn() -> bool) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !done() {
+            if self.thread.is_finished() {
+                bail!("the job has ended before its time; see the log above");
+            }
+            if Instant::now() > deadline {
+                bail!("nothing has moved for {} s", PATIENCE.as_secs());
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Ok(())
+    }
+}

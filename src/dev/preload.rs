@@ -1,0 +1,299 @@
+//! `floodmark dev preload`: tables as if a job had run for weeks, without running it.
+//!
+//! In: a job file, a number of customers, days and events a day. Out: the table `counts` with the history that generated traffic of
+//! that size would have left, in files sealed as live seals them; all granularities agree. `raw` is made and stands at epoch 1
+//! without rows, and so do all lanes: a job goes on from there. (`verify` finds all of it to be too much: nothing of it is in
+//! the archive.) State: the cells of a few customers, and one encoder for each file of a bucket.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use serde_json::json;
+
+use super::cells::{CellWriter, Cells, Merged};
+use super::event::{Event as Drawn, EventWriter};
+use super::limit::Output;
+use super::random::{Random, Weighted, mix};
+use super::schedule::Schedule;
+use super::traffic;
+use crate::clock::Clock;
+use crate::dataflow::plan::age;
+use crate::decode::{Decoder, Event};
+use crate::job::Job;
+use crate::live_line::{LiveLine, bytes, duration, grouped};
+use crate::model::{Granularity, Lane, Outcome, Period, RecordRef, Segment, TimeUs, TimestampType, Zone, bucket_of};
+use crate::table::store::write_file;
+use crate::table::{Commit, File, Log, Root, counts, raw, retention};
+
+/// The long help.
+pub(super) const HELP: &str = "\
+Make tables with weeks of history, as a job would have left them: what scripts/bench measures a job on
+
+Events are drawn as `floodmark dev gen` draws them, customer by customer, decoded by the job's mapping,
+counted and written straight into files of the table counts, sealed as a running job would have. The
+archive stays empty: `verify` would find everything to be too much. There must be no tables yet.";
+
+const MINUTE_MS: i64 = 60_000;
+const DAY_MS: i64 = 86_400_000;
+
+/// Events that are counted before their cells are written.
+const CHUNK_EVENTS: u64 = 400_000;
+
+/// The epoch at which everything stands.
+const EPOCH: i64 = 1;
+
+/// Options of `floodmark dev preload`.
+#[derive(Args, Clone, Debug)]
+pub struct PreloadArgs {
+    /// The job file
+    #[arg(value_name = "JOB")]
+    pub job: PathBuf,
+
+    /// How many days of history
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3660))]
+    pub days: u32,
+
+    /// How many customers
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub customers: u32,
+
+    /// Exponent of Zipf's law: how much busier the first customers are
+    #[arg(long, value_name = "EXPONENT", default_value_t = 1.0)]
+    pub zipf: f64,
+
+    /// Events a day, of all customers
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    pub events_per_day: u64,
+
+    /// The end of the history, a whole minute, in milliseconds since 1970 [default: the start of this hour]
+    #[arg(long, value_name = "MS")]
+    pub until: Option<i64>,
+
+    /// The same seed gives the same history
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub seed: u64,
+
+    /// How the result is written to stdout
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// Makes the tables.
+///
+/// # Errors
+/// A job file that is wrong, tables that are there already, a store that refuses.
+pub(super) fn run(args: &PreloadArgs) -> anyhow::Result<()> {
+    let job = Job::load(&args.job)?;
+    let now_ms = Clock::System.now_ms();
+    let until = args.until.map_or_else(|| Granularity::Hour.window_start(now_ms * 1000, Zone::Utc), |ms| ms * 1000);
+    let root = Root::open(&job.tables.url, &job.tables.options)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let (raw_log, counts_log) = (Log::new(&root, "raw"), Log::new(&root, "counts"));
+    let properties = retention::properties(job.settings.dead_files_keep_hours);
+    let (raw_definition, counts_definition) = (raw::definition(), counts::definition(job.tables.buckets));
+    let (mut raw_state, mut counts_state) = runtime.block_on(async {
+        for log in [&raw_log, &counts_log] {
+            if log.load().await?.is_some() {
+                bail!("{} has a table {} already: choose another tables.url", root.url(), log.name());
+            }
+        }
+        let raw = raw_log.load_or_create(&raw_definition.with_properties(properties.clone()), now_ms).await?;
+        let counts = counts_log.load_or_create(&counts_definition.with_properties(properties), now_ms).await?;
+        Ok((raw, counts))
+    })?;
+
+    let history = History::new(args, &job, until);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicU32::new(0);
+    let progress = Mutex::new((LiveLine::new("preload", Some(args.events_per_day * u64::from(args.days))), 0));
+    let tell = |events: u64| {
+        let (line, done) = &mut *progress.lock().expect("no panic while locked");
+        *done += events;
+        line.tick(*done, String::new);
+    };
+    let made: Vec<anyhow::Result<Vec<File>>> = std::thread::scope(|scope| {
+        let thread = || {
+            let mut files = Vec::new();
+            loop {
+                let bucket = next.fetch_add(1, Ordering::Relaxed);
+                if bucket >= job.tables.buckets {
+                    return Ok(files);
+                }
+                for (file, bytes) in history.bucket(bucket as u16, tell)? {
+                    runtime.block_on(write_file(counts_log.store().as_ref(), &file.path, bytes))?;
+                    files.push(file);
+                }
+            }
+        };
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(thread)).collect();
+        running.into_iter().map(|thread| thread.join().expect("it does not panic")).collect()
+    });
+    let add: Vec<File> = made.into_iter().collect::<anyhow::Result<Vec<_>>>()?.into_iter().flatten().collect();
+    let (line, events) = progress.into_inner().expect("no panic while locked");
+    line.clear();
+
+    let (files, rows) = (add.len() as u64, add.iter().map(|file| file.rows).sum::<u64>());
+    let size = add.iter().map(|file| file.size).sum::<u64>();
+    let mut txns = Vec::new();
+    for lane in Lane::ALL {
+        txns.push((counts::lane_txn(lane), EPOCH));
+        txns.push((counts::complete_until_txn(lane), until / 1000));
+    }
+    runtime.block_on(async {
+        let epoch = Commit { txns: vec![(raw::EPOCH.to_owned(), EPOCH)], ..Commit::default() };
+        raw_log.commit(&mut raw_state, &epoch, "PRELOAD", now_ms).await?;
+        let commit = Commit { add, txns, ..Commit::default() };
+        counts_log.commit(&mut counts_state, &commit, "PRELOAD", now_ms).await
+    })?;
+    let seconds = line.elapsed().as_secs_f64();
+    let mut out = std::io::stdout();
+    match args.output {
+        Output::Json => {
+            let until_ms = until / 1000;
+            let result = json!({
+                "events": events, "rows": rows, "files": files, "bytes": size, "seconds": seconds, "until_ms": until_ms,
+            });
+            writeln!(out, "{result}")
+        }
+        Output::Text => writeln!(
+            out,
+            "{} days of {} customers, {} events: {} rows in {} files, {}, in {}",
+            args.days,
+            grouped(args.customers.into()),
+            grouped(events),
+            grouped(rows),
+            grouped(files),
+            bytes(size),
+            duration(seconds),
+        ),
+    }
+    .context("can not write to stdout")
+}
+
+/// The history that is to be made.
+struct History<'a> {
+    args: &'a PreloadArgs,
+    job: &'a Job,
+    from: TimeUs,
+    until: TimeUs,
+    writer: EventWriter,
+    /// Of a day.
+    minutes: Weighted,
+    /// Sum of Zipf's weights.
+    weights: f64,
+}
+
+type Files = BTreeMap<(Granularity, Period, TimeUs), CellWriter>;
+
+impl<'a> History<'a> {
+    fn new(args: &'a PreloadArgs, job: &'a Job, until: TimeUs) -> History<'a> {
+        let from = until - TimeUs::from(args.days) * DAY_MS * 1000;
+        let writer = EventWriter::new(0, &mut Random::new(args.seed));
+        let weights = (1..=args.customers).map(|rank| f64::from(rank).powf(-args.zipf)).sum();
+        let busy: Vec<f64> =
+            (0..DAY_MS / MINUTE_MS).map(|minute| Schedule::rhythm(minute * MINUTE_MS) as f64).collect();
+        History { args, job, from, until, writer, minutes: Weighted::new(&busy), weights }
+    }
+
+    /// All files of a bucket.
+    fn bucket(&self, bucket: u16, tell: impl Fn(u64)) -> anyhow::Result<Vec<(File, bytes::Bytes)>> {
+        let mut customers: Vec<(String, u32)> = (0..self.args.customers)
+            .map(|number| (traffic::customer_id(number.into()), number))
+            .filter(|(id, _)| bucket_of(id.as_bytes(), self.job.tables.buckets) == bucket)
+            .collect();
+        customers.sort_unstable();
+        let dimensions = &self.job.logic.dimensions;
+        let mut files = Files::new();
+        let mut cells = Cells::new(dimensions);
+        let mut events = 0;
+        let last = customers.len().saturating_sub(1);
+        for (index, (_, number)) in customers.iter().enumerate() {
+            events += self.count(*number, &mut cells)?;
+            if events >= CHUNK_EVENTS || index == last {
+                let counted = std::mem::replace(&mut cells, Cells::new(dimensions));
+                self.write(bucket, Merged::new(dimensions, vec![counted]), &mut files)?;
+                tell(std::mem::take(&mut events));
+            }
+        }
+        let mut done = Vec::new();
+        for writer in files.into_values() {
+            done.extend(writer.finish("e000000000001-g000000-preload-a0")?);
+        }
+        Ok(done)
+    }
+
+    /// Draws and counts the events of a customer.
+    fn count(&self, number: u32, cells: &mut Cells) -> anyhow::Result<u64> {
+        let weight = f64::from(number + 1).powf(-self.args.zipf) / self.weights;
+        let mut random = Random::new(self.args.seed ^ mix(u64::from(number)));
+        let events = self.args.events_per_day as f64 * f64::from(self.args.days) * weight;
+        let events = events as u64 + u64::from(random.fraction() < events.fract());
+        let mut decoder = Decoder::new(&self.job.logic);
+        let (mut value, mut event) = (Vec::new(), Event::default());
+        for _ in 0..events {
+            let time_ms = self.draw_time_ms(&mut random);
+            let drawn: Drawn = traffic::visit(u64::from(number), self.args.seed, time_ms, time_ms, &mut random);
+            value.clear();
+            self.writer.write(&drawn, &mut random, &mut value);
+            let record = RecordRef {
+                epoch: EPOCH as u64,
+                ingested_at: self.until,
+                topic: 0,
+                partition: 0,
+                offset: 0,
+                timestamp_ms: Some(time_ms),
+                timestamp_type: TimestampType::CreateTime,
+                key: None,
+                value: Some(&value),
+            };
+            match (decoder.decode(record, &mut event), event.event_time) {
+                (Outcome::Counted, Some(time)) => cells.count(&event.customer, time, &event.values),
+                (Outcome::Rejected(rejection), _) => bail!("the job rejects generated events: {rejection:?}"),
+                _ => {}
+            }
+        }
+        Ok(events)
+    }
+
+    /// Any day, and a minute of the day as busy as it is.
+    fn draw_time_ms(&self, random: &mut Random) -> i64 {
+        let minute_ms = self.minutes.draw(random.next()) as i64 * MINUTE_MS;
+        let from_ms = self.from / 1000;
+        let day_ms = random.below(self.args.days.into()) as i64 * DAY_MS;
+        from_ms + (minute_ms - from_ms).rem_euclid(DAY_MS) + day_ms + random.below(MINUTE_MS as u64) as i64
+    }
+
+    fn write(&self, bucket: u16, merged: Merged, files: &mut Files) -> anyhow::Result<()> {
+        let mut result = Ok(());
+        merged.roll_up(|granularity, cells| {
+            let mut write = || {
+                for &cell in cells.iter().filter(|cell| merged.texts.counts(granularity, **cell)) {
+                    let segment = self.segment(granularity, bucket, cell.window_start());
+                    let file = match files.entry((granularity, segment.period, segment.period_start)) {
+                        std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+                        std::collections::btree_map::Entry::Vacant(entry) => entry.insert(CellWriter::new(segment)?),
+                    };
+                    file.push(cell, &merged.texts)?;
+                }
+                anyhow::Ok(())
+            };
+            if result.is_ok() {
+                result = write();
+            }
+        });
+        result
+    }
+
+    /// Where a window's file would be by now: sealed as far as it is old.
+    fn segment(&self, granularity: Granularity, bucket: u16, window_start: TimeUs) -> Segment {
+        let ladder = granularity.ladder();
+        let at = |period: Period| Segment { granularity, bucket, period, period_start: period.start(window_start) };
+        let old = |segment: &Segment| self.until >= segment.period_end() + age(segment.period);
+        ladder.iter().rev().map(|&period| at(period)).find(old).unwrap_or_else(|| at(ladder[0]))
+    }
+}
