@@ -25,16 +25,16 @@ CREATE OR REPLACE TEMP MACRO time_us(value, pointer) AS CASE
   ELSE epoch_us(TRY_CAST(upper(json_extract_string(value, pointer)) AS TIMESTAMPTZ))
 END;
 
--- A dimension's value: '' where it is absent or null.
-CREATE OR REPLACE TEMP MACRO text(value, pointer) AS coalesce(json_extract_string(value, pointer), '');
+-- A dimension's value: '' where its field is absent or null.
+CREATE OR REPLACE TEMP MACRO text(field) AS shorten(coalesce(field, ''));
 
 -- A URL is scheme://[user@]host[:port][/path][?query][#fragment], with a host without white space; else it has no host, and
 -- no path. The host is in lower case; the path of a URL that has none is /.
 CREATE OR REPLACE TEMP MACRO url_host(url) AS regexp_replace(lower(regexp_replace(regexp_replace(
   regexp_extract(url, '^[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)', 1), '(?s)^.*@', ''), ':[0-9]*$', '')), '(?s)^.*[\p{Z}\p{Cc}].*$', '');
 CREATE OR REPLACE TEMP MACRO url_path(url) AS CASE
-  WHEN url_host(url) = '' THEN ''
-  ELSE coalesce(nullif(regexp_extract(url, '^[^:]*://[^/?#]*([^?#]*)', 1), ''), '/')
+  WHEN url_host(url) <> '' THEN coalesce(nullif(regexp_extract(url, '^[^:]*://[^/?#]*([^?#]*)', 1), ''), '/')
+  ELSE ''
 END;
 
 -- width: of a window. grace: how long after its end it takes records as on time; NULL: no lateness, all are of the lane
@@ -49,20 +49,26 @@ CREATE OR REPLACE TEMP TABLE granularities AS FROM (VALUES
 ) AS t(granularity, width, grace_us, periods, dimensions);
 
 CREATE OR REPLACE TEMP VIEW events AS
-WITH counted AS (SELECT *, decode(value) AS json FROM raw WHERE outcome = 'counted')
+WITH texts AS (SELECT *, decode(value) AS json FROM raw WHERE outcome = 'counted'),
+counted AS (
+  SELECT *, json_transform(json, '{
+    "analyticsCustomerId": "VARCHAR", "action": "VARCHAR", "url": "VARCHAR", "referrer": "VARCHAR",
+    "userInfo": {"country": "VARCHAR", "browser": "VARCHAR", "os": "VARCHAR", "deviceType": "VARCHAR"}}') AS event
+  FROM texts
+)
 SELECT
   epoch,
   epoch_us(ingested_at) AS ingested_us,
-  json_extract_string(json, '/analyticsCustomerId') AS customer_id,
+  event.analyticsCustomerId AS customer_id,
   time_us(json, '/dateTimeUtc') AS event_us,
   [ {'dimension': 'total',    'value': ''},
-    {'dimension': 'action',   'value': shorten(text(json, '/action'))},
-    {'dimension': 'country',  'value': shorten(text(json, '/userInfo/country'))},
-    {'dimension': 'browser',  'value': shorten(text(json, '/userInfo/browser'))},
-    {'dimension': 'os',       'value': shorten(text(json, '/userInfo/os'))},
-    {'dimension': 'device',   'value': shorten(text(json, '/userInfo/deviceType'))},
-    {'dimension': 'page',     'value': shorten(url_path(text(json, '/url')))},
-    {'dimension': 'referrer', 'value': shorten(url_host(text(json, '/referrer')))} ] AS pairs,
+    {'dimension': 'action',   'value': text(event.action)},
+    {'dimension': 'country',  'value': text(event.userInfo.country)},
+    {'dimension': 'browser',  'value': text(event.userInfo.browser)},
+    {'dimension': 'os',       'value': text(event.userInfo.os)},
+    {'dimension': 'device',   'value': text(event.userInfo.deviceType)},
+    {'dimension': 'page',     'value': text(url_path(event.url))},
+    {'dimension': 'referrer', 'value': text(url_host(event.referrer))} ] AS pairs,
   kafka_topic || '/' || kafka_partition || '/' || kafka_offset AS record,
   epoch_us(event_time) AS archived_us
 FROM counted;

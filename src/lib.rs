@@ -11,6 +11,7 @@ pub mod manage;
 pub mod model;
 pub mod report;
 pub mod source;
+pub mod status;
 pub mod stop;
 pub mod table;
 pub mod upkeep;

@@ -1,6 +1,7 @@
 //! Generated traffic through the embedded broker and back: bytes, keys and timestamps are what was generated.
 
 use std::fs;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use serde_json::Value;
 
 const PARTITIONS: i32 = 3;
 const FROM: &str = "2026-01-13T00:00:00Z";
@@ -214,6 +216,57 @@ fn promise_4_a_start_reads_from_its_first_offset_on() {
             }
         }
     }
+}
+
+/// `floodmark status` on a real job: records that are in Kafka only are its lag, and brokers that are away a note.
+#[test]
+fn status_says_how_far_behind_kafka_a_job_is() {
+    let (cluster, address) = broker(&["web"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let job = concat!(env!("CARGO_MANIFEST_DIR"), "/jobs/web-analytics.toml");
+    let floodmark = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_floodmark"))
+            .args(arguments)
+            .env_clear()
+            .env("KAFKA_BOOTSTRAP", &address)
+            .env("FLOODMARK_TOPIC", "web")
+            .env("FLOODMARK_TABLES", folder.path())
+            .output()
+            .expect("the binary runs");
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+        output.stdout
+    };
+    let status = |place: &str| -> Value {
+        serde_json::from_slice(&floodmark(&["status", place, "--output", "json"])).expect("one JSON object")
+    };
+    let sum = |status: &Value, name: &str| -> Option<i64> {
+        status["partitions"].as_array().expect("partitions").iter().map(|partition| partition[name].as_i64()).sum()
+    };
+    let send = |events: u64| dev(&format!("gen --brokers {address} --topic web --events {events} --broken-share 0.1"));
+
+    send(1000).expect("sent");
+    floodmark(&["run", job, "--drain"]);
+    send(70).expect("sent");
+    let found = status(job);
+    assert_eq!(found["notes"], serde_json::json!([]));
+    assert_eq!(found["partitions"].as_array().map(Vec::len), Some(PARTITIONS as usize));
+    let sums = ["archived_offset", "end_offset", "lag_records"].map(|name| sum(&found, name));
+    assert_eq!(sums, [Some(1000), Some(1070), Some(70)]);
+    assert_eq!((&found["balance"]["read_records"], &found["balance"]["is_balanced"]), (&1000.into(), &true.into()));
+    assert_eq!(found["balance"]["rejected_records"], 100);
+    assert!(found["lanes"].as_array().expect("lanes").iter().all(|lane| lane["pending_raw_rows"] == 0), "{found}");
+
+    // Without a job nobody is asked.
+    let by_path = status(folder.path().to_str().expect("a plain name"));
+    assert_eq!((sum(&by_path, "archived_offset"), sum(&by_path, "lag_records")), (Some(1000), None));
+    assert_eq!((&by_path["logic"], &by_path["counts"]), (&Value::Null, &found["counts"]));
+
+    drop(cluster);
+    let started = Instant::now();
+    let found = status(job);
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    assert_eq!((sum(&found, "archived_offset"), sum(&found, "end_offset")), (Some(1000), None));
+    assert!(found["notes"][0].as_str().is_some_and(|note| note.contains("the brokers do not answer")), "{found}");
 }
 
 /// What `dev broker --help` says about its limit.

@@ -90,7 +90,7 @@ def test_sql_examples(folder):
 
 
 def test_python_examples(folder):
-    first, second = blocks("python")
+    first, second, _ = blocks("python")
     names, out = {}, io.StringIO()
     with contextlib.redirect_stdout(out):
         exec(first, names)
@@ -98,6 +98,41 @@ def test_python_examples(folder):
     assert names["hours"].height > 24, names["hours"]
     assert re.search(r"^epoch \d+$", out.getvalue(), re.MULTILINE), out.getvalue()
     assert re.search(r"^complete until 20", out.getvalue(), re.MULTILINE), out.getvalue()
+
+
+def test_status(folder):
+    """On the tables, by their folder and by the job file; what the README explains is on the screen."""
+    by_folder = subprocess.run([BINARY, "status", "tables/web-analytics"], capture_output=True, text=True, check=True)
+    for words in ("freshness", "nothing pending", "pending rows", "lag", f"{EVENTS:,} read ="):
+        assert words in by_folder.stdout, by_folder.stdout
+    env = {"PATH": os.environ["PATH"], "KAFKA_BOOTSTRAP": "127.0.0.1:1"}
+    line = [BINARY, "status", ROOT / "jobs/web-analytics.toml", "--output", "json", "--all"]
+    by_job = json.loads(subprocess.run(line, env=env, capture_output=True, check=True).stdout)
+    assert by_job["balance"]["rejected_records"] == REJECTED and by_job["logic"]["md5"], by_job
+    assert [lane["pending_raw_rows"] for lane in by_job["lanes"]] == [0] * 5, by_job
+    assert "brokers do not answer" in by_job["notes"][0], by_job
+
+
+def test_table_commands(folder):
+    """Each line as it stands, and then the export read by a plain glob, next to the table that it was made from."""
+    [block] = blocks("sh")
+    for line in block.splitlines():
+        words = [BINARY, *line.split()[1:]]
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert done.returncode == 0 and done.stdout, f"{line}: {done}"
+    names = {}
+    exec(blocks("python")[2], names)
+    db, _ = run_sql(folder)
+    table = "SELECT customer_id, window_start, event_count FROM counts WHERE granularity = 'day' AND dimension = 'total'"
+    expected = db.execute(table).fetchall()
+    key = lambda row: (row[0], row[1].timestamp(), row[2])
+    assert expected and sorted(map(key, names["exported"])) == sorted(map(key, expected))
+    glob = "read_parquet('exports/web-analytics/latest/counts/granularity=*/period=*/bucket=*/*.parquet', hive_partitioning = true"
+    everything = """SELECT granularity, period, bucket, customer_id, window_start, window_end, dimension, dimension_value,
+        event_count FROM """
+    for left, right in ((f"{glob}, hive_types = {{'period': VARCHAR}})", "counts"), ("counts", f"{glob}, hive_types_autocast = 0)")):
+        rest = db.execute(f"{everything} {left} EXCEPT ALL {everything} {right}").fetchall()
+        assert not rest, rest[:5]
 
 
 def test_links_and_columns(_):
@@ -117,7 +152,8 @@ def test_commands(_):
     def help_of(*words):
         return subprocess.run([BINARY, *words, "--help"], capture_output=True, text=True, check=True).stdout
 
-    assert all(word in help_of() for word in ("run", "verify", "dev", "--log"))
+    assert all(word in help_of() for word in ("run", "status", "verify", "table", "dev", "--log"))
+    assert all(word in help_of("status") for word in ("JOB|URL", "--output", "--all"))
     assert all(word in help_of("run") for word in ("--drain", "--workers", "--accept-gap"))
     demo = subprocess.run([ROOT / "scripts/demo", "--help"], capture_output=True, text=True, check=True).stdout
     assert all(word in demo for word in ("--real", "--log FILE"))

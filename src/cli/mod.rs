@@ -10,6 +10,7 @@ use floodmark::dev::DevCommand;
 use floodmark::job::JobError;
 use floodmark::live::LiveError;
 use floodmark::manage::{ManageError, TableCommand};
+use floodmark::status::{StatusArgs, StatusError};
 use floodmark::verify::{Verdict, VerifyArgs, VerifyError};
 use tracing_subscriber::EnvFilter;
 
@@ -34,6 +35,8 @@ struct Cli {
 enum Command {
     /// Run a job: from Kafka to the tables, until it is stopped
     Run(run::RunArgs),
+    /// Say how a job is doing, from its tables: how fresh, how far behind Kafka, what is pending, what was rejected
+    Status(StatusArgs),
     /// Count the archive again, independently, and compare every row of counts
     Verify(VerifyArgs),
     /// Look after the tables: what was committed, merge small files, delete dead ones, export
@@ -53,6 +56,7 @@ pub(crate) fn main() -> ExitCode {
     }
     let result = match cli.command {
         Command::Run(args) => run::run(&args).map(|()| 0),
+        Command::Status(args) => floodmark::status::run(&args).map(|()| 0).map_err(Into::into),
         Command::Verify(args) => floodmark::verify::run(args).map(Verdict::exit_code).map_err(Into::into),
         Command::Table(command) => floodmark::manage::run(command).map(|()| 0).map_err(Into::into),
         Command::Dev(command) => floodmark::dev::run(command).map(|()| 0),
@@ -72,6 +76,8 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     } else if let Some(error) = error.downcast_ref::<VerifyError>() {
         error.exit_code()
     } else if let Some(error) = error.downcast_ref::<ManageError>() {
+        error.exit_code()
+    } else if let Some(error) = error.downcast_ref::<StatusError>() {
         error.exit_code()
     } else if error.downcast_ref::<JobError>().is_some() {
         78

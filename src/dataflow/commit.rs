@@ -176,7 +176,7 @@ impl Committer {
             closed_at: ingested_at,
             balanced: newest,
             tracks: [None, None],
-            pace: Pace::new(&self.settings, self.workers, self.processes, published),
+            pace: Pace::new(&self.settings, (self.workers, self.processes), published, newest, self.clock.now()),
             first: newest + 1,
             orders: 0,
             drained: 0,

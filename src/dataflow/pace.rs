@@ -34,7 +34,7 @@ pub struct Pace {
 #[derive(Clone, Copy)]
 struct LanePace {
     published: Epoch,
-    /// When it was ordered last; none in this run.
+    /// When it was ordered last; none where it has to catch up.
     ordered_at: Option<TimeUs>,
     /// From which epoch on it has all of the archive.
     ready_from: Option<Epoch>,
@@ -42,15 +42,22 @@ struct LanePace {
 }
 
 impl Pace {
-    /// At a start: `published` is each lane's epoch in `counts`.
-    pub fn new(settings: &Settings, workers: usize, processes: usize, published: [Epoch; LANES]) -> Pace {
+    /// At a start, `now`: `published` is each lane's epoch in `counts`, `newest` that of `raw`. A lane that has something to catch
+    /// up with is due at once, so that a job that never runs for long publishes all the same.
+    pub fn new(
+        settings: &Settings,
+        (workers, processes): (usize, usize),
+        published: [Epoch; LANES],
+        newest: Epoch,
+        now: TimeUs,
+    ) -> Pace {
         Pace {
             publish_us: settings.publish_seconds.map(|seconds| seconds as TimeUs * 1_000_000),
             budget_bytes: settings.pending_bytes_max * processes as u64,
             workers,
             lanes: published.map(|published| LanePace {
                 published,
-                ordered_at: None,
+                ordered_at: (published == newest).then_some(now),
                 ready_from: None,
                 in_flight: false,
             }),
@@ -140,7 +147,6 @@ impl Pace {
         (Lane::ALL.into_iter())
             .filter(|lane| {
                 let pace = &self.lanes[*lane as usize];
-                // A job that never runs for long publishes all the same: at first a lane is due at once.
                 let in_turn = pace.ordered_at.is_none_or(|at| now - at >= self.publish_us[*lane as usize]);
                 let out_of_turn = over == Some(*lane) || (*lane == Lane::Late && self.late_due);
                 self.track(*lane) == track && self.can_take(*lane, closed) && (in_turn || out_of_turn)
@@ -193,7 +199,7 @@ mod tests {
     const SECOND: TimeUs = 1_000_000;
 
     fn pace(published: [Epoch; LANES]) -> Pace {
-        Pace::new(&Settings { pending_bytes_max: 1000, ..Settings::default() }, 2, 1, published)
+        Pace::new(&Settings { pending_bytes_max: 1000, ..Settings::default() }, (2, 1), published, 10, 0)
     }
 
     #[test]

@@ -115,8 +115,16 @@ impl LaneRuns {
         self.runs.iter().map(|(_, _, run)| run.bytes() as u64).sum()
     }
 
+    /// The runs of an order.
     fn up_to(&self, epoch: Epoch) -> impl Iterator<Item = &Arc<Run>> {
+        let whole = |(first, last, _): &(Epoch, Epoch, _)| *last <= epoch || *first > epoch;
+        assert!(self.runs.iter().all(whole), "runs on both sides of an order's epoch {epoch} were merged");
         self.runs.iter().filter(move |(_, last, _)| *last <= epoch).map(|(_, _, run)| run)
+    }
+
+    /// Whether there is nothing up to an epoch; runs of a lane that was not ordered may go on beyond it.
+    fn is_idle(&self, epoch: Epoch) -> bool {
+        self.runs.iter().all(|(first, _, _)| *first > epoch)
     }
 }
 
@@ -183,8 +191,7 @@ impl Pending {
             let lanes = order.lanes.iter().filter(move |lane| (**lane == Lane::Coarse) == coarse);
             lanes.flat_map(|lane| runs[*lane as usize].up_to(order.epoch)).cloned().collect::<Vec<_>>()
         };
-        let idle =
-            Lane::ALL.into_iter().filter(|lane| runs[*lane as usize].up_to(order.epoch).next().is_none()).collect();
+        let idle = Lane::ALL.into_iter().filter(|lane| runs[*lane as usize].is_idle(order.epoch)).collect();
         let wanted = Wanted {
             fine: chosen(false),
             coarse: chosen(true),

@@ -164,7 +164,7 @@ impl Merged {
 
     /// Rolls up; `each` gets the sorted cells of every granularity, finest first, those of dimensions that it does not count
     /// among them.
-    pub(super) fn roll_up<'a>(&'a self, mut each: impl FnMut(Granularity, Arc<Vec<Packed>>)) {
+    pub(super) fn roll_up(&self, mut each: impl FnMut(Granularity, Arc<Vec<Packed>>)) {
         let mut done: Vec<Arc<Vec<Packed>>> = Vec::new();
         for granularity in Granularity::ALL {
             let mut cells = self.finest[granularity as usize].clone();

@@ -9,6 +9,8 @@ mod history;
 mod place;
 mod vacuum;
 
+pub(crate) use place::environment;
+
 use std::io::Write;
 
 use clap::{Args, Subcommand, ValueEnum};

@@ -97,7 +97,7 @@ impl Place {
 }
 
 /// Options of object stores in the environment. What a store does not know it leaves aside.
-fn environment() -> BTreeMap<String, String> {
+pub(crate) fn environment() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, value)| {

@@ -59,8 +59,8 @@ impl Upkeep {
         let mut next = self.clock.now() + EVERY_US;
         loop {
             self.clock.reaches(next).await;
-            self.round().await;
             next = self.clock.now() + EVERY_US;
+            self.round().await;
         }
     }
 

@@ -188,6 +188,7 @@ mod tests {
     }
 
     /// Three days of 8640 epochs, looked at every 60: how often a byte is written by compaction, and how many files are left.
+    /// (Found, by size of an epoch: 2 kB 2.8 times, 20 kB 2.5, 200 kB 1.9, 3 MiB and more 1.0.)
     #[test]
     fn write_amplification_is_about_two() {
         for (epoch_bytes, amplification_max) in
@@ -214,7 +215,6 @@ mod tests {
             let files = state.files.len() as u64;
             assert!(amplification <= amplification_max, "{epoch_bytes}: {amplification}");
             assert!(files <= 300 + 2 * arrived / FULL, "{epoch_bytes}: {files} files");
-            println!("epochs of {epoch_bytes} bytes: written {amplification:.2} times, {files} files left");
         }
     }
 }

@@ -21,10 +21,10 @@ use super::compact::CompactError;
 use crate::table::raw::file_schema;
 
 /// Rows in memory before they are a run.
-const MEMORY_BYTES: usize = 48 << 20;
+const MEMORY_BYTES: usize = 40 << 20;
 
 /// Runs that are read at once; each takes a page of each column and a batch of rows.
-const RUNS_MAX: usize = 32;
+const RUNS_MAX: usize = 24;
 
 /// Rows of about so many bytes are read from a run, or passed on, at once.
 const RUN_BATCH_BYTES: usize = 256 << 10;
@@ -137,7 +137,7 @@ fn run(rows: impl FnOnce(&mut RunWriter) -> Result<(), CompactError>) -> Result<
         .set_statistics_enabled(EnabledStatistics::None)
         .set_data_page_size_limit(RUN_BATCH_BYTES)
         .set_write_batch_size(64)
-        .set_max_row_group_bytes(Some(8 << 20))
+        .set_max_row_group_bytes(Some(4 << 20))
         .build();
     let file = tempfile::tempfile().map_err(CompactError::Scratch)?;
     let writer = ArrowWriter::try_new(file, file_schema(), Some(properties)).map_err(CompactError::bug)?;
@@ -267,7 +267,7 @@ mod tests {
                         key: some(&b""[..], random(2)),
                         value: some(&bytes[..], random(9)),
                     };
-                    records.push(record, headers.into_iter());
+                    records.push(record, headers);
                     gathered.push(&records, 0, &Outcome::Counted, (random(6) > 0).then(|| random(50) as i64));
                 }
                 gathered.finish()

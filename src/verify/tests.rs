@@ -31,6 +31,7 @@ topics = ["events"]
 bootstrap.servers = "127.0.0.1:9092"
 [tables]
 url = "memory:///tables"
+buckets = 4
 [event]
 format = "json"
 customer = { pointer = "/customer" }
@@ -52,6 +53,9 @@ granularities = ["hour", "month"]
 
 const BUCKETS: u32 = 4;
 const TOPIC: &str = "events";
+
+/// When the tables' commits say they were made: 2026-01-14T00:06:00Z.
+pub(crate) const COMMITTED_MS: i64 = 1_768_349_160_000;
 
 fn job() -> Job {
     Job::parse(JOB, "job.toml", &|_| None).expect("a job")
@@ -111,7 +115,7 @@ struct Tables {
 }
 
 /// Epochs of minute, hour, day, late and coarse.
-type Lanes = [i64; Lane::ALL.len()];
+pub(crate) type Lanes = [i64; Lane::ALL.len()];
 
 impl Tables {
     /// Right tables of these records: (epoch, ingested_at, partition, offset, value). A file for each epoch.
@@ -203,10 +207,15 @@ impl Tables {
         &mut self.counts[file].rows[row]
     }
 
-    /// Writes the tables.
+    /// Writes the tables into a store of their own.
     async fn write(&self) -> Root {
         let root = Root::on(Arc::new(InMemory::new()));
-        let log = Log::new(&root, "raw");
+        self.write_to(&root).await;
+        root
+    }
+
+    async fn write_to(&self, root: &Root) {
+        let log = Log::new(root, "raw");
         let mut state = log.load_or_create(&raw::definition(), 0).await.expect("a table");
         let mut commit = Commit { txns: self.raw_txns.clone().into_iter().collect(), ..Commit::default() };
         for (index, rows) in self.raw.iter().enumerate() {
@@ -215,9 +224,9 @@ impl Tables {
                 commit.add.push(file);
             }
         }
-        log.commit(&mut state, &commit, "WRITE", 0).await.expect("committed");
+        log.commit(&mut state, &commit, "WRITE", COMMITTED_MS).await.expect("committed");
 
-        let log = Log::new(&root, "counts");
+        let log = Log::new(root, "counts");
         let mut state = log.load_or_create(&counts::definition(BUCKETS), 0).await.expect("a table");
         let mut commit = Commit { txns: self.counts_txns.clone().into_iter().collect(), ..Commit::default() };
         for (index, file) in self.counts.iter().enumerate() {
@@ -226,8 +235,7 @@ impl Tables {
                 commit.add.push(file);
             }
         }
-        log.commit(&mut state, &commit, "WRITE", 0).await.expect("committed");
-        root
+        log.commit(&mut state, &commit, "WRITE", COMMITTED_MS).await.expect("committed");
     }
 
     async fn verify(&self) -> Report {
@@ -385,6 +393,16 @@ fn many() -> Tables {
         })
         .collect();
     Tables::of(records, [30, 28, 20, 25, 25])
+}
+
+/// Right tables with these lanes, written; `merged`: all of `raw` in the files of its first epoch.
+pub(crate) async fn tables_with_lanes(lanes: Lanes, merged: bool, root: &Root) -> Job {
+    let mut tables = Tables::of(records(), lanes);
+    if merged {
+        tables.raw = vec![tables.raw.concat()];
+    }
+    tables.write_to(root).await;
+    tables.job
 }
 
 /// Right tables, written, twice: as windows are born, and with the files of hours of different periods.

@@ -41,9 +41,10 @@ pub(super) struct Deliveries {
 impl ClientContext for Deliveries {}
 
 impl ProducerContext for Deliveries {
-    type DeliveryOpaque = ();
+    /// The timestamp that the record was sent with, ms: of a batch that the broker had already, its answer says another one.
+    type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, _: ()) {
+    fn delivery(&self, result: &DeliveryResult<'_>, timestamp_ms: usize) {
         let message = match result {
             Ok(message) => message,
             Err((error, _)) => panic!("a record was not delivered: {error}"),
@@ -52,7 +53,6 @@ impl ProducerContext for Deliveries {
             Some(bytes) => Md5::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
             None => "-".to_owned(),
         };
-        let timestamp_ms = message.timestamp().to_millis().expect("records are sent with a timestamp");
         let line = format!("{timestamp_ms},{},{}", hash(message.key()), hash(message.payload()));
         let mut sent = self.sent.lock().expect("no panic while locked");
         // A resent record that the broker had already has no offset in its answer; it follows the one before it.
@@ -86,7 +86,9 @@ pub(super) fn producer(
 
 /// Sends one record; waits while the producer's queue is full.
 pub(super) fn send(producer: &BaseProducer<Deliveries>, topic: &str, record: &Generated) {
-    let mut base = BaseRecord::<[u8], [u8]>::to(topic).partition(record.partition).timestamp(record.timestamp_ms);
+    let timestamp_ms = record.timestamp_ms;
+    let mut base = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, timestamp_ms as usize);
+    base = base.partition(record.partition).timestamp(timestamp_ms);
     (base.key, base.payload) = (record.key.as_deref(), record.value.as_deref());
     while let Err((error, unsent)) = producer.send(base) {
         assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::QueueFull), "{error}");

@@ -1,0 +1,231 @@
+//! What `status` has to say, as it stands in its JSON: stable names, units at their ends, times in RFC 3339.
+//!
+//! Made from two states of the logs and what was read beside them; no I/O here. New facts become new names: nothing is renamed.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::balance::Balance;
+use super::pending::Pending;
+use crate::model::{Lane, Period, TimeUs};
+use crate::table::{File, State, counts, raw};
+
+/// Everything.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Status {
+    /// Where the tables are.
+    pub tables_url: String,
+    /// When it was looked.
+    pub now: String,
+    /// The job's name; null where no job file was given.
+    pub job: Option<String>,
+    /// What the job counts; null where no job file was given.
+    pub logic: Option<Logic>,
+    /// The archive.
+    pub raw: Table,
+    /// The newest epoch of the archive.
+    pub raw_epoch: i64,
+    /// The counts.
+    pub counts: Table,
+    /// Buckets of customers.
+    pub buckets: u32,
+    /// Files of `counts` by granularity and length of period.
+    pub segments: Vec<Segments>,
+    /// In the order minute, hour, day, late, coarse.
+    pub lanes: Vec<LaneFacts>,
+    /// By topic and number.
+    pub partitions: Vec<Partition>,
+    /// Rows of the archive by what became of them.
+    pub balance: Balance,
+    /// What somebody should look at, or should know of these numbers.
+    pub notes: Vec<String>,
+}
+
+/// What a job counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Logic {
+    /// The md5 of the job's logic: two jobs with the same count the same.
+    pub md5: String,
+}
+
+/// A table in its newest version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Table {
+    /// The version.
+    pub version: u64,
+    /// The generation of the writer that may commit.
+    pub writer_generation: i64,
+    /// The newest commit.
+    pub last_commit: LastCommit,
+    /// Live files.
+    pub files: u64,
+    /// Their rows.
+    pub rows: u64,
+    /// Their size.
+    pub size_bytes: u64,
+}
+
+/// What a commit says of itself; null where it does not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LastCommit {
+    /// When it was made.
+    pub time: Option<String>,
+    /// The program that made it.
+    pub engine: Option<String>,
+    /// What it did.
+    pub operation: Option<String>,
+}
+
+/// Live files of `counts` of one granularity and one length of period.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Segments {
+    /// Length of their windows.
+    pub granularity: String,
+    /// Length of their periods.
+    pub period: String,
+    /// How many there are.
+    pub files: u64,
+    /// Their rows.
+    pub rows: u64,
+    /// Their size.
+    pub size_bytes: u64,
+}
+
+/// A lane.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LaneFacts {
+    /// Its name.
+    pub lane: &'static str,
+    /// The epoch up to which it is published.
+    pub epoch: i64,
+    /// How many epochs of the archive it has not taken in.
+    pub pending_epochs: i64,
+    /// The rows of those epochs, whichever lane they belong to: an upper bound.
+    pub pending_raw_rows: u64,
+    /// The least Kafka timestamp of those rows; null where nothing is pending.
+    pub oldest_pending_kafka_timestamp: Option<String>,
+    /// From that to the newest commit of `counts`; null where nothing is pending.
+    pub freshness_seconds: Option<f64>,
+    /// From that to now; null where nothing is pending.
+    pub oldest_pending_age_seconds: Option<f64>,
+    /// Until when its windows have every record that was in Kafka on time.
+    pub complete_until: Option<String>,
+}
+
+/// A partition of a topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Partition {
+    /// The topic.
+    pub topic: String,
+    /// Its number.
+    pub partition: i32,
+    /// The next offset that the archive wants; null where it holds nothing of it.
+    pub archived_offset: Option<i64>,
+    /// The next offset in Kafka; null where it was not asked or did not answer.
+    pub end_offset: Option<i64>,
+    /// Records between the two.
+    pub lag_records: Option<i64>,
+}
+
+/// When things happened, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    pub(super) now_ms: i64,
+    /// The newest commit of `counts`.
+    pub(super) committed_ms: i64,
+}
+
+impl Table {
+    pub(super) fn of(state: &State, last_commit: LastCommit) -> Table {
+        let [files, rows, size_bytes] = sum(state.files.values());
+        Table {
+            version: state.version,
+            writer_generation: state.txn(crate::table::log::WRITER_GENERATION),
+            last_commit,
+            files,
+            rows,
+            size_bytes,
+        }
+    }
+}
+
+fn sum<'a>(files: impl Iterator<Item = &'a File>) -> [u64; 3] {
+    files.fold([0; 3], |[files, rows, bytes], file| [files + 1, rows + file.rows, bytes + file.size])
+}
+
+/// Live files by granularity, finest first, and length of period, shortest first.
+pub(super) fn segments(state: &State) -> Vec<Segments> {
+    let mut found: BTreeMap<_, (String, Vec<&File>)> = BTreeMap::new();
+    for file in state.files.values() {
+        let value = |name: &str| file.partition.get(name).cloned().unwrap_or_default();
+        let granularity = value("granularity").parse::<crate::model::Granularity>().ok();
+        let period = Period::parse(&value("period")).map(|(period, _)| period);
+        let (_, files) = found.entry((granularity, period)).or_insert_with(|| (value("granularity"), Vec::new()));
+        files.push(file);
+    }
+    (found.into_iter())
+        .map(|((_, period), (granularity, files))| {
+            let [files, rows, size_bytes] = sum(files.into_iter());
+            let period = period.map_or("unknown", name).to_owned();
+            Segments { granularity, period, files, rows, size_bytes }
+        })
+        .collect()
+}
+
+fn name(period: Period) -> &'static str {
+    match period {
+        Period::Minute => "minute",
+        Period::Hour => "hour",
+        Period::Day => "day",
+        Period::Month => "month",
+        Period::Year => "year",
+    }
+}
+
+pub(super) fn lanes(
+    raw_epoch: i64,
+    counts_state: &State,
+    pending: [Pending; Lane::ALL.len()],
+    times: Times,
+) -> Vec<LaneFacts> {
+    let of = |(lane, pending): (Lane, Pending)| {
+        let epoch = counts_state.txn(&counts::lane_txn(lane));
+        let until = counts_state.txn(&counts::complete_until_txn(lane));
+        let seconds = |from: TimeUs, to_ms: i64| (to_ms - from / 1000).max(0) as f64 / 1000.0;
+        LaneFacts {
+            lane: lane.name(),
+            epoch,
+            pending_epochs: (raw_epoch - epoch).max(0),
+            pending_raw_rows: pending.rows,
+            oldest_pending_kafka_timestamp: pending.oldest.and_then(|oldest| rfc3339(oldest.div_euclid(1000))),
+            freshness_seconds: pending.oldest.map(|oldest| seconds(oldest, times.committed_ms)),
+            oldest_pending_age_seconds: pending.oldest.map(|oldest| seconds(oldest, times.now_ms)),
+            complete_until: if until > 0 { rfc3339(until) } else { None },
+        }
+    };
+    Lane::ALL.into_iter().zip(pending).map(of).collect()
+}
+
+/// The partitions of the archive, and those that only Kafka has.
+pub(super) fn partitions(raw_state: &State, ends: &BTreeMap<(String, i32), i64>) -> Vec<Partition> {
+    let archived = raw_state.txns.iter().filter_map(|(id, next)| {
+        let (topic, partition) = id.strip_prefix("kafka/")?.split_once('/')?;
+        let partition = partition.parse::<i32>().ok()?;
+        (raw::offset_txn(topic, partition) == *id).then(|| ((topic.to_owned(), partition), *next))
+    });
+    let archived: BTreeMap<(String, i32), i64> = archived.collect();
+    let all: std::collections::BTreeSet<_> = archived.keys().chain(ends.keys()).collect();
+    let partition = |key: &(String, i32)| {
+        let (archived_offset, end_offset) = (archived.get(key).copied(), ends.get(key).copied());
+        let lag_records = archived_offset.zip(end_offset).map(|(archived, end)| (end - archived).max(0));
+        Partition { topic: key.0.clone(), partition: key.1, archived_offset, end_offset, lag_records }
+    };
+    all.into_iter().map(partition).collect()
+}
+
+/// A time, in milliseconds, as it stands in the JSON.
+pub(super) fn rfc3339(ms: i64) -> Option<String> {
+    let format = if ms % 1000 == 0 { "%Y-%m-%dT%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%S%.3fZ" };
+    chrono::DateTime::from_timestamp_millis(ms).map(|time| time.format(format).to_string())
+}

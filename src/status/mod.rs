@@ -1,0 +1,323 @@
+//! `floodmark status JOB|URL`: how a job is doing, from its tables alone; no running job is asked.
+//!
+//! In: the newest versions of `counts` and `raw`; some footers of `raw`; where the brokers answer, the ends of partitions. Out:
+//! [`Status`], as a screen of text or one JSON object. Nothing is written. Memory: the lists of live files, and one row group's
+//! columns of a few files. Brokers that are away are a note; tables that are not there are an error.
+
+mod balance;
+mod brokers;
+mod column;
+mod facts;
+mod pending;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use clap::Args;
+use md5::{Digest, Md5};
+use object_store::path::Path;
+use serde::Deserialize;
+
+use crate::clock::Clock;
+use crate::job::{Job, JobError};
+use crate::live_line::LiveLine;
+use crate::manage::environment;
+use crate::model::Lane;
+use crate::table::store::look_at_file;
+use crate::table::{Log, Root, State, TableError, counts, raw};
+use crate::verify::Output;
+
+pub use balance::Balance;
+pub use facts::{LaneFacts, LastCommit, Logic, Partition, Segments, Status, Table};
+
+use facts::{Times, rfc3339};
+
+/// Options of `floodmark status`.
+#[derive(Args, Clone, Debug)]
+pub struct StatusArgs {
+    /// The job file, or where the tables are: a folder, or a URL with keys from the environment (AWS_ACCESS_KEY_ID …)
+    #[arg(value_name = "JOB|URL")]
+    pub place: String,
+
+    /// How the result is written to stdout
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+
+    /// Draw up the balance over all of raw, not only over the newest day
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// Why there is no status.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// The job file.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// There are no tables.
+    #[error(
+        "{url} holds no table {table}: give the job file, or the folder in which the tables raw and counts are; a job that \
+         was never run has none yet (floodmark run JOB)"
+    )]
+    NoTable {
+        /// Where it should be.
+        url: String,
+        /// Its name.
+        table: &'static str,
+    },
+    /// The store refuses the keys.
+    #[error(
+        "{doing}: the store refuses these keys ({code}); with a job file set tables.options, with a URL the environment, as \
+         AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and, for another server than Amazon's, AWS_ENDPOINT_URL"
+    )]
+    Denied {
+        /// What was being done.
+        doing: String,
+        /// The store's word for it.
+        code: String,
+    },
+    /// The tables.
+    #[error(transparent)]
+    Table(TableError),
+    /// The result can not be written.
+    #[error("the result can not be written to stdout: {0}")]
+    Output(#[source] std::io::Error),
+    /// A fault of ours.
+    #[error("{0}; this is a bug: please report it")]
+    Bug(String),
+}
+
+impl From<TableError> for StatusError {
+    fn from(error: TableError) -> StatusError {
+        use object_store::Error::{PermissionDenied, Unauthenticated};
+        match error {
+            // The answer of S3 is a page of XML; its code says it.
+            TableError::Storage { doing, error: error @ (PermissionDenied { .. } | Unauthenticated { .. }) } => {
+                let answer = error.to_string();
+                let code = answer.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
+                let code = code.map_or("permission denied", |(code, _)| code).to_owned();
+                StatusError::Denied { doing, code }
+            }
+            error => StatusError::Table(error),
+        }
+    }
+}
+
+impl StatusError {
+    /// The process' exit code (DESIGN, "Cluster").
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            StatusError::Job(_) | StatusError::NoTable { .. } | StatusError::Table(TableError::Invalid(_)) => 78,
+            // Wrong keys do not become right ones.
+            StatusError::Denied { .. } => 78,
+            StatusError::Table(TableError::Storage { .. }) => 75,
+            StatusError::Table(_) | StatusError::Output(_) | StatusError::Bug(_) => 1,
+        }
+    }
+}
+
+/// How to look.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Draw up the balance over all of `raw`.
+    pub all: bool,
+    /// Whether to say on stderr how far it is.
+    pub progress: bool,
+    /// The time.
+    pub now_ms: i64,
+}
+
+/// Runs the command to its end: the result goes to stdout.
+///
+/// # Errors
+/// [`StatusError`] when there is no status.
+pub fn run(args: &StatusArgs) -> Result<(), StatusError> {
+    let job = is_job(&args.place).then(|| Job::load(args.place.as_ref())).transpose()?;
+    let root = match &job {
+        Some(job) => open(&job.tables.url, &job.tables.options)?,
+        None => open(&args.place, &environment())?,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("storage")
+        .enable_all()
+        .build()
+        .map_err(|error| StatusError::Bug(format!("no thread for storage: {error}")))?;
+    let options = Options { all: args.all, progress: true, now_ms: Clock::System.now_ms() };
+    let status = runtime.block_on(status(job.as_ref(), &root, options));
+    // Brokers that were asked for nothing are not waited for.
+    runtime.shutdown_background();
+    let status = status?;
+    let text = match args.output {
+        Output::Json => serde_json::to_string(&status).map_err(|error| StatusError::Bug(error.to_string()))? + "\n",
+        Output::Text => status.text(),
+    };
+    write!(std::io::stdout(), "{text}").map_err(StatusError::Output)
+}
+
+/// A job is a file, or would be one; all else is where tables are.
+fn is_job(place: &str) -> bool {
+    !place.contains("://") && (place.ends_with(".toml") || std::path::Path::new(place).is_file())
+}
+
+/// Opens the folder of the tables; a local one must be there, or it would be made.
+fn open(location: &str, options: &BTreeMap<String, String>) -> Result<Root, StatusError> {
+    let url = url::Url::parse(location).ok().filter(|url| url.scheme().len() > 1);
+    if url.as_ref().is_some_and(|url| url.password().is_some()) {
+        let what = "a password inside the URL; give it in the environment (AWS_SECRET_ACCESS_KEY …), or in a job file";
+        return Err(TableError::Invalid(what.to_owned()).into());
+    }
+    let folder = match &url {
+        Some(url) if url.scheme() == "file" => url.to_file_path().ok(),
+        Some(_) => None,
+        None => Some(location.into()),
+    };
+    if folder.is_some_and(|folder| !folder.is_dir()) {
+        return Err(StatusError::NoTable { url: location.to_owned(), table: "counts" });
+    }
+    Ok(Root::open(location, options)?)
+}
+
+/// Looks at the newest versions of both tables.
+///
+/// # Errors
+/// [`StatusError`] when they are not there or can not be read.
+pub async fn status(job: Option<&Job>, root: &Root, options: Options) -> Result<Status, StatusError> {
+    // Asked at once, so that brokers that are away cost no time of their own.
+    let asked = job.map(|job| {
+        let source = job.source.clone();
+        tokio::task::spawn_blocking(move || brokers::ends(&source))
+    });
+    // counts first: raw is never behind it.
+    let (counts_log, counts_state) = newest(root, "counts").await?;
+    let (raw_log, raw_state) = newest(root, "raw").await?;
+    let (counts_commit, committed_ms) = last_commit(&counts_log, &counts_state).await?;
+    let (raw_commit, _) = last_commit(&raw_log, &raw_state).await?;
+    let raw_epoch = raw_state.txn(raw::EPOCH);
+    let buckets = counts::buckets(&counts_state)?;
+
+    let files = balance::files(&raw_state, options.all);
+    let total = files.iter().map(|file| file.rows).sum();
+    let mut progress = options.progress.then(|| LiveLine::new("status", Some(total)));
+    let mut done = 0;
+    let mut tick = |rows, doing: &str| {
+        done += rows;
+        if let Some(progress) = &mut progress {
+            progress.tick(done, || doing.to_owned());
+        }
+    };
+    let lanes = Lane::ALL.map(|lane| counts_state.txn(&counts::lane_txn(lane)));
+    let pending = pending::pending(&raw_log, &raw_state, lanes, |_| tick(0, "what is pending")).await?;
+    let balance = balance::balance(&raw_log, &raw_state, files, |rows| tick(rows, "what became of records")).await?;
+    if let Some(progress) = progress {
+        progress.clear();
+    }
+
+    let mut notes = Vec::new();
+    let ends = match asked {
+        Some(asked) => asked.await.unwrap_or_else(|panic| Err(panic.to_string())),
+        None => Ok(BTreeMap::new()),
+    };
+    let ends = ends.unwrap_or_else(|why| {
+        notes.push(format!("ends of partitions are not known: {why}"));
+        BTreeMap::new()
+    });
+    let times = Times { now_ms: options.now_ms, committed_ms: committed_ms.unwrap_or(options.now_ms) };
+    let mut status = Status {
+        tables_url: root.url().to_string(),
+        now: rfc3339(options.now_ms).unwrap_or_default(),
+        job: job.map(|job| job.name.clone()),
+        logic: job.map(fingerprint).transpose()?,
+        raw: Table::of(&raw_state, raw_commit),
+        raw_epoch,
+        counts: Table::of(&counts_state, counts_commit),
+        buckets,
+        segments: facts::segments(&counts_state),
+        lanes: facts::lanes(raw_epoch, &counts_state, pending, times),
+        partitions: facts::partitions(&raw_state, &ends),
+        balance,
+        notes: Vec::new(),
+    };
+    notes.extend(doubts(&status, job));
+    status.notes = notes;
+    Ok(status)
+}
+
+async fn newest(root: &Root, table: &'static str) -> Result<(Log, State), StatusError> {
+    let log = Log::new(root, table);
+    let Some(state) = log.load().await? else {
+        return Err(StatusError::NoTable { url: root.url().to_string(), table });
+    };
+    Ok((log, state))
+}
+
+/// What the newest commit says of itself, and its time in milliseconds.
+async fn last_commit(log: &Log, state: &State) -> Result<(LastCommit, Option<i64>), StatusError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Line {
+        commit_info: Option<Info>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Info {
+        timestamp: Option<i64>,
+        engine_info: Option<String>,
+        operation: Option<String>,
+    }
+    let path = Path::from(format!("_delta_log/{:020}.json", state.version));
+    let bytes = match look_at_file(log.store().as_ref(), &path).await {
+        Ok(bytes) => bytes,
+        // Behind a checkpoint another program may have removed it: it is only told.
+        Err(object_store::Error::NotFound { .. }) => return Ok((LastCommit::default(), None)),
+        Err(error) => return Err(TableError::storage(format!("table {}: reading {path}", log.name()), error).into()),
+    };
+    let lines = bytes.split(|&byte| byte == b'\n');
+    let info = lines.filter_map(|line| serde_json::from_slice::<Line>(line).ok()?.commit_info).next();
+    Ok(info.map_or_else(Default::default, |info| {
+        let time = info.timestamp.and_then(rfc3339);
+        (LastCommit { time, engine: info.engine_info, operation: info.operation }, info.timestamp)
+    }))
+}
+
+/// The same for two jobs that count the same.
+fn fingerprint(job: &Job) -> Result<Logic, StatusError> {
+    let text = serde_json::to_vec(&job.logic).map_err(|error| StatusError::Bug(error.to_string()))?;
+    Ok(Logic { md5: format!("{:x}", Md5::digest(text)) })
+}
+
+/// What does not fit together.
+fn doubts(status: &Status, job: Option<&Job>) -> Vec<String> {
+    let mut notes = Vec::new();
+    for lane in status.lanes.iter().filter(|lane| lane.epoch > status.raw_epoch) {
+        notes.push(format!(
+            "lane {} stands at epoch {}, but raw ends at {}: these two tables do not belong together",
+            lane.lane, lane.epoch, status.raw_epoch
+        ));
+    }
+    if !status.balance.is_balanced {
+        notes.push("rows of raw do not come to what its log says; run floodmark verify JOB".to_owned());
+    }
+    let (ours, theirs) = (status.raw.writer_generation, status.counts.writer_generation);
+    if ours != theirs {
+        notes.push(format!(
+            "raw belongs to writer generation {ours}, counts to {theirs}: a start is under way, or ended between the two"
+        ));
+    }
+    if let Some(job) = job.filter(|job| job.tables.buckets != status.buckets) {
+        notes.push(format!("tables.buckets = {}, but the table was made with {}", job.tables.buckets, status.buckets));
+    }
+    for partition in &status.partitions {
+        if let Partition { topic, partition, archived_offset: Some(archived), end_offset: Some(end), .. } = partition
+            && archived > end
+        {
+            notes.push(format!(
+                "{topic}/{partition} ends at {end}, but {archived} is archived: was the topic made anew?"
+            ));
+        }
+    }
+    notes
+}
