@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use futures::TryStreamExt;
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -24,18 +25,19 @@ use crate::dataflow::commit::Request;
 use crate::job::Job;
 use crate::live::{Live, LiveError, run as run_live};
 use crate::live_line::{LiveLine, duration, grouped};
+use crate::model::{Granularity, Zone};
 use crate::source::script::{Script, ScriptRecord};
 use crate::table::{Log, Root};
+use crate::upkeep::Upkeep;
 
 /// The long help.
 pub(super) const HELP: &str = "\
 Run a job for a day in fast motion: what becomes of the tables after thousands of publishes
 
 The job runs as ever, but its records come from a generator, and its clock is moved on by
-epoch_seconds whenever the minute lane has published. There must be no tables yet.";
-
-/// 2026-01-13T00:00:00Z
-const FROM_MS: i64 = 1_768_262_400_000;
+epoch_seconds whenever the minute lane has published. It begins with the next day: what cleans up
+compares with the times of files, which are written today. At the end, dead_files_keep_hours later
+by that clock, one more round of upkeep says what remains. There must be no tables yet.";
 
 /// What takes so long hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -93,15 +95,17 @@ pub(super) fn run(args: &LongLifeArgs) -> anyhow::Result<()> {
         late_share: args.late_share,
         ..TrafficOptions::default()
     })?;
-    let epoch_ms = job.settings.epoch_seconds as i64 * 1000;
-    let mut now_ms = FROM_MS;
+    let settings = job.settings.clone();
+    let epoch_ms = settings.epoch_seconds as i64 * 1000;
+    let today = Granularity::Day.window_start(Clock::System.now(), Zone::Utc);
+    let mut now_ms = Granularity::Day.window_end(today, Zone::Utc) / 1000;
     let clock = ManualClock::at(now_ms * 1000);
     let script = Script::new(PARTITIONS as usize);
     let progress = Arc::new(Progress::default());
     let (request, requested) = watch::channel(Request::Run);
     let live = Live {
         job,
-        root,
+        root: root.clone(),
         workers: args.workers,
         clock: Clock::Manual(clock.clone()),
         source: Arc::new(script.clone()),
@@ -134,12 +138,17 @@ pub(super) fn run(args: &LongLifeArgs) -> anyhow::Result<()> {
     let opening = Instant::now();
     let state = runtime.block_on(log.load())?.context("the table is gone")?;
     let open_seconds = opening.elapsed().as_secs_f64();
+    let stored = runtime.block_on(bytes_of(&root))?;
+    clock.set((now_ms + settings.dead_files_keep_hours as i64 * 3_600_000) * 1000);
+    let upkeep = Upkeep { root: root.clone(), settings, clock: Clock::Manual(clock) };
+    runtime.block_on(upkeep.round());
+    let stored_clean = runtime.block_on(bytes_of(&root))?;
     let mut out = std::io::stdout();
     match args.output {
         Output::Json => {
             let result = json!({
                 "publishes": args.publishes, "records": sent, "seconds": seconds, "version": state.version,
-                "files": state.files.len(), "open_seconds": open_seconds,
+                "files": state.files.len(), "open_seconds": open_seconds, "bytes_on_disk": stored, "bytes_when_clean": stored_clean,
             });
             writeln!(out, "{result}")
         }
@@ -154,6 +163,12 @@ pub(super) fn run(args: &LongLifeArgs) -> anyhow::Result<()> {
         ),
     }
     .context("can not write to stdout")
+}
+
+/// Bytes of all that lies in the folder of the table counts.
+async fn bytes_of(root: &Root) -> anyhow::Result<u64> {
+    let (store, _) = root.table("counts");
+    Ok(store.list(None).try_fold(0, async |sum, meta| Ok(sum + meta.size)).await?)
 }
 
 /// The job, at work.
