@@ -367,8 +367,11 @@ impl Committer {
             attempt: 1,
             epoch: run.open.epoch - 1,
             ingested_at: run.closed_at,
-            // A stop has little time; a drain, or the next start, does it.
-            seal: lanes.contains(&Lane::Late) && *self.request.borrow() != Request::Stop,
+            // A stop has little time; a drain, or the next start, does it. While a backlog fills the budget, what was sealed would
+            // be written again with the next order.
+            seal: lanes.contains(&Lane::Late)
+                && *self.request.borrow() != Request::Stop
+                && (alone || !run.pace.is_over()),
             lanes,
             alone,
             only: None,
