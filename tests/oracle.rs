@@ -8,7 +8,7 @@
 //! Promises of DESIGN shown here: 1 (every version is a recount), 2 (the tables are the state), 3 (nothing is too late) and
 //! 4 (nothing is lost).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Display, Formatter};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -747,7 +747,6 @@ fn promise_3_late_records_reach_sealed_segments() {
     for (publish_seconds, workers) in [(PACES[0], 1), (PACES[1], 2), (PACES[2], 4)] {
         let mut world = World::new(2, Pace { publish_seconds, ..DEFAULT });
         let mut job = world.start(workers);
-        let mut labels = std::collections::BTreeSet::new();
         // A step's length, and how old the late records of the step are.
         let steps: [(i64, &[i64]); 9] = [
             (10 * MINUTE, &[0, 1]),
@@ -782,10 +781,6 @@ fn promise_3_late_records_reach_sealed_segments() {
                     published(job) > before
                 });
             }
-            if let Some(version) = versions(&world.inner, "counts").pop() {
-                let files = version.files.values();
-                labels.extend(files.map(|file| (file["granularity"].clone(), file["period"].len())));
-            }
             if number % 3 == 2 {
                 job.crash(&mut world, 3 + number as i64, number % 2 == 0);
                 job = world.start(1 + number % 4);
@@ -795,6 +790,10 @@ fn promise_3_late_records_reach_sealed_segments() {
         world.start(2).end(Request::Drain);
         check_every_version(&world);
         // Minutes and hours were in files of each length: the ladder was climbed.
+        let labels: BTreeSet<_> = (versions(&world.inner, "counts").iter())
+            .flat_map(|version| version.files.values())
+            .map(|file| (file["granularity"].clone(), file["period"].len()))
+            .collect();
         let of = |name: &str| labels.iter().filter(|(of, _)| of == name).map(|(_, length)| *length).collect::<Vec<_>>();
         assert_eq!((of("minute"), of("hour")), (vec![7, 10, 13, 15], vec![7, 10, 13]), "paces {publish_seconds:?}");
     }

@@ -132,6 +132,7 @@ fn codecs_and_log_append_time() {
         let producer = producer(&scene.sent, &Default::default(), &[("compression.type", codec)]);
         for _ in 0..50 {
             maker.make(&mut record);
+            record.timestamp_ms = 0;
             send(&producer, &scene.topic, &record);
         }
         Producer::flush(&producer, PATIENCE).expect("all records are acknowledged");

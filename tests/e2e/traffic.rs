@@ -41,7 +41,8 @@ pub(super) struct Deliveries {
 impl ClientContext for Deliveries {}
 
 impl ProducerContext for Deliveries {
-    /// The timestamp that the record was sent with, ms: of a batch that the broker had already, its answer says another one.
+    /// The timestamp that the record was sent with, ms: of a batch that the broker had already, its answer says another
+    /// one. 0: the broker sets it, and its answer says which.
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, timestamp_ms: usize) {
@@ -52,6 +53,10 @@ impl ProducerContext for Deliveries {
         let hash = |bytes: Option<&[u8]>| match bytes {
             Some(bytes) => Md5::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
             None => "-".to_owned(),
+        };
+        let timestamp_ms = match timestamp_ms {
+            0 => message.timestamp().to_millis().expect("the broker's own time"),
+            sent => sent as i64,
         };
         let line = format!("{timestamp_ms},{},{}", hash(message.key()), hash(message.payload()));
         let mut sent = self.sent.lock().expect("no panic while locked");
