@@ -15,10 +15,10 @@ use timely::dataflow::operators::generic::operator::Operator;
 use super::route::{Route, Router};
 use super::tally_map::TallyMap;
 use crate::job::Dimension;
-use crate::model::{Cell, Epoch, Events, Tally, Zone, bucket_of};
+use crate::model::{Cell, Epoch, Events, Granularity, Key, Tally, Zone, bucket_of};
 
 /// A map of more bytes of keys is sent before its epoch ends.
-const MAP_BYTES_MAX: usize = 64 << 20;
+const MAP_BYTES_MAX: usize = 8 << 20;
 
 /// Customers whose bucket is remembered.
 const BUCKETS_REMEMBERED: usize = 65_536;
@@ -27,21 +27,17 @@ const BUCKETS_REMEMBERED: usize = 65_536;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Update {
     /// Bucket (2 bytes, big-endian), route (4), then [`Cell`]'s sorted bytes.
-    pub key: Vec<u8>,
+    pub key: Key,
     /// Its tally.
     pub tally: Tally,
 }
 
 impl Update {
-    /// The bucket in a key.
-    pub fn bucket(&self) -> u16 {
-        u16::from_be_bytes([self.key[0], self.key[1]])
-    }
-
-    /// The route and the cell's bytes in a key.
-    pub fn route_and_cell(&self) -> (Route, &[u8]) {
-        let (route, cell) = self.key[2..].split_first_chunk::<4>().expect("combine wrote a bucket and a route");
-        (Route::from_bytes(*route), cell)
+    /// The bucket, the route and the cell's bytes in a key.
+    pub fn parts(key: &[u8]) -> (u16, Route, &[u8]) {
+        let (bucket, rest) = key.split_first_chunk::<2>().expect("combine wrote a bucket");
+        let (route, cell) = rest.split_first_chunk::<4>().expect("combine wrote a route");
+        (u16::from_be_bytes(*bucket), Route::from_bytes(*route), cell)
     }
 
     fn key(
@@ -92,7 +88,8 @@ pub fn combine<'scope>(
                         let lanes = router.lanes(event.epoch, event.ingested_at, event.event_time);
                         for (dimension, value) in dimensions.iter().zip(events.values(event)) {
                             let Some(route) = lanes.route(&dimension.granularities) else { continue };
-                            let start = dimension.granularities[0].window_start(event.event_time, Zone::Utc);
+                            let Some(finest) = route.next(Granularity::Minute) else { continue };
+                            let start = finest.window_start(event.event_time, Zone::Utc);
                             Update::key(
                                 bucket,
                                 route,
@@ -131,6 +128,6 @@ type Session<'a, 'b> = timely::dataflow::operators::generic::Session<
 
 fn send(map: &TallyMap, mut session: Session<'_, '_>) {
     for (key, tally) in map.iter() {
-        session.give(Update { key: key.to_vec(), tally });
+        session.give(Update { key: Key::from_slice(key), tally });
     }
 }

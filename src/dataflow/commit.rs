@@ -326,7 +326,7 @@ impl Committer {
         run.hurry = false;
         let ingested_at = self.clock.now().max(run.open.ingested_at);
         run.open = Open { epoch: closed + 1, ingested_at, busy: false, full: false };
-        tracing::debug!(epoch = closed, "epoch closed");
+        tracing::debug!(epoch = closed, pending_bytes = run.pace.pending_bytes(), "epoch closed");
         // While the archive fills the budget, Kafka waits.
         let read = run.pace.is_fed() || !run.pace.is_over();
         self.order(Order::Tick { closed, ingested_at, read });

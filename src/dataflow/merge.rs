@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use super::plan::{Part, Work};
 use super::protocol::{Effort, Piece};
 use super::run::Run;
+use super::tally_map::TallyMap;
 use crate::model::{Cell, CellParts, Granularity, Segment, Tally, Zone};
 use crate::table::counts::{BATCH_ROWS, Columns, SegmentWriter, read_segment};
 use crate::table::store::{read_file, write_file};
@@ -125,26 +126,22 @@ fn merge(
 
 /// Updates of day windows as updates of the windows that hold them, sorted.
 fn widen(granularity: Granularity, parts: &[Part]) -> Part {
-    let mut cells: Vec<(Vec<u8>, Tally)> = Vec::with_capacity(parts.iter().map(|part| part.indices.len()).sum());
+    let mut sums = TallyMap::default();
+    let mut key = Vec::new();
     for part in parts {
         for &index in &part.indices {
             let cell = CellParts::of(part.run.cell(index as usize)).expect("roll_up wrote the bytes of a cell");
-            let mut key = Vec::with_capacity(part.run.cell(index as usize).len() + Run::HEAD.len());
+            key.clear();
             key.extend_from_slice(&Run::HEAD);
             key.extend_from_slice(cell.head);
             Cell::encode_tail(granularity.window_start(cell.window_start, Zone::Utc), cell.value, &mut key);
-            cells.push((key, part.run.tally(index as usize)));
+            sums.add(&key, part.run.tally(index as usize));
         }
     }
-    cells.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    let mut cells: Vec<_> = sums.iter().collect();
+    cells.sort_unstable_by_key(|(key, _)| *key);
     let mut run = Run::default();
-    let mut cells = cells.into_iter().peekable();
-    while let Some((key, mut tally)) = cells.next() {
-        while let Some((_, other)) = cells.next_if(|(other, _)| *other == key) {
-            tally.plus_equals(&other);
-        }
-        run.push(&key, tally);
-    }
+    cells.into_iter().for_each(|(key, tally)| run.push(key, tally));
     let indices = (0..run.len() as u32).collect();
     Part { run: Arc::new(run), indices }
 }

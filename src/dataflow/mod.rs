@@ -116,7 +116,7 @@ pub fn build(
         let (events, decoded) = decode::decode(records, Decoder::new(logic));
         raw::raw(decoded, to_raw, topics, (router.clone(), total), archiver, answers, Arc::clone(progress));
         let updates = combine::combine(events, dimensions.clone(), router, plan.buckets);
-        let cells = roll_up::roll_up(updates, dimensions.clone());
+        let cells = roll_up::roll_up(updates);
         let batches = pending::arrange(cells);
         pending.pending(batches, to_pending, total);
     });

@@ -95,7 +95,7 @@ impl Pace {
         self.pending.insert(worker, bytes);
     }
 
-    fn pending_bytes(&self) -> [u64; LANES] {
+    fn pending_by_lane(&self) -> [u64; LANES] {
         let mut sum = [0; LANES];
         for bytes in self.pending.values() {
             (0..LANES).for_each(|lane| sum[lane] += bytes[lane]);
@@ -103,15 +103,20 @@ impl Pace {
         sum
     }
 
-    /// Whether the budget is used up: the largest lane is published out of turn.
-    pub fn is_over(&self) -> bool {
-        self.pending_bytes().iter().sum::<u64>() >= self.budget_bytes
+    /// What all workers hold.
+    pub fn pending_bytes(&self) -> u64 {
+        self.pending_by_lane().iter().sum()
     }
 
-    /// Whether it is used up by half as much again: the source pauses while there is something that will end it.
+    /// Whether the budget is used up: the largest lane is published out of turn.
+    pub fn is_over(&self) -> bool {
+        self.pending_bytes() >= self.budget_bytes
+    }
+
+    /// Whether it is used up by a quarter as much again: the source pauses while there is something that will end it.
     pub fn pauses(&self) -> bool {
-        let pending: u64 = self.pending_bytes().iter().sum();
-        pending >= self.budget_bytes + self.budget_bytes / 2 && self.lanes.iter().any(|lane| lane.in_flight)
+        self.pending_bytes() >= self.budget_bytes + self.budget_bytes / 4
+            && self.lanes.iter().any(|lane| lane.in_flight)
     }
 
     /// Whether the budget is used up by what only the next epoch can publish.
@@ -121,7 +126,7 @@ impl Pace {
     }
 
     fn largest(&self) -> Lane {
-        let bytes = self.pending_bytes();
+        let bytes = self.pending_by_lane();
         Lane::ALL.into_iter().max_by_key(|lane| bytes[*lane as usize]).unwrap_or(Lane::Late)
     }
 

@@ -26,7 +26,7 @@ use super::roll_up::Triple;
 use super::run::Run;
 use super::{EpochWatch, Progress};
 use crate::job::{Dimension, Logic};
-use crate::model::{Cell, CellParts, Epoch, Granularity, Lane, Tally};
+use crate::model::{Cell, CellParts, Epoch, Granularity, Key, Lane, Tally};
 use crate::table::layout::Layout;
 use crate::table::{Log, TableError};
 
@@ -34,7 +34,10 @@ use crate::table::{Log, TableError};
 const AT_ONCE_BESIDE: usize = 1;
 
 /// Segments that a worker merges at once when nothing else is to be done.
-const AT_ONCE_ALONE: usize = 4;
+const AT_ONCE_ALONE: usize = 2;
+
+/// Runs are merged into one of at most so many bytes: while it is made, it and what it is made from are there.
+const RUN_BYTES_MAX: usize = 32 << 20;
 
 /// What the operator needs beside its input.
 pub struct Pending {
@@ -66,9 +69,9 @@ pub fn arrange<'scope>(updates: StreamVec<'scope, Epoch, Triple>) -> StreamVec<'
         _,
         _,
         ContainerChunker<Vec<Triple>>,
-        KeyBatcher<Vec<u8>, Epoch, Tally>,
-        KeyBuilder<Vec<u8>, Epoch, Tally>,
-        KeySpine<Vec<u8>, Epoch, Tally>,
+        KeyBatcher<Key, Epoch, Tally>,
+        KeyBuilder<Key, Epoch, Tally>,
+        KeySpine<Key, Epoch, Tally>,
     >(updates, Pipeline, "arrange")
     .stream
 }
@@ -98,12 +101,14 @@ struct LaneRuns {
 impl LaneRuns {
     /// Adds a run, and merges runs of like length: each update is merged a logarithmic number of times. An order is always at
     /// the newest epoch that was closed before it, so no later order ends inside a merged run.
-    fn push(&mut self, epoch: Epoch, run: Run) {
+    fn push(&mut self, epoch: Epoch, mut run: Run) {
+        run.shrink();
         self.runs.push((epoch, epoch, Arc::new(run)));
         while let [.., (first, _, a), (next, last, b)] = self.runs.as_slice()
             && *first > self.ordered
             && *next > self.ordered
             && b.len() * 2 > a.len()
+            && a.bytes() + b.bytes() <= RUN_BYTES_MAX
         {
             let merged = (*first, *last, Arc::new(Run::merged(a, b)));
             self.runs.truncate(self.runs.len() - 2);

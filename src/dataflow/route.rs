@@ -19,6 +19,18 @@ impl Route {
         Lane::ALL.get(((self.0 >> (4 * granularity as u32)) & 0xf) as usize).copied()
     }
 
+    /// Whether a lane wants the record for its week, month or year: then it takes days.
+    pub fn coarse(self) -> bool {
+        [Granularity::Week, Granularity::Month, Granularity::Year].iter().any(|longer| self.lane(*longer).is_some())
+    }
+
+    /// The finest of minute, hour and day that is wanted at or after `from`.
+    pub fn next(self, from: Granularity) -> Option<Granularity> {
+        let wanted =
+            |granularity| self.lane(granularity).is_some() || (granularity == Granularity::Day && self.coarse());
+        Granularity::ALL[from as usize..].iter().copied().find(|&granularity| wanted(granularity))
+    }
+
     /// As bytes of a key.
     pub fn to_bytes(self) -> [u8; 4] {
         self.0.to_be_bytes()

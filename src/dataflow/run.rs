@@ -37,6 +37,12 @@ impl Run {
         self.updates.push((self.keys.len(), tally));
     }
 
+    /// Gives back what is held beyond its bytes.
+    pub fn shrink(&mut self) {
+        self.keys.shrink_to_fit();
+        self.updates.shrink_to_fit();
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         self.keys.capacity() + self.updates.capacity() * size_of::<(usize, Tally)>()
@@ -103,8 +109,7 @@ impl Run {
                 run.push(key, tally);
             }
         }
-        run.keys.shrink_to_fit();
-        run.updates.shrink_to_fit();
+        run.shrink();
         run
     }
 }

@@ -20,8 +20,8 @@ pub struct Settings {
     pub idle_epoch_seconds: u64,
     /// Epochs that may be read but not yet committed before the source pauses; default 2. More: more memory, smoother reading.
     pub epochs_in_flight_max: u64,
-    /// Bytes of unpublished updates that a process holds before the largest lane is published out of turn; default 512 MiB.
-    /// At half as much again the source pauses. More: fewer rewrites when behind or under many late records, more memory.
+    /// Bytes of unpublished updates that a process holds before the largest lane is published out of turn; default 384 MiB.
+    /// at a quarter as much again the source pauses. More: fewer rewrites when behind or under many late records, more memory.
     pub pending_bytes_max: u64,
     /// How long an orderly stop may take to commit and publish; default 20 s.
     pub shutdown_grace_seconds: u64,
@@ -41,7 +41,7 @@ impl Default for Settings {
             epoch_bytes: 256 * MIB,
             idle_epoch_seconds: 60,
             epochs_in_flight_max: 2,
-            pending_bytes_max: 512 * MIB,
+            pending_bytes_max: 384 * MIB,
             shutdown_grace_seconds: 20,
             archive_file_bytes: 256 * MIB,
             dead_files_keep_hours: 24,

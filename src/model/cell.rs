@@ -6,11 +6,16 @@
 
 use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use super::time::{Granularity, Lane, Period, TimeUs};
 
 /// Longest dimension value, in bytes, that is kept as it is; see [`shorten`].
 pub const CELL_VALUE_BYTES_MAX: usize = 512;
+
+/// Bytes that sort as a cell does, with what stands before it on its way. Most fit in place: a batch of them is one allocation,
+/// and sorting it stays within it.
+pub type Key = SmallVec<[u8; 56]>;
 
 /// The unit of merging: the cells of one granularity, one period and one bucket of customers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

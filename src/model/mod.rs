@@ -8,7 +8,7 @@ mod record;
 mod tally;
 mod time;
 
-pub use cell::{CELL_VALUE_BYTES_MAX, Cell, CellParts, Segment, bucket_of, shorten};
+pub use cell::{CELL_VALUE_BYTES_MAX, Cell, CellParts, Key, Segment, bucket_of, shorten};
 pub use chunk::{Arena, Span};
 pub use event::{EventRef, Events};
 pub use outcome::{Outcome, Reason, Rejection};
