@@ -61,8 +61,8 @@ def rows_written(commits):
     return rows
 
 
-COMMITTED = re.compile(
-    r'^(\S+) .*counts committed epoch=(\d+) lanes="([^"]*)" files=(\d+) updates=(\d+) rows=(\d+) merge_us=(\d+)'
+MERGED = re.compile(
+    r'^(\S+) .*merged epoch=(\d+) lanes="([^"]*)" granularity="(\w+)" files=(\d+) updates=(\d+) rows=(\d+) merge_us=(\d+)'
 )
 
 # The environment for a job whose log is to be read by `publishes`.
@@ -70,18 +70,21 @@ LOG = {"FLOODMARK_LOG": "warn,librdkafka=off,floodmark=info,floodmark::dataflow:
 
 
 def publishes(log):
-    """What a job's log says of its publishes, by the lanes that were ordered together."""
-    orders = {}
+    """What a job's log says of its publishes: by the lanes that were ordered together, and by granularity."""
+    by_lanes, by_granularity, orders = {}, {}, {}
     for line in Path(log).read_text().splitlines():
-        found = COMMITTED.match(line)
+        found = MERGED.match(line)
         if found:
-            files, updates, rows, merge_us = map(int, found.group(4, 5, 6, 7))
-            order = orders.setdefault(found.group(3) or "(none)", dict.fromkeys(("orders", "files", "updates", "rows", "merge_us"), 0))
-            for key, value in (("orders", 1), ("files", files), ("updates", updates), ("rows", rows), ("merge_us", merge_us)):
-                order[key] += value
-    for order in orders.values():
-        order["amplification"] = order["rows"] / order["updates"] if order["updates"] else None
-    return orders
+            epoch, lanes, granularity = found.group(2, 3, 4)
+            orders.setdefault(lanes, set()).add(epoch)
+            for sums in (by_lanes.setdefault(lanes, {}), by_granularity.setdefault(granularity, {})):
+                for key, value in zip(("files", "updates", "rows", "merge_us"), map(int, found.group(5, 6, 7, 8))):
+                    sums[key] = sums.get(key, 0) + value
+    for lanes, sums in by_lanes.items():
+        sums["orders"] = len(orders[lanes])
+    for sums in (*by_lanes.values(), *by_granularity.values()):
+        sums["amplification"] = sums["rows"] / sums["updates"] if sums["updates"] else None
+    return {"by_lanes": by_lanes, "by_granularity": by_granularity}
 
 
 def seconds_of(text):

@@ -463,11 +463,18 @@ impl Committer {
             run.ends = run.ends.split_off(&needed);
         }
         self.tell(run);
-        let effort = |of: fn(&Effort) -> u64| publishing.pieces.iter().map(|piece| of(&piece.effort)).sum::<u64>();
-        let (updates, rows, us) = (effort(|it| it.updates), effort(|it| it.rows), effort(|it| it.us));
         let lanes = publishing.order.lanes.iter().map(|lane| lane.name()).collect::<Vec<_>>().join("-");
+        for granularity in Granularity::ALL {
+            let pieces = || publishing.pieces.iter().filter(|piece| piece.segment.granularity == granularity);
+            let effort = |of: fn(&Effort) -> u64| pieces().map(|piece| of(&piece.effort)).sum::<u64>();
+            let (updates, rows, us) = (effort(|it| it.updates), effort(|it| it.rows), effort(|it| it.us));
+            if rows > 0 {
+                let (granularity, files) = (granularity.name(), pieces().count());
+                tracing::debug!(epoch, lanes, granularity, files, updates, rows, merge_us = us, "merged");
+            }
+        }
         let (files, version) = (commit.add.len(), self.counts.state.version);
-        tracing::debug!(epoch, lanes, files, updates, rows, merge_us = us, version, "counts committed");
+        tracing::debug!(epoch, lanes, files, version, "counts committed");
         self.order(Order::Replaced { remove: commit.remove, add: commit.add });
         self.order(Order::Published { epoch, lanes: publishing.order.lanes });
         Ok(())
