@@ -1,4 +1,4 @@
-//! `combine`: a worker's events to one update per cell and epoch, at each dimension's finest granularity.
+//! `combine`: a worker's events to one update per cell and epoch, at the finest granularity that a lane wants of each dimension.
 //!
 //! In: events. Out: updates, to be exchanged by bucket; so the exchange carries cells, not events, and one very large
 //! customer is harmless. Time: an epoch's updates leave when its frontier has passed, sooner when the map has grown large.
