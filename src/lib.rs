@@ -5,6 +5,7 @@ pub mod dataflow;
 pub mod decode;
 pub mod dev;
 pub mod job;
+pub mod ledger;
 pub mod live;
 pub mod live_line;
 pub mod manage;

@@ -22,12 +22,13 @@ use crate::dataflow::raw::{Archiver, ToArchiver};
 use crate::dataflow::source::Inputs;
 use crate::dataflow::{Plan, Progress, build};
 use crate::job::Job;
+use crate::ledger::{self, Fingerprint, Ledger};
 use crate::model::{Epoch, Lane, TimeUs};
 use crate::source::archive::FeedPlan;
 use crate::source::{SourceError, SourceFactory};
 use crate::table::layout::Layout;
 use crate::table::log::WRITER_GENERATION;
-use crate::table::{Log, Root, State, TableError, counts, raw, retention};
+use crate::table::{Commit, Log, Root, State, TableError, counts, raw, retention};
 use crate::upkeep::Upkeep;
 
 /// How long a worker without work sleeps before it looks whether it is to be let go.
@@ -117,9 +118,11 @@ fn run_on(runtime: &tokio::runtime::Runtime, live: Live, request: watch::Receive
     let mut tables = runtime.block_on(open(&live))?;
     // Before the fence, so that a start that must be refused does not end the job that runs.
     live.source.resume(&tables.raw.state)?;
+    changes_from(&tables, &live.job)?;
     let resumed_from = progress_of(&tables.raw.state);
     let generation = runtime.block_on(take(&mut tables, live.clock.now_ms()))?;
     runtime.block_on(keep(&mut tables, &live))?;
+    runtime.block_on(record_logic(&mut tables, &live, generation))?;
     let Tables { raw, counts, buckets } = tables;
     if progress_of(&raw.state) != resumed_from {
         live.source.resume(&raw.state)?;
@@ -244,6 +247,55 @@ async fn keep(tables: &mut Tables, live: &Live) -> Result<(), TableError> {
     let properties = retention::properties(live.job.settings.dead_files_keep_hours);
     for table in [&mut tables.raw, &mut tables.counts] {
         table.log.set_properties(&mut table.state, &properties, live.clock.now_ms()).await?;
+    }
+    Ok(())
+}
+
+/// From which epoch on the job's logic counts, where that is not on record yet.
+///
+/// # Errors
+/// [`TableError::Invalid`] when another logic is on record and lanes have not absorbed all that is archived: the rest is that
+/// logic's to count.
+fn changes_from(tables: &Tables, job: &Job) -> Result<Option<Epoch>, TableError> {
+    let ours = Fingerprint::of(&job.logic);
+    let (since, theirs) = match Ledger::of(&tables.counts.state).newest() {
+        Some((_, theirs)) if theirs == ours => return Ok(None),
+        Some(newest) => newest,
+        // New tables; or they are of a build that kept no ledger, and then they are taken to be of this logic.
+        None => return Ok(Some(1)),
+    };
+    let newest = tables.raw.state.txn(raw::EPOCH) as Epoch;
+    let lanes = lane_epochs(&tables.counts.state);
+    if lanes.iter().all(|lane| *lane == newest) {
+        return Ok(Some(newest + 1));
+    }
+    let apart: Vec<String> =
+        Lane::ALL.iter().zip(lanes).map(|(lane, epoch)| format!("{} {epoch}", lane.name())).collect();
+    Err(TableError::Invalid(format!(
+        "the job counts with another logic ({ours}) than the tables do since epoch {since} ({theirs}), and raw stands at epoch \
+         {newest}, but the lanes at {}: the rest must still be counted with theirs. Stop the running job in order (SIGTERM) and \
+         start this one again; where none runs, first run the former job file with its build and --drain",
+        apart.join(", ")
+    )))
+}
+
+/// Puts the job's logic on record, where it is another one: its text beside the tables, then from which epoch on it counts.
+async fn record_logic(tables: &mut Tables, live: &Live, generation: i64) -> Result<(), TableError> {
+    // Who was fenced may have committed since it was looked at.
+    while let Some(from) = changes_from(tables, &live.job)? {
+        ledger::keep(&live.root, &live.job.logic).await?;
+        let ours = Fingerprint::of(&live.job.logic);
+        let txns = vec![(WRITER_GENERATION.to_owned(), generation), (ledger::logic_txn(from), ours.to_txn())];
+        let commit = Commit { txns, ..Commit::default() };
+        let counts = &mut tables.counts;
+        match counts.log.commit(&mut counts.state, &commit, "SET LOGIC", live.clock.now_ms()).await {
+            Ok(()) => tracing::info!(logic = %ours, from_epoch = from, "logic on record"),
+            Err(TableError::Lost { .. }) => {
+                counts.log.refresh(&mut counts.state).await?;
+                counts.log.check_generation(&counts.state, generation)?;
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }

@@ -2,12 +2,16 @@
 //!
 //! Two jobs whose `Logic` is equal count the same for the same records.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::model::Granularity;
 
+/// Raised by hand whenever code changes what is counted for the same job file: a decoder's rule, a window's border, a transform.
+pub const COUNTING: u32 = 1;
+
 /// What is counted, and how it is found in a record.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Logic {
     /// What a record's value is.
     pub format: Format,
@@ -38,7 +42,7 @@ impl Logic {
 }
 
 /// What a record's value is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
     /// One JSON object.
@@ -48,7 +52,7 @@ pub enum Format {
 }
 
 /// A field that dimensions and filters can use.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Field {
     /// Its name in the job file.
     pub name: String,
@@ -57,7 +61,7 @@ pub struct Field {
 }
 
 /// How a text is found in a record.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FieldSpec {
     /// The same for every record (customers only); not empty.
@@ -72,7 +76,7 @@ pub enum FieldSpec {
 }
 
 /// A place in a record, of the job's format.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Place {
     /// A JSON pointer (RFC 6901) as its unescaped parts; at least one.
@@ -82,7 +86,7 @@ pub enum Place {
 }
 
 /// Fields of an access-log line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LineField {
     /// The virtual host in front of the line, without its port.
@@ -156,7 +160,7 @@ impl LineField {
 }
 
 /// What is done with a text that was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Transform {
     /// The host of a URL in lower case, without user and port; '' when the text is no URL with a host.
@@ -168,7 +172,7 @@ pub enum Transform {
 }
 
 /// A condition on a field.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Filter {
     /// Index in [`Logic::fields`].
     pub field: usize,
@@ -177,7 +181,7 @@ pub struct Filter {
 }
 
 /// What must hold for a text. A field that is absent, null or empty has the text ''.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Condition {
     /// It is this text, byte by byte.
@@ -193,7 +197,7 @@ pub enum Condition {
 }
 
 /// A way in which events are counted apart.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dimension {
     /// The name in `counts`.
     pub name: String,

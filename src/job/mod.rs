@@ -33,7 +33,7 @@ mod tests;
 use std::path::Path;
 
 pub use error::{Fault, JobError};
-pub use logic::{Condition, Dimension, Field, FieldSpec, Filter, Format, LineField, Logic, Place, Transform};
+pub use logic::{COUNTING, Condition, Dimension, Field, FieldSpec, Filter, Format, LineField, Logic, Place, Transform};
 pub use settings::Settings;
 pub use source::{Source, Start};
 pub use tables::Tables;

@@ -1,0 +1,405 @@
+//! On record beside the tables: which logic counts which rows.
+//!
+//! A row of `raw` counts by the logic that live had at its epoch, until a published replay covers its window. Of the first,
+//! `counts` holds one application transaction for each change, `logic/<S>` → fingerprint: from epoch S on all lanes count with it.
+//! Of the second it holds `replay/<id>` → order and `undo/<id>` → order, numbers that grow with every publish and undo. The texts
+//! lie beside the tables: `logic/<fingerprint>.json`, written before the transaction, and `replays/<id>/entry.json`. Rows that a
+//! replay or a logic do not cover keep what they had.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+
+use bytes::Bytes;
+use md5::{Digest, Md5};
+use object_store::Error as StoreError;
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+
+use crate::job::{COUNTING, Logic};
+use crate::model::{Epoch, Granularity, TimeUs};
+use crate::table::store::{look_at_file, write_file};
+use crate::table::{Root, State, TableError};
+
+const LOGIC: &str = "logic/";
+const REPLAY: &str = "replay/";
+const UNDO: &str = "undo/";
+
+/// The application transaction that says which logic counts from an epoch on.
+pub fn logic_txn(from: Epoch) -> String {
+    format!("{LOGIC}{from}")
+}
+
+/// The application transaction of a replay that was published; its value is the order.
+pub fn replay_txn(id: &str) -> String {
+    format!("{REPLAY}{id}")
+}
+
+/// The application transaction of a replay that was undone; its value is the order.
+pub fn undo_txn(id: &str) -> String {
+    format!("{UNDO}{id}")
+}
+
+/// Tells logics apart: 63 bits of md5 of a logic's text. Two jobs with the same count the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Fingerprint(i64);
+
+impl Fingerprint {
+    /// Of a logic as this build counts it.
+    pub fn of(logic: &Logic) -> Fingerprint {
+        let digest = Md5::digest(LogicText::of(logic).json());
+        let first = u64::from_be_bytes(digest.first_chunk::<8>().copied().unwrap_or_default());
+        Fingerprint((first >> 1) as i64)
+    }
+
+    /// From the value of an application transaction.
+    pub fn from_txn(value: i64) -> Fingerprint {
+        Fingerprint(value)
+    }
+
+    /// As the value of an application transaction.
+    pub fn to_txn(self) -> i64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for Fingerprint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match i64::from_str_radix(text, 16) {
+            Ok(bits) if text.len() == 16 && bits >= 0 => Ok(Fingerprint(bits)),
+            _ => Err(format!("{text:?} is no fingerprint of a logic: expected 16 hexadecimal digits")),
+        }
+    }
+}
+
+impl From<Fingerprint> for String {
+    fn from(fingerprint: Fingerprint) -> String {
+        fingerprint.to_string()
+    }
+}
+
+impl TryFrom<String> for Fingerprint {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+/// A logic as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogicText {
+    /// [`COUNTING`] of the build that counts with it.
+    pub counting: u32,
+    /// The logic.
+    pub logic: Logic,
+}
+
+impl LogicText {
+    /// A logic as this build counts it.
+    pub fn of(logic: &Logic) -> LogicText {
+        LogicText { counting: COUNTING, logic: logic.clone() }
+    }
+
+    fn json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a logic is made of texts, numbers and lists")
+    }
+}
+
+/// A logic on record, as far as this build can count with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// This build counts with it as the one did that it was made for.
+    Logic(Box<Logic>),
+    /// Its code is gone, or its text; why.
+    Gone(String),
+}
+
+impl Known {
+    /// The logic, where it is not gone.
+    pub fn logic(&self) -> Option<&Logic> {
+        match self {
+            Known::Logic(logic) => Some(logic),
+            Known::Gone(_) => None,
+        }
+    }
+}
+
+/// Keeps a logic's text beside the tables.
+///
+/// # Errors
+/// [`TableError::Storage`].
+pub async fn keep(root: &Root, logic: &Logic) -> Result<(), TableError> {
+    let text = LogicText::of(logic);
+    let bytes = serde_json::to_vec_pretty(&text).expect("a logic is made of texts, numbers and lists");
+    write_file(root.store().as_ref(), &text_path(Fingerprint::of(logic)), Bytes::from(bytes)).await
+}
+
+/// Reads a logic's text.
+///
+/// # Errors
+/// [`TableError::Storage`].
+pub async fn known(root: &Root, fingerprint: Fingerprint) -> Result<Known, TableError> {
+    let path = text_path(fingerprint);
+    let bytes = match look_at_file(root.store().as_ref(), &Path::from(path.as_str())).await {
+        Ok(bytes) => bytes,
+        Err(StoreError::NotFound { .. }) => return Ok(Known::Gone(format!("{path} is not there"))),
+        Err(error) => return Err(TableError::storage(format!("reading {path}"), error)),
+    };
+    Ok(match serde_json::from_slice::<LogicText>(&bytes) {
+        Ok(text) if text.counting == COUNTING => Known::Logic(Box::new(text.logic)),
+        Ok(text) => Known::Gone(format!("it was counted by code number {}, this build has {COUNTING}", text.counting)),
+        Err(error) => Known::Gone(format!("{path} is not as this build writes it: {error}")),
+    })
+}
+
+fn text_path(fingerprint: Fingerprint) -> String {
+    format!("{LOGIC}{fingerprint}.json")
+}
+
+/// Which logic live counted with at each epoch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// From which epoch on, ascending.
+    pub logics: BTreeMap<Epoch, Fingerprint>,
+}
+
+impl Ledger {
+    /// What a version of `counts` has on record. Tables of builds before there was a ledger have nothing.
+    pub fn of(counts: &State) -> Ledger {
+        let logics = (counts.txns.iter())
+            .filter_map(|(id, value)| Some((id.strip_prefix(LOGIC)?.parse().ok()?, Fingerprint::from_txn(*value))));
+        Ledger { logics: logics.collect() }
+    }
+
+    /// The newest logic, and the epoch from which on it counts.
+    pub fn newest(&self) -> Option<(Epoch, Fingerprint)> {
+        self.logics.last_key_value().map(|(from, fingerprint)| (*from, *fingerprint))
+    }
+
+    /// The logic of an epoch.
+    pub fn at(&self, epoch: Epoch) -> Option<Fingerprint> {
+        self.logics.range(..=epoch).next_back().map(|(_, fingerprint)| *fingerprint)
+    }
+}
+
+/// A replay that was published and not undone: which rows it counts anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Its id.
+    pub id: String,
+    /// The event times that it covers, in µs: stretches that do not touch, ascending.
+    pub coverage: Vec<Range<TimeUs>>,
+    /// Only these customers, sorted; all where there are none.
+    pub customers: Option<Vec<String>>,
+    /// The logic that it counts with.
+    pub logic: Fingerprint,
+    /// Rows of epochs before this one; later ones are live's with the same logic.
+    pub before: Epoch,
+    /// What it counts only in windows that lie wholly in its coverage: granularities of dimensions that were not counted before,
+    /// or not so that a part of a window could be told.
+    pub whole_only: Vec<(Granularity, String)>,
+}
+
+impl Entry {
+    /// Whether it covers an instant.
+    pub fn covers(&self, time: TimeUs) -> bool {
+        let after = self.coverage.partition_point(|stretch| stretch.start <= time);
+        after > 0 && time < self.coverage[after - 1].end
+    }
+
+    /// Whether it covers all of a stretch of time.
+    pub fn covers_all(&self, stretch: &Range<TimeUs>) -> bool {
+        let after = self.coverage.partition_point(|covered| covered.start <= stretch.start);
+        after > 0 && stretch.end <= self.coverage[after - 1].end
+    }
+
+    /// Whether both count some row.
+    pub fn overlaps(&self, other: &Entry) -> bool {
+        let customers = match (&self.customers, &other.customers) {
+            (Some(ours), Some(theirs)) => ours.iter().any(|customer| theirs.binary_search(customer).is_ok()),
+            _ => true,
+        };
+        let meets = |ours: &Range<TimeUs>| {
+            let after = other.coverage.partition_point(|theirs| theirs.end <= ours.start);
+            other.coverage.get(after).is_some_and(|theirs| theirs.start < ours.end)
+        };
+        customers && self.coverage.iter().any(meets)
+    }
+
+    /// Where it lies.
+    pub fn path(id: &str) -> String {
+        format!("replays/{id}/entry.json")
+    }
+
+    /// Reads the entry of a replay.
+    ///
+    /// # Errors
+    /// [`TableError::Storage`]; [`TableError::Corrupt`] when it is not there or can not be read.
+    pub async fn load(root: &Root, id: &str) -> Result<Entry, TableError> {
+        let path = Entry::path(id);
+        let corrupt = |what: String| TableError::Corrupt { table: "counts".to_owned(), what };
+        let bytes = match look_at_file(root.store().as_ref(), &Path::from(path.as_str())).await {
+            Ok(bytes) => bytes,
+            Err(StoreError::NotFound { .. }) => {
+                return Err(corrupt(format!("replay {id} was published, but {path} is not there")));
+            }
+            Err(error) => return Err(TableError::storage(format!("reading {path}"), error)),
+        };
+        serde_json::from_slice(&bytes).map_err(|error| corrupt(format!("{path}: {error}")))
+    }
+
+    /// Writes the entry of a replay.
+    ///
+    /// # Errors
+    /// [`TableError::Storage`].
+    pub async fn store(&self, root: &Root) -> Result<(), TableError> {
+        let bytes = serde_json::to_vec_pretty(self).expect("an entry is made of texts, numbers and lists");
+        write_file(root.store().as_ref(), &Entry::path(&self.id), Bytes::from(bytes)).await
+    }
+}
+
+/// When replays were published and undone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Orders {
+    /// By id: order of the newest publish, order of the newest undo; 0 is never.
+    pub by_id: BTreeMap<String, (i64, i64)>,
+}
+
+impl Orders {
+    /// What a version of `counts` has on record.
+    pub fn of(counts: &State) -> Orders {
+        let mut orders = Orders::default();
+        for (id, value) in &counts.txns {
+            if let Some(id) = id.strip_prefix(REPLAY) {
+                orders.by_id.entry(id.to_owned()).or_default().0 = *value;
+            } else if let Some(id) = id.strip_prefix(UNDO) {
+                orders.by_id.entry(id.to_owned()).or_default().1 = *value;
+            }
+        }
+        orders
+    }
+
+    /// The newest order.
+    pub fn newest(&self) -> i64 {
+        self.by_id.values().map(|(published, undone)| *published.max(undone)).max().unwrap_or(0)
+    }
+
+    /// Whether a replay is published and not undone.
+    pub fn in_force(&self, id: &str) -> bool {
+        self.by_id.get(id).is_some_and(|(published, undone)| published > undone)
+    }
+
+    /// The ids of the replays in force, oldest first.
+    pub fn ids_in_force(&self) -> Vec<&str> {
+        let in_force = self.by_id.iter().filter(|(_, (published, undone))| published > undone);
+        let mut ids: Vec<_> = in_force.map(|(id, (published, _))| (*published, id.as_str())).collect();
+        ids.sort_unstable();
+        ids.into_iter().map(|(_, id)| id).collect()
+    }
+}
+
+/// The entries of the replays in force, oldest first.
+///
+/// # Errors
+/// As [`Entry::load`].
+pub async fn entries(root: &Root, counts: &State) -> Result<Vec<Entry>, TableError> {
+    let mut entries = Vec::new();
+    for id in Orders::of(counts).ids_in_force() {
+        entries.push(Entry::load(root, id).await?);
+    }
+    Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::Job;
+
+    fn logic(extra: &str) -> Logic {
+        let text = format!(
+            "name = \"j\"\n[source]\ntopics = [\"t\"]\n[source.kafka]\n\"bootstrap.servers\" = \"b\"\n[tables]\nurl = \"memory://\"\n\
+             [event]\nformat = \"json\"\ncustomer = {{ pointer = \"/c\" }}\nevent_time = {{ pointer = \"/t\" }}\n\
+             [event.fields.action]\npointer = \"/a\"\ntransform = [\"lower_case\"]\n[[where]]\nfield = \"action\"\nnot = {{ in = [\"x\"] }}\n{extra}"
+        );
+        Job::parse(&text, "job.toml", &|_| None).expect("a job").logic
+    }
+
+    fn state(txns: &[(&str, i64)]) -> State {
+        State { txns: txns.iter().map(|(id, value)| ((*id).to_owned(), *value)).collect(), ..State::default() }
+    }
+
+    #[test]
+    fn a_fingerprint_is_the_logics_and_reads_back() {
+        let (a, b) = (logic(""), logic("[granularities.minute]\ngrace_seconds = 21\n"));
+        assert_eq!(Fingerprint::of(&a), Fingerprint::of(&logic("")));
+        assert_ne!(Fingerprint::of(&a), Fingerprint::of(&b));
+        let fingerprint = Fingerprint::of(&a);
+        assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint));
+        assert_eq!(Fingerprint::from_txn(fingerprint.to_txn()), fingerprint);
+        assert!("12".parse::<Fingerprint>().is_err() && "ffffffffffffffff".parse::<Fingerprint>().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_text_is_kept_and_code_that_is_gone_is_said_so() {
+        let root = Root::on(std::sync::Arc::new(object_store::memory::InMemory::new()));
+        let a = logic("");
+        let fingerprint = Fingerprint::of(&a);
+        assert!(matches!(known(&root, fingerprint).await, Ok(Known::Gone(why)) if why.contains("is not there")));
+        keep(&root, &a).await.expect("written");
+        assert_eq!(known(&root, fingerprint).await.expect("read"), Known::Logic(Box::new(a.clone())));
+        for (text, why) in [
+            (serde_json::to_string(&LogicText { counting: 0, logic: a }).expect("json"), "code number 0"),
+            ("{}".to_owned(), "not as this build writes it"),
+        ] {
+            write_file(root.store().as_ref(), &text_path(fingerprint), Bytes::from(text)).await.expect("written");
+            assert!(matches!(known(&root, fingerprint).await, Ok(Known::Gone(said)) if said.contains(why)), "{why}");
+        }
+    }
+
+    #[test]
+    fn the_ledger_says_which_logic_an_epoch_has() {
+        let ledger = Ledger::of(&state(&[("logic/1", 7), ("logic/12", 8), ("logic/5", 9), ("lane/day", 3)]));
+        let at = |epoch| ledger.at(epoch).map(Fingerprint::to_txn);
+        assert_eq!([at(0), at(1), at(4), at(5), at(11), at(12)], [None, Some(7), Some(7), Some(9), Some(9), Some(8)]);
+        assert_eq!(ledger.newest().map(|(from, logic)| (from, logic.to_txn())), Some((12, 8)));
+    }
+
+    #[test]
+    fn what_was_undone_is_not_in_force() {
+        let orders = Orders::of(&state(&[("replay/a", 4), ("replay/b", 2), ("undo/b", 3), ("replay/c", 1)]));
+        assert_eq!((orders.ids_in_force(), orders.newest()), (vec!["c", "a"], 4));
+        assert!(orders.in_force("a") && !orders.in_force("b") && !orders.in_force("d"));
+    }
+
+    #[test]
+    fn entries_overlap_in_time_and_customers() {
+        let entry = |coverage: &[(i64, i64)], customers: Option<&[&str]>| Entry {
+            id: "r".to_owned(),
+            coverage: coverage.iter().map(|(start, end)| *start..*end).collect(),
+            customers: customers.map(|all| all.iter().map(|customer| (*customer).to_owned()).collect()),
+            logic: Fingerprint::from_txn(1),
+            before: 9,
+            whole_only: Vec::new(),
+        };
+        let a = entry(&[(0, 10), (20, 30)], None);
+        assert!(a.covers(0) && !a.covers(10) && a.covers(29) && !a.covers(-1));
+        assert!(a.covers_all(&(20..30)) && !a.covers_all(&(5..25)));
+        assert!(!a.overlaps(&entry(&[(10, 20)], None)) && a.overlaps(&entry(&[(10, 21)], None)));
+        assert!(a.overlaps(&entry(&[(12, 13), (29, 40)], None)));
+        let some = entry(&[(0, 10)], Some(&["a", "c"]));
+        assert!(a.overlaps(&some) && some.overlaps(&entry(&[(9, 11)], Some(&["b", "c"]))));
+        assert!(!some.overlaps(&entry(&[(9, 11)], Some(&["b"]))));
+    }
+}
