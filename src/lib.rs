@@ -10,6 +10,7 @@ pub mod live;
 pub mod live_line;
 pub mod manage;
 pub mod model;
+pub mod replay;
 pub mod report;
 pub mod source;
 pub mod status;

@@ -1,0 +1,401 @@
+//! What a replay found: every cell that would change, from what to what, as Parquet that anyone can query; and its summary.
+//!
+//! `replays/<id>/cells/granularity=<g>/bucket=<b>/part-<n>.parquet`: customer_id, window_start, window_end, dimension,
+//! dimension_value, old_count, new_count; 0 where there is no row. The parts of a granularity and bucket are one sequence, sorted
+//! as files of `counts` are. `replays/<id>/summary.json` is written last: with it a replay is complete.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::{
+    ArrayRef, AsArray, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondArray, TimestampMicrosecondBuilder,
+};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use bytes::Bytes;
+use object_store::path::Path;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_writer::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use serde::{Deserialize, Serialize};
+
+use super::submission::{Submission, load_json};
+use crate::model::{Cell, Granularity, Period, TimeUs, Zone};
+use crate::table::store::{read_file, write_file};
+use crate::table::{Root, TableError};
+
+/// A part is at most about so many bytes: it is encoded in memory.
+const PART_BYTES_MAX: usize = 64 << 20;
+
+const BATCH_ROWS: usize = 8192;
+const ROW_GROUP_ROWS: usize = 262_144;
+
+fn time_type() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
+
+static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    Arc::new(Schema::new(vec![
+        Field::new("customer_id", DataType::Utf8, false),
+        Field::new("window_start", time_type(), false),
+        Field::new("window_end", time_type(), false),
+        Field::new("dimension", DataType::Utf8, false),
+        Field::new("dimension_value", DataType::Utf8, false),
+        Field::new("old_count", DataType::Int64, false),
+        Field::new("new_count", DataType::Int64, false),
+    ]))
+});
+
+/// The columns of the dataset, but for `granularity` and `bucket`, which its folders name.
+pub fn schema() -> SchemaRef {
+    Arc::clone(&SCHEMA)
+}
+
+/// A cell that changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The cell.
+    pub cell: Cell,
+    /// What `counts` has; 0 is no row.
+    pub old: i64,
+    /// What it would have; 0 is no row.
+    pub new: i64,
+}
+
+/// One file of the dataset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Its path beside the tables.
+    pub path: String,
+    /// Granularity of its cells.
+    pub granularity: Granularity,
+    /// Bucket of their customers.
+    pub bucket: u16,
+    /// Rows.
+    pub rows: u64,
+    /// Size.
+    pub size_bytes: u64,
+    /// Rows by the day in which their windows begin, µs.
+    pub days: BTreeMap<TimeUs, u64>,
+}
+
+/// Writes the changes of one granularity and bucket, in order.
+pub struct Writer {
+    root: Root,
+    id: String,
+    granularity: Granularity,
+    bucket: u16,
+    rows: Rows,
+    encoder: Option<ArrowWriter<Vec<u8>>>,
+    part: Part,
+    parts: Vec<Part>,
+}
+
+impl Writer {
+    /// Nothing is written before there is a change.
+    pub fn new(root: &Root, id: &str, granularity: Granularity, bucket: u16) -> Writer {
+        Writer {
+            root: root.clone(),
+            id: id.to_owned(),
+            granularity,
+            bucket,
+            rows: Rows::default(),
+            encoder: None,
+            part: empty_part(id, granularity, bucket, 0),
+            parts: Vec::new(),
+        }
+    }
+
+    /// Appends a change; whether a part is full: then [`Writer::store`] it before the next one.
+    ///
+    /// # Errors
+    /// [`TableError::Corrupt`] when the encoder fails.
+    pub fn push(&mut self, change: &Change) -> Result<bool, TableError> {
+        let Change { cell, old, new } = change;
+        self.rows.push(cell, self.granularity.window_end(cell.window_start, Zone::Utc), *old, *new);
+        self.part.rows += 1;
+        *self.part.days.entry(Period::Day.start(cell.window_start)).or_default() += 1;
+        if !self.part.rows.is_multiple_of(BATCH_ROWS as u64) {
+            return Ok(false);
+        }
+        self.flush()?;
+        Ok(self.encoder.as_ref().is_some_and(|it| it.bytes_written() + it.in_progress_size() > PART_BYTES_MAX))
+    }
+
+    fn flush(&mut self) -> Result<(), TableError> {
+        let batch = self.rows.finish();
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        let encoder = match &mut self.encoder {
+            Some(encoder) => encoder,
+            None => {
+                let properties = WriterProperties::builder()
+                    .set_compression(Compression::ZSTD(ZstdLevel::default()))
+                    .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+                    .build();
+                self.encoder.insert(ArrowWriter::try_new(Vec::new(), schema(), Some(properties)).map_err(encoding)?)
+            }
+        };
+        encoder.write(&batch).map_err(encoding)
+    }
+
+    /// Ends a part and stores it.
+    ///
+    /// # Errors
+    /// [`TableError::Corrupt`] when the encoder fails; [`TableError::Storage`].
+    pub async fn store(&mut self) -> Result<(), TableError> {
+        self.flush()?;
+        let Some(encoder) = self.encoder.take() else { return Ok(()) };
+        let bytes = encoder.into_inner().map_err(encoding)?;
+        let next = empty_part(&self.id, self.granularity, self.bucket, self.parts.len() + 1);
+        let mut part = std::mem::replace(&mut self.part, next);
+        part.size_bytes = bytes.len() as u64;
+        write_file(self.root.store().as_ref(), &part.path, Bytes::from(bytes)).await?;
+        self.parts.push(part);
+        Ok(())
+    }
+
+    /// Ends the sequence.
+    ///
+    /// # Errors
+    /// As [`Writer::store`].
+    pub async fn finish(mut self) -> Result<Vec<Part>, TableError> {
+        self.store().await?;
+        Ok(self.parts)
+    }
+}
+
+fn empty_part(id: &str, granularity: Granularity, bucket: u16, number: usize) -> Part {
+    let name = format!("cells/granularity={granularity}/bucket={bucket}/part-{number:05}.parquet");
+    Part { path: Submission::path(id, &name), granularity, bucket, rows: 0, size_bytes: 0, days: BTreeMap::new() }
+}
+
+fn encoding(error: parquet::errors::ParquetError) -> TableError {
+    TableError::Corrupt { table: "replays".to_owned(), what: format!("changes can not be encoded: {error}") }
+}
+
+#[derive(Default)]
+struct Rows {
+    customer: StringBuilder,
+    window_start: TimestampMicrosecondBuilder,
+    window_end: TimestampMicrosecondBuilder,
+    dimension: StringBuilder,
+    value: StringBuilder,
+    old: Int64Builder,
+    new: Int64Builder,
+}
+
+impl Rows {
+    fn push(&mut self, cell: &Cell, window_end: TimeUs, old: i64, new: i64) {
+        self.customer.append_value(&cell.customer);
+        self.window_start.append_value(cell.window_start);
+        self.window_end.append_value(window_end);
+        self.dimension.append_value(&cell.dimension);
+        self.value.append_value(&cell.value);
+        self.old.append_value(old);
+        self.new.append_value(new);
+    }
+
+    fn finish(&mut self) -> RecordBatch {
+        let utc =
+            |builder: &mut TimestampMicrosecondBuilder| Arc::new(builder.finish().with_timezone("UTC")) as ArrayRef;
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(self.customer.finish()),
+            utc(&mut self.window_start),
+            utc(&mut self.window_end),
+            Arc::new(self.dimension.finish()),
+            Arc::new(self.value.finish()),
+            Arc::new(self.old.finish()),
+            Arc::new(self.new.finish()),
+        ];
+        RecordBatch::try_new(schema(), columns).expect("every builder got one value a row, of its column's type")
+    }
+}
+
+/// The changes of a part, in order; only those of windows that begin in `windows`.
+///
+/// # Errors
+/// [`TableError::Storage`]; [`TableError::Corrupt`], also from the iterator.
+pub async fn read(
+    root: &Root,
+    part: &Part,
+    windows: Range<TimeUs>,
+) -> Result<impl Iterator<Item = Result<Change, TableError>>, TableError> {
+    let corrupt = {
+        let path = part.path.clone();
+        move |what: String| TableError::Corrupt { table: "replays".to_owned(), what: format!("{path}: {what}") }
+    };
+    let bytes = read_file(root.store().as_ref(), &Path::from(part.path.as_str()))
+        .await
+        .map_err(|error| TableError::storage(format!("reading {}", part.path), error))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| corrupt(error.to_string()))?;
+    if builder.schema().fields() != SCHEMA.fields() {
+        return Err(corrupt(format!("found columns {:?}, expected {:?}", builder.schema().fields(), SCHEMA.fields())));
+    }
+    let batches = builder.with_batch_size(BATCH_ROWS).build().map_err(|error| corrupt(error.to_string()))?;
+    Ok(batches.flat_map(move |batch| match batch {
+        Ok(batch) => changes_of(&batch, &windows).into_iter().map(Ok).collect::<Vec<_>>(),
+        Err(error) => vec![Err(corrupt(error.to_string()))],
+    }))
+}
+
+/// Of a batch whose columns were checked.
+fn changes_of(batch: &RecordBatch, windows: &Range<TimeUs>) -> Vec<Change> {
+    let text = |index: usize| batch.column(index).as_string::<i32>();
+    let (customers, dimensions, values) = (text(0), text(3), text(4));
+    let starts: &TimestampMicrosecondArray = batch.column(1).as_primitive::<TimestampMicrosecondType>();
+    let number = |index: usize| batch.column(index).as_primitive::<Int64Type>();
+    let (old, new) = (number(5), number(6));
+    (0..batch.num_rows())
+        .filter(|row| windows.contains(&starts.value(*row)))
+        .map(|row| Change {
+            cell: Cell {
+                customer: customers.value(row).to_owned(),
+                dimension: dimensions.value(row).to_owned(),
+                window_start: starts.value(row),
+                value: values.value(row).to_owned(),
+            },
+            old: old.value(row),
+            new: new.value(row),
+        })
+        .collect()
+}
+
+/// How many cells change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// There is no row now.
+    pub added: u64,
+    /// There is a row, and it would count something else.
+    pub changed: u64,
+    /// There would be no row any more.
+    pub removed: u64,
+}
+
+impl Changes {
+    /// Takes in one change.
+    pub fn add(&mut self, old: i64, new: i64) {
+        match (old, new) {
+            (0, _) => self.added += 1,
+            (_, 0) => self.removed += 1,
+            _ => self.changed += 1,
+        }
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.added + self.changed + self.removed
+    }
+
+    /// Adds another's.
+    pub fn merge(&mut self, other: Changes) {
+        self.added += other.added;
+        self.changed += other.changed;
+        self.removed += other.removed;
+    }
+}
+
+/// Changes of one granularity, dimension and day.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// The granularity.
+    pub granularity: Granularity,
+    /// The dimension.
+    pub dimension: String,
+    /// The day in which the windows begin, as 2026-01-13.
+    pub day: String,
+    /// How many cells change.
+    #[serde(flatten)]
+    pub changes: Changes,
+    /// Sum of what they count now.
+    pub old_count: i64,
+    /// Sum of what they would count.
+    pub new_count: i64,
+}
+
+/// One of the largest changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Largest {
+    /// The granularity.
+    pub granularity: Granularity,
+    /// The window's start, RFC 3339.
+    pub window_start: String,
+    /// The customer.
+    pub customer_id: String,
+    /// The dimension.
+    pub dimension: String,
+    /// Its value.
+    pub dimension_value: String,
+    /// What it counts now.
+    pub old_count: i64,
+    /// What it would count.
+    pub new_count: i64,
+}
+
+/// Rows of `raw` whose outcome is another one now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcomes {
+    /// On arrival: counted, filtered, or rejected with its reason.
+    pub on_arrival: String,
+    /// With the replay's logic.
+    pub now: String,
+    /// How many.
+    pub rows: u64,
+}
+
+/// A window that lies only partly in the range.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Partly {
+    /// The granularity.
+    pub granularity: Granularity,
+    /// The window's start, RFC 3339.
+    pub window_start: String,
+    /// The window's end, RFC 3339.
+    pub window_end: String,
+    /// Dimensions that stay as they are in it, because it lies only partly in the range; the others get the part's difference.
+    pub left_alone: Vec<String>,
+}
+
+/// What a replay found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Cells that change.
+    pub cells: Changes,
+    /// The same by granularity, dimension and day.
+    pub groups: Vec<Group>,
+    /// The largest changes, of the finest windows.
+    pub largest: Vec<Largest>,
+    /// Rows of `raw` that were read.
+    pub rows_read: u64,
+    /// Rows that counted.
+    pub rows_counted: u64,
+    /// Rows whose outcome is another one now.
+    pub outcomes: Vec<Outcomes>,
+    /// Windows that lie only partly in the range.
+    pub partly: Vec<Partly>,
+    /// How often memory was full and sorted runs went to the store.
+    pub spilled: u64,
+    /// The files of the dataset.
+    pub parts: Vec<Part>,
+}
+
+impl Summary {
+    /// The summary of a replay; `None` while it is not complete.
+    ///
+    /// # Errors
+    /// [`TableError::Storage`]; [`TableError::Corrupt`] when it can not be read.
+    pub async fn load(root: &Root, id: &str) -> Result<Option<Summary>, TableError> {
+        load_json(root, &Submission::path(id, "summary.json")).await
+    }
+
+    /// Writes it: the replay is complete.
+    ///
+    /// # Errors
+    /// [`TableError::Storage`].
+    pub async fn store(&self, root: &Root, id: &str) -> Result<(), TableError> {
+        let bytes = serde_json::to_vec_pretty(self).expect("a summary is made of texts, numbers and lists");
+        write_file(root.store().as_ref(), &Submission::path(id, "summary.json"), Bytes::from(bytes)).await
+    }
+}
