@@ -145,21 +145,29 @@ pub async fn keep(root: &Root, logic: &Logic) -> Result<(), TableError> {
     write_file(root.store().as_ref(), &text_path(Fingerprint::of(logic)), Bytes::from(bytes)).await
 }
 
-/// Reads a logic's text.
+/// Reads a logic's text, whatever code counts with it; else why it can not be read.
+///
+/// # Errors
+/// [`TableError::Storage`].
+pub async fn text(root: &Root, fingerprint: Fingerprint) -> Result<Result<LogicText, String>, TableError> {
+    let path = text_path(fingerprint);
+    let bytes = match look_at_file(root.store().as_ref(), &Path::from(path.as_str())).await {
+        Ok(bytes) => bytes,
+        Err(StoreError::NotFound { .. }) => return Ok(Err(format!("{path} is not there"))),
+        Err(error) => return Err(TableError::storage(format!("reading {path}"), error)),
+    };
+    Ok(serde_json::from_slice(&bytes).map_err(|error| format!("{path} is not as this build writes it: {error}")))
+}
+
+/// Reads a logic, as far as this build can count with it.
 ///
 /// # Errors
 /// [`TableError::Storage`].
 pub async fn known(root: &Root, fingerprint: Fingerprint) -> Result<Known, TableError> {
-    let path = text_path(fingerprint);
-    let bytes = match look_at_file(root.store().as_ref(), &Path::from(path.as_str())).await {
-        Ok(bytes) => bytes,
-        Err(StoreError::NotFound { .. }) => return Ok(Known::Gone(format!("{path} is not there"))),
-        Err(error) => return Err(TableError::storage(format!("reading {path}"), error)),
-    };
-    Ok(match serde_json::from_slice::<LogicText>(&bytes) {
+    Ok(match text(root, fingerprint).await? {
         Ok(text) if text.counting == COUNTING => Known::Logic(Box::new(text.logic)),
         Ok(text) => Known::Gone(format!("it was counted by code number {}, this build has {COUNTING}", text.counting)),
-        Err(error) => Known::Gone(format!("{path} is not as this build writes it: {error}")),
+        Err(why) => Known::Gone(why),
     })
 }
 

@@ -73,7 +73,7 @@ pub fn combine<'scope>(
                 let epoch = *capability.time();
                 let (held, map) = open.entry(epoch).or_insert_with(|| (capability.retain(0), TallyMap::default()));
                 for events in chunks.drain(..) {
-                    for event in events.iter() {
+                    for event in events.iter().filter(|event| router.holds(event.customer)) {
                         let bucket = match bucket_of_customer.get(event.customer) {
                             Some(bucket) => *bucket,
                             None => {

@@ -1,4 +1,8 @@
-//! Which lane each of a record's windows is published in: a function of the record and of what lanes had absorbed at the start.
+//! Which lane each of a record's windows is published in: a function of the record and of which rows each lane wants.
+
+use std::collections::HashSet;
+use std::ops::{Range, RangeInclusive};
+use std::sync::Arc;
 
 use crate::job::Logic;
 use crate::model::{Epoch, Granularity, Lane, TimeUs, Zone};
@@ -46,7 +50,31 @@ impl Route {
 #[derive(Clone, Debug)]
 pub struct Router {
     graces_us: [TimeUs; GRANULARITIES],
-    absorbed: [Epoch; Lane::ALL.len()],
+    /// Per lane of [`Lane::ALL`] the epochs of the rows that it wants.
+    wanted: [RangeInclusive<Epoch>; Lane::ALL.len()],
+    scope: Option<Arc<Scope>>,
+}
+
+/// Which rows are counted at all, where it is not all of them.
+#[derive(Debug)]
+pub struct Scope {
+    /// Event times: stretches that do not touch, ascending.
+    pub coverage: Vec<Range<TimeUs>>,
+    /// Customers; all where there are none.
+    pub customers: Option<HashSet<Box<[u8]>>>,
+}
+
+impl Scope {
+    /// Whether an event time is counted.
+    pub fn covers(&self, time: TimeUs) -> bool {
+        let after = self.coverage.partition_point(|stretch| stretch.start <= time);
+        after > 0 && time < self.coverage[after - 1].end
+    }
+
+    /// Whether a customer is counted.
+    pub fn holds(&self, customer: &[u8]) -> bool {
+        self.customers.as_ref().is_none_or(|customers| customers.contains(customer))
+    }
 }
 
 /// The lanes of one record.
@@ -56,11 +84,29 @@ pub struct Lanes([Option<Lane>; GRANULARITIES]);
 impl Router {
     /// `absorbed`: per lane of [`Lane::ALL`] the epoch that it had at the start; rows up to it are in it already.
     pub fn new(logic: &Logic, absorbed: [Epoch; Lane::ALL.len()]) -> Router {
-        Router { graces_us: Granularity::ALL.map(|granularity| logic.grace_us(granularity)), absorbed }
+        Router {
+            graces_us: Granularity::ALL.map(|granularity| logic.grace_us(granularity)),
+            wanted: absorbed.map(|absorbed| absorbed + 1..=Epoch::MAX),
+            scope: None,
+        }
+    }
+
+    /// What lanes that stand at `published` have: of rows up to there, what is in `scope`.
+    pub fn of_published(logic: &Logic, published: [Epoch; Lane::ALL.len()], scope: Arc<Scope>) -> Router {
+        let wanted = published.map(|published| 1..=published);
+        Router { wanted, scope: Some(scope), ..Router::new(logic, published) }
+    }
+
+    /// Whether a customer is counted.
+    pub fn holds(&self, customer: &[u8]) -> bool {
+        self.scope.as_ref().is_none_or(|scope| scope.holds(customer))
     }
 
     /// The lanes of a record: on time or late for each window, as far as that lane has not absorbed it.
     pub fn lanes(&self, epoch: Epoch, ingested_at: TimeUs, event_time: TimeUs) -> Lanes {
+        if self.scope.as_ref().is_some_and(|scope| !scope.covers(event_time)) {
+            return Lanes([None; GRANULARITIES]);
+        }
         Lanes(Granularity::ALL.map(|granularity| {
             let own = granularity.lane();
             let late = || {
@@ -68,7 +114,7 @@ impl Router {
                 ingested_at >= end + self.graces_us[granularity as usize]
             };
             let lane = if own != Lane::Coarse && late() { Lane::Late } else { own };
-            (self.absorbed[lane as usize] < epoch).then_some(lane)
+            self.wanted[lane as usize].contains(&epoch).then_some(lane)
         }))
     }
 }

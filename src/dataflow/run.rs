@@ -58,7 +58,8 @@ impl Run {
         self.updates.is_empty()
     }
 
-    fn key(&self, index: usize) -> &[u8] {
+    /// The key of an update.
+    pub fn key(&self, index: usize) -> &[u8] {
         let start = if index == 0 { 0 } else { self.updates[index - 1].0 };
         &self.keys[start..self.updates[index].0]
     }

@@ -12,6 +12,6 @@ pub use cell::{CELL_VALUE_BYTES_MAX, Cell, CellParts, Key, Segment, bucket_of, s
 pub use chunk::{Arena, Span};
 pub use event::{EventRef, Events};
 pub use outcome::{Outcome, Reason, Rejection};
-pub use record::{RecordRef, Records, TimestampType};
+pub use record::{Arrival, RecordRef, Records, TimestampType};
 pub use tally::Tally;
 pub use time::{Epoch, Granularity, Lane, Period, TimeUs, Zone};

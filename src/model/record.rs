@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::chunk::{Arena, Span};
+use super::outcome::Reason;
 use super::time::{Epoch, TimeUs};
 
 /// What Kafka's timestamp of a record means.
@@ -59,6 +60,17 @@ pub struct RecordRef<'a> {
     pub value: Option<&'a [u8]>,
 }
 
+/// What became of a row of the archive when it arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Arrival {
+    /// It counted.
+    Counted,
+    /// The job's `where` left it out.
+    Filtered,
+    /// It was rejected; `None` for a reason that this build does not know.
+    Rejected(Option<Reason>),
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Item {
     epoch: Epoch,
@@ -79,9 +91,21 @@ pub struct Records {
     arena: Arena,
     items: Vec<Item>,
     headers: Vec<(Span, Option<Span>)>,
+    arrivals: Vec<(Arrival, Option<TimeUs>)>,
 }
 
 impl Records {
+    /// Says of the record that was pushed last what became of it on arrival, and which event time it had then. Of all records
+    /// of a chunk, or of none.
+    pub fn arrived(&mut self, arrival: Arrival, event_time: Option<TimeUs>) {
+        self.arrivals.push((arrival, event_time));
+    }
+
+    /// What was said of each record; nothing where they have just been read from Kafka, or nobody asks.
+    pub fn arrivals(&self) -> &[(Arrival, Option<TimeUs>)] {
+        &self.arrivals
+    }
+
     /// Appends a record with its headers (name, value).
     pub fn push<'h>(&mut self, record: RecordRef<'_>, headers: impl IntoIterator<Item = (&'h [u8], Option<&'h [u8]>)>) {
         let key = record.key.map(|bytes| self.arena.push(bytes));

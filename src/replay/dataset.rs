@@ -367,9 +367,9 @@ pub struct Summary {
     pub groups: Vec<Group>,
     /// The largest changes, of the finest windows.
     pub largest: Vec<Largest>,
-    /// Rows of `raw` that were read.
-    pub rows_read: u64,
-    /// Rows that counted.
+    /// Rows of `raw` in range.
+    pub rows_in_range: u64,
+    /// Of them, those that count.
     pub rows_counted: u64,
     /// Rows whose outcome is another one now.
     pub outcomes: Vec<Outcomes>,

@@ -12,5 +12,74 @@
 //!
 //! From `decode` to `arrange` these are the stages of live. Nothing of the tables is changed before `publish`.
 
+pub mod arrivals;
+pub mod compare;
 pub mod dataset;
+pub mod gather;
+pub mod plan;
+pub mod recount;
+pub mod runs;
+pub mod shape;
+pub mod source;
 pub mod submission;
+
+use crate::job::JobError;
+use crate::ledger::Fingerprint;
+use crate::table::TableError;
+
+/// Why a replay was not made, published or undone.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The job file.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// A table, or what lies beside it.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// There are no tables.
+    #[error(
+        "{url} holds no table {table}: run the job first (floodmark run JOB), or set tables.url to where its tables are"
+    )]
+    NoTable {
+        /// Where it should be.
+        url: String,
+        /// Its name.
+        table: &'static str,
+    },
+    /// It can not be answered exactly, or not now; what, and what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// The versions that it reads are no longer kept.
+    #[error(
+        "replay {id} compares with version {version} of table {table}, whose log is no longer kept: discard it (floodmark replay \
+         discard) and submit it again under another id"
+    )]
+    Gone {
+        /// The replay.
+        id: String,
+        /// The table.
+        table: &'static str,
+        /// The version.
+        version: u64,
+    },
+    /// A logic on record can not be read.
+    #[error(
+        "what logic {fingerprint} counts can not be read: {why}; without it nobody can say which windows a range changes. Put the \
+         file back, from a copy of the tables"
+    )]
+    LogicGone {
+        /// The logic.
+        fingerprint: Fingerprint,
+        /// Why.
+        why: String,
+    },
+    /// The system gave no thread.
+    #[error("the system gave no thread: {0}; raise the limit of processes, or use fewer workers")]
+    Thread(String),
+    /// The result can not be written.
+    #[error("the result can not be written to stdout: {0}")]
+    Output(#[source] std::io::Error),
+    /// A fault of ours.
+    #[error("{0}; this is a bug: please report it")]
+    Bug(String),
+}

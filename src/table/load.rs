@@ -114,6 +114,28 @@ impl Log {
         Ok(Ok(state))
     }
 
+    /// Reads an older version, as long as its log is kept; `None` where it is no longer.
+    ///
+    /// # Errors
+    /// [`TableError::Storage`], [`TableError::Corrupt`].
+    pub async fn load_at(&self, version: u64) -> Result<Option<State>, TableError> {
+        let listing = self.list(None).await?;
+        let mut state = None;
+        if let Some(checkpoint) = listing.checkpoints.into_iter().rev().find(|checkpoint| *checkpoint <= version) {
+            state = self.read_checkpoint(checkpoint, None).await?;
+        }
+        let first = state.as_ref().map_or(0, |state| state.version + 1);
+        for version in first..=version {
+            let path = commit_path(version);
+            match look_at_file(self.store.as_ref(), &path).await {
+                Ok(bytes) => self.apply(state.get_or_insert_default(), None, version, &bytes)?,
+                Err(StoreError::NotFound { .. }) => return Ok(None),
+                Err(error) => return Err(self.storage(&format!("reading {path}"), error)),
+            }
+        }
+        Ok(state)
+    }
+
     /// Reads the versions after `state`'s into it; whether there were any. Waits as long as the store is away.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! The two Delta Lake tables: their log ([`log`]), the archive ([`raw`]) and the counts ([`counts`]).
 
 pub mod counts;
+pub mod fetch;
 pub mod layout;
 mod load;
 pub mod log;

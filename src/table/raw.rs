@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use super::TableError;
 use super::log::{Definition, File, State};
 use super::stats::{Stats, widen};
-use crate::model::{Epoch, Granularity, Outcome, Period, RecordRef, Records, TimeUs, TimestampType};
+use crate::model::{Arrival, Epoch, Granularity, Outcome, Period, Reason, RecordRef, Records, TimeUs, TimestampType};
 
 /// The application transaction that names the newest epoch.
 pub const EPOCH: &str = "epoch";
@@ -395,6 +395,43 @@ pub fn epochs_of(file: &File) -> Result<(Epoch, Epoch), TableError> {
     Ok((stats.min_values.epoch, stats.max_values.epoch))
 }
 
+/// What a file of `raw` says of event times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventTimes {
+    /// The least and the greatest, at most a millisecond wider.
+    pub range: Option<(TimeUs, TimeUs)>,
+    /// Rows without one.
+    pub nulls: u64,
+}
+
+/// What a file of `raw` says of the event times of its rows.
+///
+/// # Errors
+/// [`TableError::Corrupt`] when its statistics can not be read.
+pub fn event_times_of(file: &File) -> Result<EventTimes, TableError> {
+    #[derive(Deserialize)]
+    struct Time {
+        event_time: Option<DateTime<Utc>>,
+    }
+    #[derive(Deserialize)]
+    struct Nulls {
+        event_time: Option<u64>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct TimeStats {
+        min_values: Time,
+        max_values: Time,
+        null_count: Nulls,
+    }
+    let stats: TimeStats = statistics(file)?;
+    let range = stats.min_values.event_time.zip(stats.max_values.event_time);
+    Ok(EventTimes {
+        range: range.map(|(least, greatest)| (least.timestamp_micros(), greatest.timestamp_micros())),
+        nulls: stats.null_count.event_time.unwrap_or(file.rows),
+    })
+}
+
 /// The newest `ingested_at` of any live row; 0 where there is none.
 ///
 /// # Errors
@@ -435,12 +472,39 @@ pub fn read_records(
     after: Epoch,
     up_to: Epoch,
 ) -> Result<impl Iterator<Item = Result<Records, TableError>>, TableError> {
+    read(file, bytes, &RECORD, move |batch| records_of(batch, None, |epoch, _| epoch > after && epoch <= up_to))
+}
+
+/// The rows of a file of `raw` that `keep` says yes to by their epoch and event time on record, as records with what became of
+/// them on arrival. `topics`: names that records refer to; others are [`u16::MAX`].
+///
+/// # Errors
+/// As [`read_records`].
+pub fn read_arrived(
+    file: &File,
+    bytes: Bytes,
+    topics: Arc<[String]>,
+    keep: impl Fn(Epoch, Option<TimeUs>) -> bool,
+) -> Result<impl Iterator<Item = Result<Records, TableError>>, TableError> {
+    let columns: Vec<_> = RECORD.into_iter().chain(ARRIVAL).collect();
+    read(file, bytes, &columns, move |batch| records_of(batch, Some(&topics), &keep))
+}
+
+/// Columns that make a record, and those that say what became of it.
+const RECORD: [&str; 7] =
+    ["epoch", "ingested_at", "kafka_partition", "kafka_offset", "kafka_timestamp", "kafka_timestamp_type", "value"];
+const ARRIVAL: [&str; 4] = ["kafka_topic", "event_time", "outcome", "reason"];
+
+fn read<F: Fn(&RecordBatch) -> Result<Records, String>>(
+    file: &File,
+    bytes: Bytes,
+    columns: &[&str],
+    records: F,
+) -> Result<impl Iterator<Item = Result<Records, TableError>> + use<F>, TableError> {
     let path = file.path.clone();
     let corrupt = move |what: String| TableError::Corrupt { table: "raw".to_owned(), what: format!("{path}: {what}") };
     let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| corrupt(error.to_string()))?;
-    let wanted =
-        ["epoch", "ingested_at", "kafka_partition", "kafka_offset", "kafka_timestamp", "kafka_timestamp_type", "value"];
-    let projection = ProjectionMask::columns(builder.parquet_schema(), wanted);
+    let projection = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
     let batches = builder
         .with_projection(projection)
         .with_batch_size(READ_BATCH_ROWS)
@@ -448,11 +512,16 @@ pub fn read_records(
         .map_err(|error| corrupt(error.to_string()))?;
     Ok(batches.map(move |batch| {
         let batch = batch.map_err(|error| corrupt(error.to_string()))?;
-        records_of(&batch, after, up_to).map_err(&corrupt)
+        records(&batch).map_err(&corrupt)
     }))
 }
 
-fn records_of(batch: &RecordBatch, after: Epoch, up_to: Epoch) -> Result<Records, String> {
+/// `topics`: where what became of the rows is wanted too.
+fn records_of(
+    batch: &RecordBatch,
+    topics: Option<&[String]>,
+    keep: impl Fn(Epoch, Option<TimeUs>) -> bool,
+) -> Result<Records, String> {
     let column = |name: &str| match (batch.column_by_name(name), FILE_SCHEMA.field_with_name(name)) {
         (Some(column), Ok(field)) if column.data_type() == field.data_type() => Ok(column),
         (Some(column), _) => Err(format!("column {name} is {}, not as in schemas/raw.json", column.data_type())),
@@ -465,16 +534,30 @@ fn records_of(batch: &RecordBatch, after: Epoch, up_to: Epoch) -> Result<Records
     let timestamps = column("kafka_timestamp")?.as_primitive::<TimestampMicrosecondType>();
     let types = column("kafka_timestamp_type")?.as_string::<i32>();
     let values = column("value")?.as_binary::<i32>();
+    let arrivals = match topics {
+        Some(topics) => {
+            let names = column("kafka_topic")?.as_string::<i32>();
+            let times = column("event_time")?.as_primitive::<TimestampMicrosecondType>();
+            let outcomes = column("outcome")?.as_string::<i32>();
+            let reasons = column("reason")?.as_string::<i32>();
+            Some((topics, names, times, outcomes, reasons))
+        }
+        None => None,
+    };
     let mut records = Records::default();
     for row in 0..batch.num_rows() {
         let epoch = epochs.value(row) as Epoch;
-        if epoch <= after || epoch > up_to {
+        let event_time = arrivals.as_ref().and_then(|(_, _, times, ..)| times.is_valid(row).then(|| times.value(row)));
+        if !keep(epoch, event_time) {
             continue;
         }
+        let topic = arrivals.as_ref().map_or(0, |(topics, names, ..)| {
+            topics.iter().position(|topic| topic == names.value(row)).map_or(u16::MAX, |index| index as u16)
+        });
         let record = RecordRef {
             epoch,
             ingested_at: ingested.value(row),
-            topic: 0,
+            topic,
             partition: partitions.value(row),
             offset: offsets.value(row),
             timestamp_ms: timestamps.is_valid(row).then(|| timestamps.value(row).div_euclid(1000)),
@@ -483,6 +566,15 @@ fn records_of(batch: &RecordBatch, after: Epoch, up_to: Epoch) -> Result<Records
             value: values.is_valid(row).then(|| values.value(row)),
         };
         records.push(record, std::iter::empty());
+        if let Some((_, _, _, outcomes, reasons)) = &arrivals {
+            let reason = || Reason::ALL.into_iter().find(|reason| reason.name() == reasons.value(row));
+            let arrival = match outcomes.value(row) {
+                "counted" => Arrival::Counted,
+                "filtered" => Arrival::Filtered,
+                _ => Arrival::Rejected(reasons.is_valid(row).then(reason).flatten()),
+            };
+            records.arrived(arrival, event_time);
+        }
     }
     Ok(records)
 }

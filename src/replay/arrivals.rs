@@ -1,0 +1,191 @@
+//! `arrivals`: which rows have another outcome than when they arrived.
+//!
+//! In: decoded records with what became of them on arrival. Out: how many rows there are of each pair of outcomes, and the rows
+//! whose outcome is another one, as a batch. Only rows in range: those that count now at their event time now, the others at the
+//! one on record. State: none.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::{Int32Builder, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use serde::{Deserialize, Serialize};
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::operator::Operator;
+
+use crate::dataflow::decode::Decoded;
+use crate::dataflow::route::Scope;
+use crate::model::{Arrival, Epoch, Outcome, RecordRef, TimeUs};
+
+static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    Arc::new(Schema::new(vec![
+        Field::new("epoch", DataType::Int64, false),
+        Field::new("kafka_topic", DataType::Utf8, true),
+        Field::new("kafka_partition", DataType::Int32, false),
+        Field::new("kafka_offset", DataType::Int64, false),
+        Field::new("event_time", time, true),
+        Field::new("on_arrival", DataType::Utf8, false),
+        Field::new("now", DataType::Utf8, false),
+        Field::new("field", DataType::Utf8, true),
+        Field::new("expected", DataType::Utf8, true),
+        Field::new("found", DataType::Utf8, true),
+    ]))
+});
+
+/// The columns of the rows whose outcome is another one.
+pub fn schema() -> SchemaRef {
+    Arc::clone(&SCHEMA)
+}
+
+/// Numbers of rows by their outcome on arrival and now, as they are written: `counted`, `filtered`, or `rejected` with its reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tallies(pub BTreeMap<String, BTreeMap<String, u64>>);
+
+impl Tallies {
+    /// Adds another's.
+    pub fn merge(&mut self, other: &Tallies) {
+        for (on_arrival, by_now) in &other.0 {
+            for (now, rows) in by_now {
+                *self.0.entry(on_arrival.clone()).or_default().entry(now.clone()).or_default() += rows;
+            }
+        }
+    }
+}
+
+/// What a chunk of records tells.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// All rows in range.
+    pub tallies: Tallies,
+    /// Rows whose outcome is another one; none where there are none.
+    pub rows: Option<RecordBatch>,
+}
+
+fn on_arrival(arrival: Arrival) -> String {
+    match arrival {
+        Arrival::Counted => "counted".to_owned(),
+        Arrival::Filtered => "filtered".to_owned(),
+        Arrival::Rejected(Some(reason)) => format!("rejected: {}", reason.name()),
+        Arrival::Rejected(None) => "rejected".to_owned(),
+    }
+}
+
+fn now(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Rejected(rejection) => format!("rejected: {}", rejection.reason.name()),
+        outcome => outcome.name().to_owned(),
+    }
+}
+
+fn is_other(arrival: Arrival, outcome: &Outcome) -> bool {
+    !matches!(
+        (arrival, outcome),
+        (Arrival::Counted, Outcome::Counted)
+            | (Arrival::Filtered, Outcome::Filtered)
+            | (Arrival::Rejected(_), Outcome::Rejected(_))
+    )
+}
+
+/// Builds the operator. `topics`: what records' topics are called.
+pub fn arrivals<'scope>(
+    decoded: StreamVec<'scope, Epoch, Decoded>,
+    scope: Arc<Scope>,
+    topics: Arc<[String]>,
+) -> StreamVec<'scope, Epoch, Told> {
+    decoded.unary(Pipeline, "arrivals", move |_capability, _info| {
+        move |input, output| {
+            let _span = tracing::trace_span!("arrivals").entered();
+            input.for_each(|capability, chunks| {
+                for decoded in chunks.drain(..) {
+                    output.session(&capability).give(told(&decoded, &scope, &topics));
+                }
+            });
+        }
+    })
+}
+
+fn told(decoded: &Decoded, scope: &Scope, topics: &[String]) -> Told {
+    let mut counted_still = 0;
+    let mut told = Told::default();
+    let mut rows = Rows::default();
+    let outcomes = decoded.outcomes.iter().zip(decoded.records.arrivals());
+    for (record, ((outcome, time_now), (arrival, time_then))) in decoded.records.iter().zip(outcomes) {
+        let time = if matches!(outcome, Outcome::Counted) { time_now } else { time_then };
+        // What is not counted and has no event time belongs to no range; what counted then had one.
+        if !time.is_some_and(|time| scope.covers(time)) {
+            continue;
+        }
+        if matches!((arrival, outcome), (Arrival::Counted, Outcome::Counted)) {
+            counted_still += 1;
+            continue;
+        }
+        *told.tallies.0.entry(on_arrival(*arrival)).or_default().entry(now(outcome)).or_default() += 1;
+        if is_other(*arrival, outcome) {
+            rows.push(record, *time, *arrival, outcome, topics);
+        }
+    }
+    if counted_still > 0 {
+        let counted = Outcome::Counted.name().to_owned();
+        *told.tallies.0.entry(counted.clone()).or_default().entry(counted).or_default() += counted_still;
+    }
+    told.rows = rows.finish();
+    told
+}
+
+#[derive(Default)]
+struct Rows {
+    count: usize,
+    epoch: Int64Builder,
+    topic: StringBuilder,
+    partition: Int32Builder,
+    offset: Int64Builder,
+    event_time: TimestampMicrosecondBuilder,
+    texts: [StringBuilder; 5],
+}
+
+impl Rows {
+    fn push(
+        &mut self,
+        record: RecordRef<'_>,
+        time: Option<TimeUs>,
+        arrival: Arrival,
+        outcome: &Outcome,
+        topics: &[String],
+    ) {
+        self.count += 1;
+        self.epoch.append_value(record.epoch as i64);
+        self.topic.append_option(topics.get(usize::from(record.topic)));
+        self.partition.append_value(record.partition);
+        self.offset.append_value(record.offset);
+        self.event_time.append_option(time);
+        let rejection = match outcome {
+            Outcome::Rejected(rejection) => Some(rejection),
+            _ => None,
+        };
+        let texts = [
+            Some(on_arrival(arrival)),
+            Some(now(outcome)),
+            rejection.and_then(|rejection| rejection.field.clone()),
+            rejection.map(|rejection| rejection.expected.clone()),
+            rejection.map(|rejection| rejection.found.clone()),
+        ];
+        self.texts.iter_mut().zip(texts).for_each(|(builder, text)| builder.append_option(text));
+    }
+
+    fn finish(&mut self) -> Option<RecordBatch> {
+        if self.count == 0 {
+            return None;
+        }
+        let mut columns: Vec<arrow::array::ArrayRef> = vec![
+            Arc::new(self.epoch.finish()),
+            Arc::new(self.topic.finish()),
+            Arc::new(self.partition.finish()),
+            Arc::new(self.offset.finish()),
+            Arc::new(self.event_time.finish().with_timezone("UTC")),
+        ];
+        columns.extend(self.texts.iter_mut().map(|builder| Arc::new(builder.finish()) as arrow::array::ArrayRef));
+        Some(RecordBatch::try_new(schema(), columns).expect("every builder got one value a row, of its column's type"))
+    }
+}

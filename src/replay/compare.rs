@@ -1,0 +1,500 @@
+//! `compare`: what a replay has counted beside what `counts` has, cell by cell.
+//!
+//! ```text
+//!            runs of the replay ──────────────┐ new
+//! per bucket, finest granularity first:       ├─► cells that differ ─► dataset, sums
+//!            live files of counts ────────────┤ old
+//!            differences of parts (a spool) ──┘        base windows ─► differences of the parts of longer windows
+//! ```
+//!
+//! All three come in file order, so that one pass over each is enough. A window wholly in range is compared; one that is partly in
+//! it gets the difference of its part, summed from base windows. State: a batch of each input, and for one customer and dimension
+//! the parts of longer windows; what was summed of them goes to disk when it is long.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::{StreamExt, TryStreamExt};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+
+use super::dataset::{Change, Changes, Group, Largest, Part, Writer};
+use super::runs::{Merged, RunSet, Sorted, Spool};
+use super::shape::{Lies, Shape, lies};
+use crate::dataflow::route::Scope;
+use crate::job::Logic;
+use crate::model::{Cell, CellParts, Granularity, Period, TimeUs, Zone, bucket_of};
+use crate::table::counts::{Columns, segment_of};
+use crate::table::fetch::{FetchError, fetch};
+use crate::table::{File, Log, Root, TableError};
+
+/// Rows of a batch of each live file.
+const BATCH_ROWS: usize = 2048;
+
+/// Of each granularity, the largest changes that are told.
+const LARGEST: usize = 10;
+
+/// What is compared.
+pub struct Compare {
+    /// Where the tables are.
+    pub root: Root,
+    /// The replay.
+    pub id: String,
+    /// The table `counts`.
+    pub counts: Log,
+    /// Its live files.
+    pub files: Vec<File>,
+    /// Buckets of customers.
+    pub buckets: u32,
+    /// The replay's logic.
+    pub logic: Logic,
+    /// What happens to each dimension.
+    pub shape: Shape,
+    /// What is recounted.
+    pub scope: Arc<Scope>,
+    /// What was counted.
+    pub runs: RunSet,
+    /// Cells compared so far.
+    pub progress: Arc<AtomicU64>,
+}
+
+/// What was found.
+#[derive(Default)]
+pub struct Compared {
+    /// The files of the dataset.
+    pub parts: Vec<Part>,
+    /// Changes by granularity, dimension and day.
+    pub groups: Vec<Group>,
+    /// The largest changes, of each granularity some.
+    pub largest: Vec<Largest>,
+    /// All changes.
+    pub changes: Changes,
+}
+
+/// Compares every bucket, some at once.
+///
+/// # Errors
+/// [`TableError`] when a table, a run or the store fails.
+pub async fn compare(compare: Arc<Compare>, at_once: usize) -> Result<Compared, TableError> {
+    let buckets: Vec<u16> = match &compare.scope.customers {
+        Some(customers) => {
+            let mut buckets: Vec<_> = customers.iter().map(|customer| bucket_of(customer, compare.buckets)).collect();
+            buckets.sort_unstable();
+            buckets.dedup();
+            buckets
+        }
+        None => (0..compare.buckets).map(|bucket| bucket as u16).collect(),
+    };
+    let runtime = tokio::runtime::Handle::current();
+    let found: Vec<Found> = futures::stream::iter(buckets)
+        .map(|bucket| {
+            let (compare, runtime) = (Arc::clone(&compare), runtime.clone());
+            tokio::task::spawn_blocking(move || compare.bucket(bucket, &runtime))
+        })
+        .buffer_unordered(at_once)
+        .map(|joined| joined.unwrap_or_else(|panic| Err(corrupt(format!("comparing failed: {panic}")))))
+        .try_collect()
+        .await?;
+    Ok(compare.sum(found))
+}
+
+fn corrupt(what: String) -> TableError {
+    TableError::Corrupt { table: "counts".to_owned(), what }
+}
+
+/// Sums of changes: how many, what they count now, what they would count.
+type Sums = (Changes, i64, i64);
+
+/// What was found in one bucket.
+#[derive(Default)]
+struct Found {
+    parts: Vec<Part>,
+    /// By granularity, dimension, and day.
+    groups: HashMap<(Granularity, String, TimeUs), Sums>,
+    largest: BTreeMap<Granularity, Vec<Change>>,
+}
+
+impl Found {
+    fn add(&mut self, granularity: Granularity, change: &Change) {
+        let Change { cell, old, new } = change;
+        let key = (granularity, cell.dimension.clone(), Period::Day.start(cell.window_start));
+        let (changes, old_sum, new_sum) = self.groups.entry(key).or_default();
+        changes.add(*old, *new);
+        *old_sum += old;
+        *new_sum += new;
+        push_largest(self.largest.entry(granularity).or_default(), change);
+    }
+}
+
+/// Largest first; equal ones by cell, so that the same replay says the same.
+fn push_largest(largest: &mut Vec<Change>, change: &Change) {
+    let rank = |change: &Change| std::cmp::Reverse((change.new - change.old).abs());
+    let before = |other: &Change| (rank(other), &other.cell) <= (rank(change), &change.cell);
+    if largest.len() == LARGEST && largest.last().is_some_and(before) {
+        return;
+    }
+    let at = largest.partition_point(before);
+    largest.insert(at, change.clone());
+    largest.truncate(LARGEST);
+}
+
+impl Compare {
+    fn sum(&self, found: Vec<Found>) -> Compared {
+        let mut compared = Compared::default();
+        let mut groups: BTreeMap<(Granularity, String, TimeUs), Sums> = BTreeMap::new();
+        let mut largest: BTreeMap<Granularity, Vec<Change>> = BTreeMap::new();
+        for found in found {
+            compared.parts.extend(found.parts);
+            for (key, (changes, old, new)) in found.groups {
+                let sums = groups.entry(key).or_default();
+                sums.0.merge(changes);
+                sums.1 += old;
+                sums.2 += new;
+            }
+            for (granularity, changes) in found.largest {
+                let largest = largest.entry(granularity).or_default();
+                changes.iter().for_each(|change| push_largest(largest, change));
+            }
+        }
+        compared.parts.sort_by(|a, b| a.path.cmp(&b.path));
+        for ((granularity, dimension, day), (changes, old_count, new_count)) in groups {
+            compared.changes.merge(changes);
+            let day = Period::Day.label(day);
+            compared.groups.push(Group { granularity, dimension, day, changes, old_count, new_count });
+        }
+        for (granularity, changes) in largest {
+            compared.largest.extend(changes.into_iter().map(|change| Largest {
+                granularity,
+                window_start: rfc3339(change.cell.window_start),
+                customer_id: change.cell.customer,
+                dimension: change.cell.dimension,
+                dimension_value: change.cell.value,
+                old_count: change.old,
+                new_count: change.new,
+            }));
+        }
+        compared
+    }
+
+    fn bucket(&self, bucket: u16, runtime: &tokio::runtime::Handle) -> Result<Found, TableError> {
+        let mut found = Found::default();
+        let mut parts = Parts::new(self);
+        for granularity in Granularity::ALL {
+            self.granularity(granularity, bucket, runtime, &mut parts, &mut found)?;
+        }
+        Ok(found)
+    }
+
+    fn granularity(
+        &self,
+        granularity: Granularity,
+        bucket: u16,
+        runtime: &tokio::runtime::Handle,
+        parts: &mut Parts<'_>,
+        found: &mut Found,
+    ) -> Result<(), TableError> {
+        let mut windows = Windows::new(&self.scope.coverage, granularity);
+        let mut old = Merged::new(self.table(granularity, bucket, runtime)?);
+        let mut new = Merged::new(self.recounted(granularity, bucket)?);
+        let mut differences = Merged::new(parts.take(granularity)?);
+        let mut writer = Writer::new(&self.root, &self.id, granularity, bucket);
+        let (mut cell, mut scratch) = (Vec::new(), Vec::new());
+        let mut compared = 0u64;
+        while let Some(least) = [old.cell(), new.cell(), differences.cell()].into_iter().flatten().min() {
+            cell.clear();
+            cell.extend_from_slice(least);
+            let mut take = |input: &mut Merged<'_>| match input.cell() == Some(&cell) {
+                true => input.take(&mut scratch),
+                false => Ok(None),
+            };
+            let (was, counted, difference) = (take(&mut old)?, take(&mut new)?, take(&mut differences)?);
+            let part = CellParts::of(&cell).expect("a cell's bytes");
+            let was = was.unwrap_or(0);
+            let is = match windows.lies(part.window_start) {
+                Lies::Inside => counted.unwrap_or(0),
+                Lies::Partly => was + difference.unwrap_or(0),
+                Lies::Outside => was,
+            };
+            compared += 1;
+            if compared.is_multiple_of(BATCH_ROWS as u64) {
+                self.progress.fetch_add(BATCH_ROWS as u64, Ordering::Relaxed);
+            }
+            if was == is && !parts.takes_out {
+                continue;
+            }
+            parts.add(granularity, part, was, is)?;
+            if was == is {
+                continue;
+            }
+            let change = Change {
+                cell: Cell::decode(&cell).ok_or_else(|| corrupt(format!("no cell: {cell:?}")))?,
+                old: was,
+                new: is,
+            };
+            found.add(granularity, &change);
+            if writer.push(&change)? {
+                runtime.block_on(writer.store())?;
+            }
+        }
+        parts.flush()?;
+        self.progress.fetch_add(compared % BATCH_ROWS as u64, Ordering::Relaxed);
+        found.parts.extend(runtime.block_on(writer.finish())?);
+        Ok(())
+    }
+
+    /// What was counted anew, of a granularity.
+    fn recounted(&self, granularity: Granularity, bucket: u16) -> Result<Vec<Box<dyn Sorted + '_>>, TableError> {
+        if granularity <= Granularity::Day {
+            return self.runs.of(granularity, bucket);
+        }
+        let days = Merged::new(self.runs.of(Granularity::Week, bucket)?);
+        let counts = |dimension: &crate::job::Dimension| dimension.granularities.contains(&granularity);
+        let dimensions = self.logic.dimensions.iter().filter(|dimension| counts(dimension));
+        let dimensions = dimensions.map(|dimension| dimension.name.as_bytes()).collect();
+        let mut longer = Longer { granularity, dimensions, days, cells: Vec::new(), at: 0 };
+        longer.advance()?;
+        Ok(vec![Box::new(longer)])
+    }
+
+    /// What the live files have, as far as it may be in range.
+    fn table(
+        &self,
+        granularity: Granularity,
+        bucket: u16,
+        runtime: &tokio::runtime::Handle,
+    ) -> Result<Vec<Box<dyn Sorted + '_>>, TableError> {
+        let mut inputs: Vec<Box<dyn Sorted>> = Vec::new();
+        for file in &self.files {
+            let segment = segment_of(file)?;
+            if (segment.granularity, segment.bucket) != (granularity, bucket) {
+                continue;
+            }
+            // A window begins in its segment's period, and a week may end after it.
+            let last = granularity.window_end(granularity.window_start(segment.period_end() - 1, Zone::Utc), Zone::Utc);
+            let meets = |stretch: &Range<TimeUs>| stretch.start < last && segment.period_start < stretch.end;
+            if !self.scope.coverage.iter().any(meets) {
+                continue;
+            }
+            let fetched = runtime.block_on(fetch(self.counts.store().as_ref(), &file.path)).map_err(|error| match error {
+                FetchError::Store(object_store::Error::NotFound { .. }) => TableError::Invalid(format!(
+                    "{} of the version that is compared with is no longer kept: discard the replay and submit it again, or let the \
+                     tables keep dead files for longer (settings.dead_files_keep_hours)",
+                    file.path
+                )),
+                FetchError::Store(error) => TableError::storage(format!("reading {} of table counts", file.path), error),
+                FetchError::Scratch(_) => TableError::Invalid(error.to_string()),
+            })?;
+            let batches =
+                fetched.batches(None, None, BATCH_ROWS).map_err(|error| corrupt(format!("{}: {error}", file.path)))?;
+            let windows = Windows::new(&self.scope.coverage, granularity);
+            let mut rows = TableRows {
+                path: &file.path,
+                scope: &self.scope,
+                windows,
+                batches,
+                columns: None,
+                row: 0,
+                cell: Vec::new(),
+            };
+            rows.advance()?;
+            inputs.push(Box::new(rows));
+        }
+        Ok(inputs)
+    }
+}
+
+/// A time as people read it.
+pub(super) fn rfc3339(time: TimeUs) -> String {
+    chrono::DateTime::from_timestamp_micros(time)
+        .map_or_else(|| format!("{time} µs"), |time| time.format("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
+/// How windows of a granularity lie to the range; neighbours mostly are the same windows again.
+struct Windows<'a> {
+    coverage: &'a [Range<TimeUs>],
+    granularity: Granularity,
+    known: HashMap<TimeUs, Lies, foldhash::fast::FixedState>,
+}
+
+impl<'a> Windows<'a> {
+    fn new(coverage: &'a [Range<TimeUs>], granularity: Granularity) -> Windows<'a> {
+        Windows { coverage, granularity, known: HashMap::default() }
+    }
+
+    fn lies(&mut self, start: TimeUs) -> Lies {
+        *self.known.entry(start).or_insert_with(|| lies(self.coverage, self.granularity, start))
+    }
+}
+
+/// The rows of a live file that may be in range.
+struct TableRows<'a> {
+    path: &'a str,
+    scope: &'a Scope,
+    windows: Windows<'a>,
+    batches: ParquetRecordBatchReader,
+    columns: Option<Columns>,
+    row: usize,
+    cell: Vec<u8>,
+}
+
+impl Sorted for TableRows<'_> {
+    fn cell(&self) -> Option<&[u8]> {
+        self.columns.as_ref().map(|_| self.cell.as_slice())
+    }
+
+    fn count(&self) -> i64 {
+        self.columns.as_ref().map_or(0, |columns| columns.event_count.value(self.row))
+    }
+
+    fn advance(&mut self) -> Result<(), TableError> {
+        loop {
+            self.row += 1;
+            while self.columns.as_ref().is_none_or(|columns| self.row >= columns.len()) {
+                let failed = |what: String| corrupt(format!("{}: {what}", self.path));
+                let Some(batch) = self.batches.next().transpose().map_err(|error| failed(error.to_string()))? else {
+                    self.columns = None;
+                    return Ok(());
+                };
+                self.columns = Some(Columns::of(&batch).map_err(failed)?);
+                self.row = 0;
+            }
+            let Some(columns) = &self.columns else { return Ok(()) };
+            let (start, customer) = (columns.window_start.value(self.row), columns.customer.value(self.row).as_bytes());
+            if self.windows.lies(start) != Lies::Outside && self.scope.holds(customer) {
+                self.cell.clear();
+                let (dimension, value) = (columns.dimension.value(self.row), columns.value.value(self.row));
+                Cell::encode(customer, dimension.as_bytes(), start, value.as_bytes(), &mut self.cell);
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Days as weeks, months or years: one customer and dimension at a time.
+struct Longer<'a> {
+    granularity: Granularity,
+    dimensions: Vec<&'a [u8]>,
+    days: Merged<'a>,
+    cells: Vec<(Vec<u8>, i64)>,
+    at: usize,
+}
+
+impl Sorted for Longer<'_> {
+    fn cell(&self) -> Option<&[u8]> {
+        self.cells.get(self.at).map(|(cell, _)| cell.as_slice())
+    }
+
+    fn count(&self) -> i64 {
+        self.cells.get(self.at).map_or(0, |(_, count)| *count)
+    }
+
+    fn advance(&mut self) -> Result<(), TableError> {
+        self.at += 1;
+        while self.at >= self.cells.len() && self.days.cell().is_some() {
+            let mut sums: BTreeMap<Vec<u8>, i64> = BTreeMap::new();
+            let (mut head, mut day, mut longer) = (None::<Vec<u8>>, Vec::new(), Vec::new());
+            while let Some(next) = self.days.cell() {
+                let parts = CellParts::of(next).expect("a cell's bytes");
+                if head.as_ref().is_some_and(|head| head != parts.head) {
+                    break;
+                }
+                head.get_or_insert_with(|| parts.head.to_vec());
+                let count = self.days.take(&mut day)?.unwrap_or(0);
+                let parts = CellParts::of(&day).expect("a cell's bytes");
+                if self.dimensions.contains(&parts.dimension) {
+                    longer.clear();
+                    longer.extend_from_slice(parts.head);
+                    Cell::encode_tail(
+                        self.granularity.window_start(parts.window_start, Zone::Utc),
+                        parts.value,
+                        &mut longer,
+                    );
+                    match sums.get_mut(&longer) {
+                        Some(sum) => *sum += count,
+                        None => _ = sums.insert(longer.clone(), count),
+                    }
+                }
+            }
+            self.cells = sums.into_iter().collect();
+            self.at = 0;
+        }
+        Ok(())
+    }
+}
+
+/// Differences of the parts of longer windows.
+struct Parts<'a> {
+    compare: &'a Compare,
+    /// Whether some longer windows lose all of their part, changed or not.
+    takes_out: bool,
+    /// Done, by granularity: one sequence for each that base windows were of.
+    spools: BTreeMap<Granularity, Vec<Spool>>,
+    /// Of the granularity at hand.
+    growing: BTreeMap<Granularity, Spool>,
+    /// Of the customer and dimension at hand, by granularity and cell.
+    sums: BTreeMap<(Granularity, Vec<u8>), i64>,
+    head: Vec<u8>,
+}
+
+impl<'a> Parts<'a> {
+    fn new(compare: &'a Compare) -> Parts<'a> {
+        let parts = || compare.shape.dimensions.values().flat_map(|shape| &shape.parts);
+        let takes_out = parts().any(|part| !part.is_counted);
+        Parts {
+            compare,
+            takes_out,
+            spools: BTreeMap::new(),
+            growing: BTreeMap::new(),
+            sums: BTreeMap::new(),
+            head: Vec::new(),
+        }
+    }
+
+    /// A change of a cell: if its window is a base window, longer ones that are partly in range take their part of it.
+    fn add(&mut self, granularity: Granularity, cell: CellParts<'_>, was: i64, is: i64) -> Result<(), TableError> {
+        let dimension = std::str::from_utf8(cell.dimension).unwrap_or_default();
+        let Some(shape) = self.compare.shape.dimensions.get(dimension).filter(|shape| shape.base == granularity) else {
+            return Ok(());
+        };
+        if self.head != cell.head {
+            self.end_head()?;
+            cell.head.clone_into(&mut self.head);
+        }
+        for part in &shape.parts {
+            let start = part.granularity.window_start(cell.window_start, Zone::Utc);
+            if lies(&self.compare.scope.coverage, part.granularity, start) == Lies::Partly {
+                let mut longer = cell.head.to_vec();
+                Cell::encode_tail(start, cell.value, &mut longer);
+                *self.sums.entry((part.granularity, longer)).or_default() +=
+                    if part.is_counted { is - was } else { -was };
+            }
+        }
+        Ok(())
+    }
+
+    fn end_head(&mut self) -> Result<(), TableError> {
+        for ((granularity, cell), difference) in std::mem::take(&mut self.sums) {
+            if difference != 0 {
+                self.growing.entry(granularity).or_default().push(&cell, difference)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The granularity at hand is done.
+    fn flush(&mut self) -> Result<(), TableError> {
+        self.end_head()?;
+        self.head.clear();
+        for (granularity, spool) in std::mem::take(&mut self.growing) {
+            self.spools.entry(granularity).or_default().push(spool);
+        }
+        Ok(())
+    }
+
+    /// What was summed for a granularity.
+    fn take(&mut self, granularity: Granularity) -> Result<Vec<Box<dyn Sorted>>, TableError> {
+        let spools = self.spools.remove(&granularity).unwrap_or_default();
+        spools.into_iter().map(|spool| Ok(Box::new(spool.read()?) as Box<dyn Sorted>)).collect()
+    }
+}

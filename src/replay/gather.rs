@@ -1,0 +1,255 @@
+//! `gather`: what a replay has counted, until it is compared.
+//!
+//! In: batches of `(key, moment, tally)`, sorted and consolidated by differential; what `arrivals` tells. Out: per chunk sorted
+//! runs, without lanes: what each lane has of a cell is one sum. State: runs in memory up to the worker's budget; beyond it they
+//! go to the store as one file. When a chunk is whole, all of it is on the store and a manifest says so, so that a killed
+//! replay goes on after it; the last chunk stays in memory. Restart: chunks without all their manifests are counted again.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::RecordBatch;
+use bytes::Bytes;
+use differential_dataflow::trace::cursor::{Cursor, Navigable};
+use parquet::arrow::arrow_writer::ArrowWriter;
+use serde::{Deserialize, Serialize};
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::operator::Operator;
+
+use super::arrivals::{Tallies, Told, schema};
+use super::runs::{RunFile, RunSet, push_merging, write};
+use super::source::{Chunk, Gathered, chunk_of};
+use super::submission::Submission;
+use crate::dataflow::pending::Batch;
+use crate::dataflow::run::Run;
+use crate::model::{Cell, Epoch, Granularity, Lane};
+use crate::table::store::write_file;
+use crate::table::{Root, TableError};
+
+/// Runs are merged into one of at most so many bytes: while it is made, it and what it is made from are there.
+const RUN_BYTES_MAX: usize = 32 << 20;
+
+/// Rows whose outcome is another one wait in memory up to so many bytes.
+const ROWS_BYTES_MAX: usize = 16 << 20;
+
+/// What a worker has counted of a chunk, on the store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Sorted runs.
+    pub runs: Vec<RunFile>,
+    /// Rows whose outcome is another one: paths of Parquet files.
+    pub rows: Vec<String>,
+    /// Outcomes.
+    pub tallies: Tallies,
+    /// How often the budget was used up.
+    pub spilled: u64,
+}
+
+/// What a worker has counted of the last chunk.
+#[derive(Default)]
+pub struct Rest {
+    /// In memory.
+    pub memory: Vec<Arc<Run>>,
+    /// The rest.
+    pub manifest: Manifest,
+    /// Rows whose outcome is another one, in memory.
+    pub rows: Vec<RecordBatch>,
+}
+
+/// What the operator needs beside its inputs.
+pub struct Gather {
+    /// Where the tables are.
+    pub root: Root,
+    /// The replay.
+    pub id: String,
+    /// Tells this run's files from those of another run of the same replay.
+    pub attempt: String,
+    /// The worker, and how many there are.
+    pub worker: (usize, usize),
+    /// Bytes of runs in memory.
+    pub budget_bytes: usize,
+    /// Chunks to be counted, ascending.
+    pub todo: VecDeque<Chunk>,
+    /// For storage.
+    pub runtime: tokio::runtime::Handle,
+    /// Where the last chunk goes.
+    pub rest: Arc<Mutex<Vec<Rest>>>,
+}
+
+/// Where a worker says that it is done with a chunk.
+pub fn manifest_path(id: &str, chunk: Chunk, attempt: &str, (worker, workers): (usize, usize)) -> String {
+    Submission::path(id, &format!("chunks/{chunk:06}/{attempt}-{worker}-of-{workers}.json"))
+}
+
+#[derive(Default)]
+struct Held {
+    runs: Vec<Arc<Run>>,
+    manifest: Manifest,
+    rows: Vec<RecordBatch>,
+    rows_bytes: usize,
+    files: usize,
+}
+
+impl Held {
+    fn bytes(&self) -> usize {
+        self.runs.iter().map(|run| run.bytes()).sum()
+    }
+}
+
+/// Builds the operator. `fail` is told what went wrong.
+pub fn gather<'scope>(
+    batches: StreamVec<'scope, Epoch, Batch>,
+    told: StreamVec<'scope, Epoch, Told>,
+    mut gather: Gather,
+    gathered: Gathered,
+    fail: impl Fn(TableError) + 'static,
+) {
+    let mut chunks: BTreeMap<Chunk, Held> = BTreeMap::new();
+    let mut done = false;
+    batches.binary_frontier::<_, timely::container::CapacityContainerBuilder<Vec<()>>, _, _, _, _>(
+        told,
+        Pipeline,
+        Pipeline,
+        "gather",
+        move |_capability, _info| {
+            move |(batches, batches_frontier), (told, told_frontier), _output| {
+                let _span = tracing::trace_span!("gather").entered();
+                batches.for_each(|_capability, batches| {
+                    batches.drain(..).for_each(|batch| receive(&batch, &mut chunks));
+                });
+                told.for_each(|capability, told| {
+                    let held = chunks.entry(chunk_of(*capability.time())).or_default();
+                    for told in told.drain(..) {
+                        held.manifest.tallies.merge(&told.tallies);
+                        if let Some(rows) = told.rows {
+                            held.rows_bytes += rows.get_array_memory_size();
+                            held.rows.push(rows);
+                        }
+                    }
+                });
+                let frontiers =
+                    [batches_frontier.frontier().first().copied(), told_frontier.frontier().first().copied()];
+                let open = frontiers.into_iter().flatten().min();
+                if done {
+                    return;
+                }
+                if let Err(error) = gather.settle(&mut chunks, open) {
+                    done = true;
+                    fail(error);
+                    return;
+                }
+                gathered.set(open.unwrap_or(Epoch::MAX));
+                if open.is_none() {
+                    done = true;
+                    let last = gather.todo.back().copied().unwrap_or_default();
+                    let held = chunks.remove(&last).unwrap_or_default();
+                    let rest = Rest { memory: held.runs, manifest: held.manifest, rows: held.rows };
+                    gather.rest.lock().unwrap_or_else(PoisonError::into_inner).push(rest);
+                }
+            }
+        },
+    );
+}
+
+fn receive(batch: &Batch, chunks: &mut BTreeMap<Chunk, Held>) {
+    let mut new: BTreeMap<(Chunk, u8), Run> = BTreeMap::new();
+    let mut cursor = batch.cursor();
+    let mut key = Vec::new();
+    while let Some(update) = cursor.get_key(batch) {
+        let (lane, granularity, bucket, cell) = Cell::decode_head(update).expect("roll_up wrote the key");
+        key.clear();
+        // Days for the coarse lane; days of their own are another sum.
+        key.push(if lane == Lane::Coarse { Granularity::Week } else { granularity } as u8);
+        key.extend_from_slice(&bucket.to_be_bytes());
+        key.extend_from_slice(cell);
+        cursor.map_times(batch, |epoch, tally| {
+            new.entry((chunk_of(*epoch), lane as u8)).or_default().push(&key, *tally);
+        });
+        cursor.step_key(batch);
+    }
+    for ((chunk, _), run) in new {
+        push_merging(&mut chunks.entry(chunk).or_default().runs, run, RUN_BYTES_MAX);
+    }
+}
+
+impl Gather {
+    /// Keeps to the budget, and puts whole chunks on the store.
+    fn settle(&mut self, chunks: &mut BTreeMap<Chunk, Held>, open: Option<Epoch>) -> Result<(), TableError> {
+        while chunks.values().map(Held::bytes).sum::<usize>() > self.budget_bytes {
+            let Some((chunk, held)) = chunks.iter_mut().max_by_key(|(_, held)| held.bytes()) else { break };
+            held.manifest.spilled += 1;
+            self.spill(*chunk, held)?;
+        }
+        for (chunk, held) in chunks.iter_mut().filter(|(_, held)| held.rows_bytes > ROWS_BYTES_MAX) {
+            self.spill_rows(*chunk, held)?;
+        }
+        // The last chunk stays in memory.
+        while self.todo.len() > 1
+            && let Some(&chunk) = self.todo.front()
+            && open.is_none_or(|open| chunk < chunk_of(open))
+        {
+            self.todo.pop_front();
+            // Every worker says so of every chunk, also when it has nothing of it.
+            let mut held = chunks.remove(&chunk).unwrap_or_default();
+            self.spill(chunk, &mut held)?;
+            self.spill_rows(chunk, &mut held)?;
+            self.store_manifest(chunk, &held.manifest)?;
+        }
+        Ok(())
+    }
+
+    fn spill(&self, chunk: Chunk, held: &mut Held) -> Result<(), TableError> {
+        if held.runs.is_empty() {
+            return Ok(());
+        }
+        let mut runs = RunSet::default();
+        held.runs.drain(..).for_each(|run| runs.push(run));
+        let mut bytes = Vec::new();
+        let groups = write(&runs, &mut bytes)?;
+        drop(runs);
+        let path = self.name(chunk, held, "run");
+        self.runtime.block_on(write_file(self.root.store().as_ref(), &path, Bytes::from(bytes)))?;
+        tracing::debug!(path, "sorted run stored");
+        held.manifest.runs.push(RunFile { path, groups });
+        Ok(())
+    }
+
+    fn spill_rows(&self, chunk: Chunk, held: &mut Held) -> Result<(), TableError> {
+        if held.rows.is_empty() {
+            return Ok(());
+        }
+        let bytes = encode_rows(&std::mem::take(&mut held.rows))?;
+        held.rows_bytes = 0;
+        let path = self.name(chunk, held, "rows");
+        self.runtime.block_on(write_file(self.root.store().as_ref(), &path, bytes))?;
+        held.manifest.rows.push(path);
+        Ok(())
+    }
+
+    fn name(&self, chunk: Chunk, held: &mut Held, what: &str) -> String {
+        held.files += 1;
+        let (worker, _) = self.worker;
+        let name = format!("chunks/{chunk:06}/{}-{worker}-{:05}.{what}.parquet", self.attempt, held.files);
+        Submission::path(&self.id, &name)
+    }
+
+    fn store_manifest(&self, chunk: Chunk, manifest: &Manifest) -> Result<(), TableError> {
+        let bytes = serde_json::to_vec(manifest).expect("a manifest is made of texts, numbers and lists");
+        let path = manifest_path(&self.id, chunk, &self.attempt, self.worker);
+        self.runtime.block_on(write_file(self.root.store().as_ref(), &path, Bytes::from(bytes)))
+    }
+}
+
+/// Rows whose outcome is another one, as one file.
+pub(super) fn encode_rows(rows: &[RecordBatch]) -> Result<Bytes, TableError> {
+    let encoding = |error: parquet::errors::ParquetError| TableError::Corrupt {
+        table: "replays".to_owned(),
+        what: format!("rows can not be encoded: {error}"),
+    };
+    let mut writer = ArrowWriter::try_new(Vec::new(), schema(), None).map_err(encoding)?;
+    for batch in rows {
+        writer.write(batch).map_err(encoding)?;
+    }
+    writer.into_inner().map(Bytes::from).map_err(encoding)
+}

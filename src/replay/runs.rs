@@ -1,0 +1,504 @@
+//! Sorted runs of a replay: in memory, in files of the store, and several as one.
+//!
+//! A key is granularity, bucket and cell, as in [`Run`]; `week` stands for days that the coarse lane has taken in, from which
+//! weeks, months and years are made. A file is Parquet, `key` (front-coded) and `count`, with one row group for each granularity
+//! and bucket, so that one of them can be read alone. State of a merge: one batch of each input; at most [`FAN_IN`] of them.
+
+use std::io::Seek;
+use std::ops::Range;
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::{Array, AsArray, BinaryArray, BinaryBuilder, Int64Array, Int64Builder, RecordBatch};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+use parquet::arrow::arrow_writer::ArrowWriter;
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use serde::{Deserialize, Serialize};
+
+use crate::dataflow::run::Run;
+use crate::model::Granularity;
+#[cfg(test)]
+use crate::model::Tally;
+use crate::table::TableError;
+use crate::table::fetch::Fetched;
+
+/// Inputs of one merge.
+pub const FAN_IN: usize = 32;
+
+const BATCH_ROWS: usize = 4096;
+
+static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    Arc::new(Schema::new(vec![Field::new("key", DataType::Binary, false), Field::new("count", DataType::Int64, false)]))
+});
+
+/// A run in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunFile {
+    /// Its path beside the tables.
+    pub path: String,
+    /// What its row groups are of, in their order.
+    pub groups: Vec<(Granularity, u16)>,
+}
+
+fn corrupt(error: impl ToString) -> TableError {
+    TableError::Corrupt { table: "replays".to_owned(), what: format!("a sorted run: {}", error.to_string()) }
+}
+
+/// What comes in the order of cells, each with a count.
+pub trait Sorted {
+    /// The cell at hand; `None` at the end.
+    fn cell(&self) -> Option<&[u8]>;
+
+    /// Its count.
+    fn count(&self) -> i64;
+
+    /// Goes to the next one.
+    ///
+    /// # Errors
+    /// [`TableError`] when it can not be read.
+    fn advance(&mut self) -> Result<(), TableError>;
+}
+
+/// The part of a run in memory that is of one granularity and bucket.
+struct Slice {
+    run: Arc<Run>,
+    range: Range<usize>,
+}
+
+impl Sorted for Slice {
+    fn cell(&self) -> Option<&[u8]> {
+        (!self.range.is_empty()).then(|| self.run.cell(self.range.start))
+    }
+
+    fn count(&self) -> i64 {
+        self.run.tally(self.range.start).event_count
+    }
+
+    fn advance(&mut self) -> Result<(), TableError> {
+        self.range.start += 1;
+        Ok(())
+    }
+}
+
+/// Some row groups of a run in a file.
+struct Rows {
+    batches: ParquetRecordBatchReader,
+    batch: Option<(BinaryArray, Int64Array)>,
+    row: usize,
+}
+
+impl Rows {
+    fn open(file: &Fetched, row_groups: Vec<usize>) -> Result<Rows, TableError> {
+        let batches = file.batches(None, Some(row_groups), BATCH_ROWS).map_err(corrupt)?;
+        let mut rows = Rows { batches, batch: None, row: 0 };
+        rows.next_batch()?;
+        Ok(rows)
+    }
+
+    fn next_batch(&mut self) -> Result<(), TableError> {
+        self.row = 0;
+        self.batch = match self.batches.next().transpose().map_err(corrupt)? {
+            Some(batch) => {
+                let key = batch.column(0).as_binary_opt::<i32>().ok_or_else(|| corrupt("column key is not binary"))?;
+                let count = batch.column(1).as_primitive_opt::<Int64Type>();
+                let count = count.ok_or_else(|| corrupt("column count is no integer"))?;
+                Some((key.clone(), count.clone()))
+            }
+            None => None,
+        };
+        Ok(())
+    }
+
+    fn key(&self) -> Option<&[u8]> {
+        self.batch.as_ref().map(|(keys, _)| keys.value(self.row))
+    }
+}
+
+impl Sorted for Rows {
+    fn cell(&self) -> Option<&[u8]> {
+        self.key().map(|key| &key[Run::HEAD.len()..])
+    }
+
+    fn count(&self) -> i64 {
+        self.batch.as_ref().map_or(0, |(_, counts)| counts.value(self.row))
+    }
+
+    fn advance(&mut self) -> Result<(), TableError> {
+        self.row += 1;
+        if self.batch.as_ref().is_some_and(|(keys, _)| self.row >= keys.len()) { self.next_batch() } else { Ok(()) }
+    }
+}
+
+/// Several inputs as one, with the counts of equal cells summed.
+pub struct Merged<'a> {
+    inputs: Vec<Box<dyn Sorted + 'a>>,
+    /// Those that are not at their end, as a heap: the least cell first.
+    heap: Vec<usize>,
+}
+
+impl<'a> Merged<'a> {
+    /// Of any inputs.
+    pub fn new(inputs: Vec<Box<dyn Sorted + 'a>>) -> Merged<'a> {
+        let heap = (0..inputs.len()).filter(|input| inputs[*input].cell().is_some()).collect();
+        let mut merged = Merged { inputs, heap };
+        for at in (0..merged.heap.len() / 2).rev() {
+            merged.sift(at);
+        }
+        merged
+    }
+
+    /// The least cell that is left.
+    pub fn cell(&self) -> Option<&[u8]> {
+        self.heap.first().and_then(|input| self.inputs[*input].cell())
+    }
+
+    /// Takes the least cell into `cell` and returns its count; `None` at the end. A sum may be zero.
+    ///
+    /// # Errors
+    /// As [`Sorted::advance`].
+    pub fn take(&mut self, cell: &mut Vec<u8>) -> Result<Option<i64>, TableError> {
+        cell.clear();
+        match self.cell() {
+            Some(least) => cell.extend_from_slice(least),
+            None => return Ok(None),
+        }
+        let mut sum = 0;
+        while let Some(&input) = self.heap.first()
+            && self.inputs[input].cell() == Some(cell)
+        {
+            sum += self.inputs[input].count();
+            self.inputs[input].advance()?;
+            if self.inputs[input].cell().is_none() {
+                self.heap.swap_remove(0);
+            }
+            self.sift(0);
+        }
+        Ok(Some(sum))
+    }
+
+    fn sift(&mut self, mut at: usize) {
+        let less = |heap: &[usize], a: usize, b: usize| self.inputs[heap[a]].cell() < self.inputs[heap[b]].cell();
+        loop {
+            let mut least = at;
+            for child in [2 * at + 1, 2 * at + 2] {
+                if child < self.heap.len() && less(&self.heap, child, least) {
+                    least = child;
+                }
+            }
+            if least == at {
+                return;
+            }
+            self.heap.swap(at, least);
+            at = least;
+        }
+    }
+}
+
+/// Runs of a replay, to be read by granularity and bucket.
+#[derive(Default)]
+pub struct RunSet {
+    memory: Vec<Arc<Run>>,
+    files: Vec<(Vec<(Granularity, u16)>, Fetched)>,
+}
+
+impl RunSet {
+    /// Adds a run in memory.
+    pub fn push(&mut self, run: Arc<Run>) {
+        self.memory.push(run);
+    }
+
+    /// Adds a file that was fetched. When there are too many, they become one, in a temporary file.
+    ///
+    /// # Errors
+    /// [`TableError`] when a run can not be read or written.
+    pub fn push_file(&mut self, groups: Vec<(Granularity, u16)>, file: Fetched) -> Result<(), TableError> {
+        self.files.push((groups, file));
+        if self.files.len() < FAN_IN {
+            return Ok(());
+        }
+        let mut disk = tempfile::tempfile().map_err(scratch)?;
+        let inputs = RunSet { memory: Vec::new(), files: std::mem::take(&mut self.files) };
+        let groups = write(&inputs, &mut disk)?;
+        disk.rewind().map_err(scratch)?;
+        self.files.push((groups, Fetched::of_disk(disk)));
+        Ok(())
+    }
+
+    /// What there is, in order.
+    pub fn groups(&self) -> Vec<(Granularity, u16)> {
+        let of_memory = |run: &Arc<Run>| {
+            run.groups().into_iter().map(|(granularity, bucket, _)| (granularity, bucket)).collect::<Vec<_>>()
+        };
+        let mut groups: Vec<_> = self.memory.iter().flat_map(of_memory).collect();
+        groups.extend(self.files.iter().flat_map(|(groups, _)| groups.iter().copied()));
+        groups.sort_unstable();
+        groups.dedup();
+        groups
+    }
+
+    /// The runs of one granularity and bucket.
+    ///
+    /// # Errors
+    /// [`TableError`] when a file can not be read.
+    pub fn of(&self, granularity: Granularity, bucket: u16) -> Result<Vec<Box<dyn Sorted + '_>>, TableError> {
+        let mut inputs: Vec<Box<dyn Sorted>> = Vec::new();
+        for run in &self.memory {
+            for (of, in_bucket, range) in run.groups() {
+                if (of, in_bucket) == (granularity, bucket) {
+                    inputs.push(Box::new(Slice { run: Arc::clone(run), range }));
+                }
+            }
+        }
+        for (groups, file) in &self.files {
+            let row_groups: Vec<_> = groups
+                .iter()
+                .enumerate()
+                .filter(|(_, group)| **group == (granularity, bucket))
+                .map(|(index, _)| index)
+                .collect();
+            if !row_groups.is_empty() {
+                inputs.push(Box::new(Rows::open(file, row_groups)?));
+            }
+        }
+        Ok(inputs)
+    }
+}
+
+fn scratch(error: std::io::Error) -> TableError {
+    TableError::Invalid(format!("a temporary file can not be used: {error}; set TMPDIR to a folder with room"))
+}
+
+/// Writes runs as one; returns what its row groups are of.
+///
+/// # Errors
+/// [`TableError`] when a run can not be read or written.
+pub fn write<W: std::io::Write + Send>(runs: &RunSet, sink: W) -> Result<Vec<(Granularity, u16)>, TableError> {
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_max_row_group_row_count(None)
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_dictionary_enabled(false)
+        .set_column_encoding("key".into(), Encoding::DELTA_BYTE_ARRAY)
+        .build();
+    let mut writer = ArrowWriter::try_new(sink, Arc::clone(&SCHEMA), Some(properties)).map_err(corrupt)?;
+    let mut written = Vec::new();
+    let mut key = Vec::new();
+    let mut cell = Vec::new();
+    for (granularity, bucket) in runs.groups() {
+        let mut merged = Merged::new(runs.of(granularity, bucket)?);
+        let (mut keys, mut counts) = (BinaryBuilder::new(), Int64Builder::new());
+        let mut rows = 0;
+        while let Some(count) = merged.take(&mut cell)? {
+            if count != 0 {
+                key.clear();
+                key.push(granularity as u8);
+                key.extend_from_slice(&bucket.to_be_bytes());
+                key.extend_from_slice(&cell);
+                keys.append_value(&key);
+                counts.append_value(count);
+                rows += 1;
+            }
+            if rows % BATCH_ROWS == 0 || merged.cell().is_none() {
+                writer.write(&batch(&mut keys, &mut counts)).map_err(corrupt)?;
+            }
+        }
+        if rows > 0 {
+            written.push((granularity, bucket));
+            writer.flush().map_err(corrupt)?;
+        }
+    }
+    writer.close().map_err(corrupt)?;
+    Ok(written)
+}
+
+fn batch(keys: &mut BinaryBuilder, counts: &mut Int64Builder) -> RecordBatch {
+    RecordBatch::try_new(Arc::clone(&SCHEMA), vec![Arc::new(keys.finish()), Arc::new(counts.finish())])
+        .expect("every key has a count")
+}
+
+/// Appends a run to others, merging those of like length up to `bytes_max`: each update is merged a logarithmic number of times.
+pub fn push_merging(runs: &mut Vec<Arc<Run>>, mut run: Run, bytes_max: usize) {
+    run.shrink();
+    runs.push(Arc::new(run));
+    while let [.., a, b] = runs.as_slice()
+        && b.len() * 2 > a.len()
+        && a.bytes() + b.bytes() <= bytes_max
+    {
+        let merged = Arc::new(Run::merged(a, b));
+        runs.truncate(runs.len() - 2);
+        runs.push(merged);
+    }
+}
+
+/// A sequence of cells and counts, in order, that goes to disk when it is long.
+pub struct Spool {
+    file: tempfile::SpooledTempFile,
+    entries: u64,
+}
+
+/// A spool stays in memory up to here.
+const SPOOL_BYTES_MAX: usize = 8 << 20;
+
+impl Default for Spool {
+    fn default() -> Self {
+        Spool { file: tempfile::SpooledTempFile::new(SPOOL_BYTES_MAX), entries: 0 }
+    }
+}
+
+impl Spool {
+    /// Appends a cell; cells come in order.
+    ///
+    /// # Errors
+    /// [`TableError`] when there is no room.
+    pub fn push(&mut self, cell: &[u8], count: i64) -> Result<(), TableError> {
+        use std::io::Write;
+        let mut write = |bytes: &[u8]| self.file.write_all(bytes).map_err(scratch);
+        write(&(cell.len() as u32).to_le_bytes())?;
+        write(cell)?;
+        write(&count.to_le_bytes())?;
+        self.entries += 1;
+        Ok(())
+    }
+
+    /// Reads it from its beginning.
+    ///
+    /// # Errors
+    /// [`TableError`] when it can not be read back.
+    pub fn read(mut self) -> Result<impl Sorted, TableError> {
+        self.file.rewind().map_err(scratch)?;
+        let mut read = Spooled { file: std::io::BufReader::new(self.file), left: self.entries, entry: None };
+        read.advance()?;
+        Ok(read)
+    }
+}
+
+struct Spooled {
+    file: std::io::BufReader<tempfile::SpooledTempFile>,
+    left: u64,
+    entry: Option<(Vec<u8>, i64)>,
+}
+
+impl Sorted for Spooled {
+    fn cell(&self) -> Option<&[u8]> {
+        self.entry.as_ref().map(|(cell, _)| cell.as_slice())
+    }
+
+    fn count(&self) -> i64 {
+        self.entry.as_ref().map_or(0, |(_, count)| *count)
+    }
+
+    fn advance(&mut self) -> Result<(), TableError> {
+        use std::io::Read;
+        if self.left == 0 {
+            self.entry = None;
+            return Ok(());
+        }
+        self.left -= 1;
+        let (mut len, mut count) = ([0; 4], [0; 8]);
+        self.file.read_exact(&mut len).map_err(scratch)?;
+        let mut cell = self.entry.take().map(|(cell, _)| cell).unwrap_or_default();
+        cell.resize(u32::from_le_bytes(len) as usize, 0);
+        self.file.read_exact(&mut cell).map_err(scratch)?;
+        self.file.read_exact(&mut count).map_err(scratch)?;
+        self.entry = Some((cell, i64::from_le_bytes(count)));
+        Ok(())
+    }
+}
+
+/// A run of some updates, for tests: a granularity, a bucket, cells in order.
+#[cfg(test)]
+pub(super) fn run_of(updates: &[(Granularity, u16, &[u8], i64)]) -> Run {
+    let mut run = Run::default();
+    for (granularity, bucket, cell, count) in updates {
+        let mut key = vec![*granularity as u8];
+        key.extend_from_slice(&bucket.to_be_bytes());
+        key.extend_from_slice(cell);
+        run.push(&key, Tally { event_count: *count });
+    }
+    run
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Updates = BTreeMap<(u8, u16, Vec<u8>), i64>;
+
+    fn run(updates: &Updates) -> Arc<Run> {
+        let updates: Vec<_> = updates.iter().collect();
+        let of = |((granularity, bucket, cell), count): &(&(u8, u16, Vec<u8>), &i64)| {
+            (Granularity::ALL[usize::from(*granularity)], *bucket, cell.clone(), **count)
+        };
+        let updates: Vec<_> = updates.iter().map(of).collect();
+        let updates: Vec<_> = updates
+            .iter()
+            .map(|(granularity, bucket, cell, count)| (*granularity, *bucket, cell.as_slice(), *count))
+            .collect();
+        Arc::new(run_of(&updates))
+    }
+
+    fn read(runs: &RunSet) -> Updates {
+        let mut found = Updates::new();
+        for (granularity, bucket) in runs.groups() {
+            let mut merged = Merged::new(runs.of(granularity, bucket).expect("readable"));
+            let mut cell = Vec::new();
+            let mut last: Option<Vec<u8>> = None;
+            while let Some(count) = merged.take(&mut cell).expect("readable") {
+                assert!(last.as_ref().is_none_or(|last| *last < cell), "ascending, each once");
+                last = Some(cell.clone());
+                if count != 0 {
+                    found.insert((granularity as u8, bucket, cell.clone()), count);
+                }
+            }
+        }
+        found
+    }
+
+    fn updates() -> impl Strategy<Value = Updates> {
+        let key = (0u8..4, 0u16..3, prop::collection::vec(0u8..3, 0..4));
+        prop::collection::btree_map(key, prop_oneof![Just(-1i64), Just(1), Just(7)], 0..30)
+    }
+
+    proptest! {
+        #[test]
+        fn runs_in_memory_and_in_files_are_one_sum(all in prop::collection::vec((updates(), any::<bool>()), 0..40)) {
+            let mut runs = RunSet::default();
+            let mut sum = Updates::new();
+            for (updates, in_file) in &all {
+                for (key, count) in updates {
+                    *sum.entry(key.clone()).or_default() += count;
+                }
+                if *in_file {
+                    let mut one = RunSet::default();
+                    one.push(run(updates));
+                    let mut disk = tempfile::tempfile().expect("a file");
+                    let groups = write(&one, &mut disk).expect("written");
+                    disk.rewind().expect("a file");
+                    runs.push_file(groups, Fetched::of_disk(disk)).expect("readable");
+                } else {
+                    runs.push(run(updates));
+                }
+            }
+            sum.retain(|_, count| *count != 0);
+            prop_assert_eq!(read(&runs), sum);
+        }
+
+        #[test]
+        fn a_spool_reads_back(cells in prop::collection::btree_map(prop::collection::vec(any::<u8>(), 0..5), any::<i64>(), 0..20)) {
+            let mut spool = Spool::default();
+            cells.iter().for_each(|(cell, count)| spool.push(cell, *count).expect("room"));
+            let mut read = spool.read().expect("readable");
+            let mut found = Vec::new();
+            while let Some(cell) = read.cell() {
+                found.push((cell.to_vec(), read.count()));
+                read.advance().expect("readable");
+            }
+            prop_assert_eq!(found, cells.into_iter().collect::<Vec<_>>());
+        }
+    }
+}

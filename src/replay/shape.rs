@@ -1,0 +1,224 @@
+//! How each dimension's windows are recounted: which a range must hold whole, and what happens to those that it holds in part.
+//!
+//! In: the replay's logic, and the logics that count now: live's of all epochs before the replay's, and those of published
+//! replays. Out: per dimension its base, the windows that the range must be whole windows of, and what becomes of longer ones.
+//! A longer window that is only partly in the range gets the difference of the part, summed from base windows; where that can not
+//! be told from the cells that are there, it is left alone. Pure.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use crate::job::Logic;
+use crate::model::{Granularity, TimeUs, Zone};
+
+/// A logic that counts now.
+pub struct Present<'a> {
+    /// The logic.
+    pub logic: &'a Logic,
+    /// What it counts only in whole windows of some range, where it is a replay's.
+    pub whole_only: &'a [(Granularity, String)],
+}
+
+/// What a range does to each dimension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// By name; of the replay's logic and of those that count now.
+    pub dimensions: BTreeMap<String, DimensionShape>,
+}
+
+/// What a range does to a dimension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DimensionShape {
+    /// The range is whole windows of this length.
+    pub base: Granularity,
+    /// Longer windows that get the difference of the part that is in the range.
+    pub parts: Vec<PartOf>,
+    /// Windows that are only counted where they are wholly in the range.
+    pub whole_only: Vec<Granularity>,
+}
+
+/// A granularity whose windows get the difference of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartOf {
+    /// The granularity.
+    pub granularity: Granularity,
+    /// Whether the replay's logic counts it; else the part's old count is taken out.
+    pub is_counted: bool,
+}
+
+fn counted<'a>(logic: &'a Logic, dimension: &str) -> Option<&'a [Granularity]> {
+    logic.dimensions.iter().find(|known| known.name == dimension).map(|known| known.granularities.as_slice())
+}
+
+impl Shape {
+    /// The shape of replays with `ours` where `present` count now.
+    pub fn new(ours: &Logic, present: &[Present<'_>]) -> Shape {
+        let logics = present.iter().map(|present| present.logic).chain([ours]);
+        let names = logics.flat_map(|logic| logic.dimensions.iter().map(|dimension| dimension.name.clone()));
+        let dimensions = names.map(|name| (name.clone(), DimensionShape::new(&name, ours, present)));
+        Shape { dimensions: dimensions.collect() }
+    }
+
+    /// The longest base: a range is whole windows of it.
+    pub fn base(&self) -> Granularity {
+        self.dimensions.values().map(|shape| shape.base).max().unwrap_or(Granularity::Minute)
+    }
+
+    /// What is only counted in windows wholly in the range, of the granularities that the replay's logic counts.
+    pub fn whole_only(&self) -> Vec<(Granularity, String)> {
+        let of = |(name, shape): (&String, &DimensionShape)| {
+            shape.whole_only.iter().map(|granularity| (*granularity, name.clone())).collect::<Vec<_>>()
+        };
+        self.dimensions.iter().flat_map(of).collect()
+    }
+}
+
+impl DimensionShape {
+    fn new(name: &str, ours: &Logic, present: &[Present<'_>]) -> DimensionShape {
+        let theirs: Vec<_> =
+            (present.iter()).filter_map(|present| Some((counted(present.logic, name)?, present.whole_only))).collect();
+        let new = counted(ours, name);
+        // Every cell of these granularities is a sum over the same rows as that of any other of them.
+        let by_all = |granularity: Granularity| {
+            !theirs.is_empty()
+                && theirs.iter().all(|(counted, whole_only)| {
+                    counted.contains(&granularity)
+                        && !whole_only.iter().any(|(of, dimension)| *of == granularity && dimension == name)
+                })
+        };
+        let all = || theirs.iter().map(|(counted, _)| *counted).chain(new);
+        let by_us_too =
+            |granularity: &Granularity| by_all(*granularity) && new.is_none_or(|counted| counted.contains(granularity));
+        let common = Granularity::ALL[..=Granularity::Day as usize].iter().copied().find(by_us_too);
+        // Windows up to a day nest in longer ones of up to a day.
+        let base = common
+            .unwrap_or_else(|| all().filter_map(|counted| counted.first().copied()).max().unwrap_or(Granularity::Day));
+        let mut shape = DimensionShape { base, parts: Vec::new(), whole_only: Vec::new() };
+        for granularity in Granularity::ALL {
+            let is_counted = new.is_some_and(|counted| counted.contains(&granularity));
+            if !all().any(|counted| counted.contains(&granularity)) || (common.is_some() && granularity == base) {
+                continue;
+            }
+            if common.is_some() && granularity > base && by_all(granularity) {
+                shape.parts.push(PartOf { granularity, is_counted });
+            } else {
+                shape.whole_only.push(granularity);
+            }
+        }
+        shape
+    }
+}
+
+/// How a window lies to a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lies {
+    /// All of it is in the range.
+    Inside,
+    /// Some of it is.
+    Partly,
+    /// Nothing of it is.
+    Outside,
+}
+
+/// How the window of a granularity that starts at `start` lies to stretches that do not touch, ascending.
+pub fn lies(coverage: &[Range<TimeUs>], granularity: Granularity, start: TimeUs) -> Lies {
+    let end = granularity.window_end(start, Zone::Utc);
+    let first = coverage.partition_point(|stretch| stretch.end <= start);
+    match coverage.get(first) {
+        Some(stretch) if stretch.start <= start && end <= stretch.end => Lies::Inside,
+        Some(stretch) if stretch.start < end => Lies::Partly,
+        _ => Lies::Outside,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::Job;
+    use Granularity::{Day, Hour, Minute, Month, Week, Year};
+
+    /// A logic whose dimension `total` is always counted by days.
+    fn logic(dimensions: &[(&str, &[Granularity])]) -> Logic {
+        let mut text = "name = \"j\"\n[source]\ntopics = [\"t\"]\n[source.kafka]\n\"bootstrap.servers\" = \"b\"\n[tables]\n\
+             url = \"memory://\"\n[event]\nformat = \"json\"\ncustomer = { pointer = \"/c\" }\nevent_time = { pointer = \"/t\" }\n\
+             [event.fields.a]\npointer = \"/a\"\n[dimensions.total]\ngranularities = [\"day\"]\n"
+            .to_owned();
+        for (name, granularities) in dimensions {
+            let names: Vec<_> = granularities.iter().map(|granularity| format!("\"{granularity}\"")).collect();
+            text += &format!("[dimensions.{name}]\nfield = \"a\"\ngranularities = [{}]\n", names.join(", "));
+        }
+        Job::parse(&text, "job.toml", &|_| None).expect("a job").logic
+    }
+
+    fn shape(ours: &[(&str, &[Granularity])], theirs: &[&[(&str, &[Granularity])]]) -> Shape {
+        let theirs: Vec<_> = theirs.iter().map(|theirs| logic(theirs)).collect();
+        let present: Vec<_> = theirs.iter().map(|logic| Present { logic, whole_only: &[] }).collect();
+        Shape::new(&logic(ours), &present)
+    }
+
+    fn parts(shape: &DimensionShape) -> Vec<(Granularity, bool)> {
+        shape.parts.iter().map(|part| (part.granularity, part.is_counted)).collect()
+    }
+
+    #[test]
+    fn longer_windows_get_the_difference_of_their_part() {
+        let same: &[(&str, &[Granularity])] = &[("page", &[Hour, Day, Month])];
+        let shape = shape(same, &[same]);
+        let page = &shape.dimensions["page"];
+        assert_eq!((page.base, parts(page), &page.whole_only), (Hour, vec![(Day, true), (Month, true)], &vec![]));
+        assert_eq!((shape.base(), shape.dimensions["total"].base), (Day, Day));
+    }
+
+    #[test]
+    fn what_was_not_counted_before_is_counted_in_whole_windows() {
+        let shape = shape(&[("page", &[Minute, Day, Year]), ("new", &[Hour, Week])], &[&[("page", &[Day, Month])]]);
+        let (page, new) = (&shape.dimensions["page"], &shape.dimensions["new"]);
+        assert_eq!((page.base, parts(page)), (Day, vec![(Month, false)]));
+        assert_eq!(page.whole_only, [Minute, Year]);
+        assert_eq!((new.base, parts(new), &new.whole_only), (Hour, vec![], &vec![Hour, Week]));
+        assert_eq!(shape.whole_only().len(), 4);
+    }
+
+    #[test]
+    fn logics_that_differ_leave_no_part_to_be_told() {
+        // Months hold the second's rows only, days hold both's.
+        let shape = shape(&[("page", &[Day, Month])], &[&[("page", &[Day])], &[("page", &[Day, Month])]]);
+        let page = &shape.dimensions["page"];
+        assert_eq!((page.base, parts(page), &page.whole_only), (Day, vec![], &vec![Month]));
+        // Nothing in common: whole windows only.
+        let shape = super::tests::shape(&[("page", &[Day, Month])], &[&[("page", &[Hour, Month])]]);
+        let page = &shape.dimensions["page"];
+        assert_eq!((page.base, parts(page)), (Day, vec![]));
+        assert_eq!(page.whole_only, [Hour, Day, Month]);
+        // A dimension that is gone is taken out.
+        let shape = super::tests::shape(&[], &[&[("page", &[Hour, Month])]]);
+        assert_eq!(parts(&shape.dimensions["page"]), [(Month, false)]);
+        // What a replay counted in whole windows only.
+        let (a, whole_only) = (logic(&[("page", &[Hour, Month])]), [(Month, "page".to_owned())]);
+        let shape = Shape::new(&a, &[Present { logic: &a, whole_only: &whole_only }]);
+        assert_eq!(shape.dimensions["page"].whole_only, [Month]);
+    }
+
+    #[test]
+    fn windows_lie_inside_partly_or_outside() {
+        let at = |text: &str| text.parse::<chrono::DateTime<chrono::Utc>>().expect("a time").timestamp_micros();
+        let coverage = [
+            at("2026-01-12T00:00:00Z")..at("2026-01-14T00:00:00Z"),
+            at("2026-02-01T00:00:00Z")..at("2026-03-01T00:00:00Z"),
+        ];
+        let lies = |granularity: Granularity, time: &str| {
+            lies(&coverage, granularity, granularity.window_start(at(time), Zone::Utc))
+        };
+        assert_eq!(lies(Day, "2026-01-13T05:00:00Z"), Lies::Inside);
+        assert_eq!(lies(Day, "2026-01-14T00:00:00Z"), Lies::Outside);
+        assert_eq!(lies(Week, "2026-01-13T05:00:00Z"), Lies::Partly);
+        assert_eq!(
+            (lies(Month, "2026-01-01T00:00:00Z"), lies(Month, "2026-02-07T00:00:00Z")),
+            (Lies::Partly, Lies::Inside)
+        );
+        assert_eq!(
+            (lies(Year, "2026-07-01T00:00:00Z"), lies(Year, "2027-07-01T00:00:00Z")),
+            (Lies::Partly, Lies::Outside)
+        );
+    }
+}

@@ -1,0 +1,197 @@
+//! `source` of a replay: the rows of a worker's share of the archive, chunk after chunk.
+//!
+//! In: files of `raw`, read by a thread of its own. Out: records with what became of them on arrival. Time: `chunk << 32 | step`; a
+//! step is [`STEP_BYTES`] of one worker, so that what is sorted at once stays small. State: a few batches of rows. Flow control:
+//! a worker is at most [`STEPS_AHEAD`] steps ahead of what all workers have gathered. Failure: said to the run, which ends.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+
+use object_store::path::Path;
+use timely::dataflow::operators::generic::operator::source as source_operator;
+use timely::dataflow::{Scope, StreamVec};
+use timely::scheduling::Activator;
+
+use crate::dataflow::route::Scope as Range;
+use crate::model::{Epoch, Records};
+use crate::table::store::read_file;
+use crate::table::{File, Log, TableError, raw};
+
+/// Bytes of records in a step.
+const STEP_BYTES: usize = 64 << 20;
+
+/// Steps that may be under way.
+const STEPS_AHEAD: usize = 2;
+
+/// Bytes sent in one activation, so that other operators get their turn.
+const TURN_BYTES: usize = 2 << 20;
+
+/// Batches of rows that may wait for the worker.
+const BATCHES_WAITING: usize = 4;
+
+/// The number of a chunk of files.
+pub type Chunk = u32;
+
+/// The first moment of a chunk.
+pub fn start_of(chunk: Chunk) -> Epoch {
+    Epoch::from(chunk) << 32
+}
+
+/// The chunk of a moment.
+pub fn chunk_of(epoch: Epoch) -> Chunk {
+    (epoch >> 32) as Chunk
+}
+
+/// What a worker reads.
+pub struct Share {
+    /// The archive.
+    pub log: Log,
+    /// Its files, by chunk; chunks ascend.
+    pub files: Vec<(Chunk, Vec<File>)>,
+    /// Names that records refer to.
+    pub topics: Arc<[String]>,
+    /// Rows of later epochs are in no lane.
+    pub up_to: Epoch,
+    /// Only rows whose event time on record is in range, or missing; all where it may have changed.
+    pub prunes: Option<Arc<Range>>,
+}
+
+enum Message {
+    Records(Records),
+    End(Chunk),
+    Failed(TableError),
+}
+
+impl Share {
+    fn open(self, runtime: &tokio::runtime::Handle, wake: impl Fn() + Send + 'static) -> Receiver<Message> {
+        let (sender, receiver) = sync_channel(BATCHES_WAITING);
+        let handle = runtime.clone();
+        runtime.spawn_blocking(move || {
+            if let Err(error) = self.read(&handle, &sender, &wake) {
+                // A worker that is gone needs no end.
+                sender.send(Message::Failed(error)).ok();
+            }
+            drop(sender);
+            wake();
+        });
+        receiver
+    }
+
+    fn read(
+        self,
+        runtime: &tokio::runtime::Handle,
+        sender: &SyncSender<Message>,
+        wake: &impl Fn(),
+    ) -> Result<(), TableError> {
+        let prunes = self.prunes.clone();
+        let up_to = self.up_to;
+        for (chunk, files) in self.files {
+            for file in files {
+                let path = Path::from(file.path.as_str());
+                let bytes = runtime
+                    .block_on(read_file(self.log.store().as_ref(), &path))
+                    .map_err(|error| TableError::storage(format!("reading {path} of table raw"), error))?;
+                let prunes = prunes.clone();
+                let keep = move |epoch, time: Option<i64>| {
+                    epoch <= up_to && prunes.as_ref().is_none_or(|range| time.is_none_or(|time| range.covers(time)))
+                };
+                for records in raw::read_arrived(&file, bytes, Arc::clone(&self.topics), keep)? {
+                    let records = records?;
+                    if !records.is_empty() && sender.send(Message::Records(records)).is_err() {
+                        return Ok(());
+                    }
+                    wake();
+                }
+            }
+            if sender.send(Message::End(chunk)).is_err() {
+                return Ok(());
+            }
+            wake();
+        }
+        Ok(())
+    }
+}
+
+/// How far all workers have gathered: set by `gather`, which wakes the source.
+#[derive(Clone, Default)]
+pub struct Gathered(Rc<RefCell<(Epoch, Option<Activator>)>>);
+
+impl Gathered {
+    /// All before `epoch` is gathered.
+    pub fn set(&self, epoch: Epoch) {
+        let mut inner = self.0.borrow_mut();
+        if inner.0 < epoch {
+            inner.0 = epoch;
+            if let Some(source) = &inner.1 {
+                source.activate();
+            }
+        }
+    }
+}
+
+/// Builds the operator. `fail` is told what went wrong; `read` counts rows.
+pub fn source<'scope>(
+    scope: Scope<'scope, Epoch>,
+    share: Share,
+    runtime: &tokio::runtime::Handle,
+    gathered: Gathered,
+    fail: impl Fn(TableError) + 'static,
+    read: Arc<AtomicU64>,
+) -> StreamVec<'scope, Epoch, Records> {
+    source_operator(scope, "source", |capability, info| {
+        let activator = scope.activator_for(Rc::clone(&info.address));
+        gathered.0.borrow_mut().1 = Some(scope.activator_for(Rc::clone(&info.address)));
+        let sync = scope.worker().sync_activator_for(info.address.to_vec());
+        // A worker that has ended needs no waking.
+        let receiver = share.open(runtime, move || sync.activate().unwrap_or_default());
+        let mut capability = Some(capability);
+        let mut steps = VecDeque::new();
+        let mut step_bytes = 0;
+        move |output| {
+            let _span = tracing::trace_span!("source").entered();
+            let mut sent = 0;
+            while let Some(held) = &mut capability {
+                while steps.front().is_some_and(|step| *step < gathered.0.borrow().0) {
+                    steps.pop_front();
+                }
+                if sent >= TURN_BYTES {
+                    activator.activate();
+                    return;
+                }
+                if steps.len() > STEPS_AHEAD {
+                    return;
+                }
+                match receiver.try_recv() {
+                    Ok(Message::Records(records)) => {
+                        read.fetch_add(records.len() as u64, Ordering::Relaxed);
+                        sent += records.bytes();
+                        step_bytes += records.bytes();
+                        output.session(held).give(records);
+                        if step_bytes >= STEP_BYTES {
+                            steps.push_back(*held.time());
+                            let next = held.time() + 1;
+                            held.downgrade(&next);
+                            step_bytes = 0;
+                        }
+                    }
+                    Ok(Message::End(chunk)) => {
+                        steps.push_back(*held.time());
+                        held.downgrade(&start_of(chunk + 1));
+                        step_bytes = 0;
+                    }
+                    Ok(Message::Failed(error)) => {
+                        // The capability is held: dropping it would look like the end of the archive.
+                        fail(error);
+                        return;
+                    }
+                    Err(TryRecvError::Empty) => return,
+                    Err(TryRecvError::Disconnected) => capability = None,
+                }
+            }
+        }
+    })
+}
