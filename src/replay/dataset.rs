@@ -222,7 +222,7 @@ pub async fn read(
     root: &Root,
     part: &Part,
     windows: Range<TimeUs>,
-) -> Result<impl Iterator<Item = Result<Change, TableError>>, TableError> {
+) -> Result<impl Iterator<Item = Result<Change, TableError>> + use<>, TableError> {
     let corrupt = {
         let path = part.path.clone();
         move |what: String| TableError::Corrupt { table: "replays".to_owned(), what: format!("{path}: {what}") }

@@ -70,13 +70,15 @@ pub async fn run(replay: &Replay, submission: &Submission) -> Result<Summary, Re
     let tables = Tables::of(root, submission).await?;
     let shape = Counting::of(root, &tables.counts.1, submission).await?.shape(&job.logic);
     let all = chunks(raw_files(&tables.raw.1, submission)?, submission.chunk_bytes);
-    let (manifests, todo) = left(root, submission, all).await?;
+    let (manifests, todo) = left(root, submission, all.clone()).await?;
     let rows = |files: &[File]| files.iter().map(|file| file.rows).sum::<u64>();
     progress.rows.store(todo.iter().map(|(_, files)| rows(files)).sum(), Ordering::Relaxed);
     tracing::info!(id = submission.id, chunks = todo.len(), done = manifests.len(), "replay begins");
 
     let scope = Arc::new(scope(submission));
     let rest = count(replay, submission, &tables, todo, Arc::clone(&scope)).await?;
+    // All that is not in `rest` is on the store now.
+    let (manifests, _) = left(root, submission, all).await?;
     let mut runs = RunSet::default();
     let mut tallies = Tallies::default();
     let mut spilled = 0;

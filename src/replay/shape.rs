@@ -99,7 +99,10 @@ impl DimensionShape {
             if !all().any(|counted| counted.contains(&granularity)) || (common.is_some() && granularity == base) {
                 continue;
             }
-            if common.is_some() && granularity > base && by_all(granularity) {
+            // Base windows hold live's rows of the new logic too; where that counts the dimension, but not in these windows, they
+            // do not, so what to take out of them can not be told.
+            let can_be_told = is_counted || new.is_none();
+            if common.is_some() && granularity > base && by_all(granularity) && can_be_told {
                 shape.parts.push(PartOf { granularity, is_counted });
             } else {
                 shape.whole_only.push(granularity);
@@ -173,10 +176,10 @@ mod tests {
     fn what_was_not_counted_before_is_counted_in_whole_windows() {
         let shape = shape(&[("page", &[Minute, Day, Year]), ("new", &[Hour, Week])], &[&[("page", &[Day, Month])]]);
         let (page, new) = (&shape.dimensions["page"], &shape.dimensions["new"]);
-        assert_eq!((page.base, parts(page)), (Day, vec![(Month, false)]));
-        assert_eq!(page.whole_only, [Minute, Year]);
+        assert_eq!((page.base, parts(page)), (Day, vec![]));
+        assert_eq!(page.whole_only, [Minute, Month, Year]);
         assert_eq!((new.base, parts(new), &new.whole_only), (Hour, vec![], &vec![Hour, Week]));
-        assert_eq!(shape.whole_only().len(), 4);
+        assert_eq!(shape.whole_only().len(), 5);
     }
 
     #[test]

@@ -1,0 +1,542 @@
+//! Replays against an oracle: random logics, traffic, ranges and moments; every cell, of every granularity.
+//!
+//! A live job runs over a store in memory with logic A, is stopped, runs on with logic B, is stopped or lost with its lanes apart.
+//! Then a range is replayed with B. What the replay says must be what a plain recount says, which knows what was sent and reads
+//! from `raw` only which epoch it came in: inside the range as B counts it, outside as it was, longer windows the mixture.
+//!
+//! Promises of DESIGN shown here: 1 (every version is a recount) and 5 (a replay is a diff).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use chrono::Datelike;
+use floodmark::clock::{Clock, ManualClock};
+use floodmark::dataflow::Progress;
+use floodmark::dataflow::commit::Request;
+use floodmark::job::Job;
+use floodmark::ledger::Ledger;
+use floodmark::live::{Live, LiveError, run};
+use floodmark::replay::dataset::{self, Summary};
+use floodmark::replay::plan::{self, prepare};
+use floodmark::replay::recount::{self, Replay};
+use floodmark::replay::submission::{Asked, Submission};
+use floodmark::source::script::{Script, ScriptRecord};
+use floodmark::table::counts::{Columns, lane_txn, read_segment, segment_of};
+use floodmark::table::{Log, Root, State, raw};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use proptest::prelude::*;
+use serde_json::json;
+use tokio::sync::watch;
+
+const SECOND: i64 = 1_000_000;
+const MINUTE: i64 = 60 * SECOND;
+const HOUR: i64 = 60 * MINUTE;
+const DAY: i64 = 24 * HOUR;
+/// 2026-01-30T22:00:00Z, a Friday: a day, a week and a month end soon.
+const BASE: i64 = 1_769_810_400 * SECOND;
+const GRANULARITIES: [&str; 6] = ["minute", "hour", "day", "week", "month", "year"];
+const LANES: [&str; 5] = ["minute", "hour", "day", "late", "coarse"];
+
+// ---- logics ----
+
+/// What is counted, as the test knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Logic {
+    /// Which field is the customer: `customer`, or `name` where that is missing.
+    customer_falls_back: bool,
+    leaves_out_pings: bool,
+    graces: [i64; 3],
+    /// Dimension → field, granularities.
+    dimensions: BTreeMap<&'static str, (&'static str, BTreeSet<&'static str>)>,
+}
+
+impl Logic {
+    fn job(&self, settings: &str) -> Job {
+        let mut text = String::from(
+            "name = \"replay\"\n[source]\ntopics = [\"script\"]\n[source.kafka]\n\"bootstrap.servers\" = \"none\"\n[tables]\n\
+             url = \"memory://\"\nbuckets = 2\n[event]\nformat = \"json\"\nevent_time = { pointer = \"/time\" }\n",
+        );
+        text += if self.customer_falls_back {
+            "customer = { first_of = [\"/customer\", \"/name\"] }\n"
+        } else {
+            "customer = { pointer = \"/customer\" }\n"
+        };
+        text += "[event.fields.action]\npointer = \"/action\"\n[event.fields.country]\npointer = \"/country\"\n";
+        if self.leaves_out_pings {
+            text += "[[where]]\nfield = \"action\"\nnot = { equals = \"ping\" }\n";
+        }
+        for (name, (field, granularities)) in &self.dimensions {
+            text += &format!("[dimensions.{name}]\n");
+            if *name != "total" {
+                text += &format!("field = \"{field}\"\n");
+            }
+            let names: Vec<_> = granularities.iter().map(|name| format!("\"{name}\"")).collect();
+            text += &format!("granularities = [{}]\n", names.join(", "));
+        }
+        for (name, grace) in ["minute", "hour", "day"].iter().zip(self.graces) {
+            text += &format!("[granularities.{name}]\ngrace_seconds = {grace}\n");
+        }
+        text += "[lanes]\nhour.publish_seconds = 60\nday.publish_seconds = 60\nlate.publish_seconds = 120\ncoarse.publish_seconds = 120\n";
+        Job::parse(&format!("{text}[settings]\n{settings}\n"), "replay.toml", &|_| None)
+            .unwrap_or_else(|error| panic!("{error}\n{text}"))
+    }
+
+    /// Customer and values, where it counts.
+    fn decode(&self, sent: &Sent) -> Option<(String, BTreeMap<&'static str, String>)> {
+        let Sent { customer, name, action, country, .. } = sent;
+        let found = match (customer, name) {
+            (Some(customer), _) => customer,
+            (None, Some(name)) if self.customer_falls_back => name,
+            _ => return None,
+        };
+        if self.leaves_out_pings && *action == "ping" {
+            return None;
+        }
+        let values = self.dimensions.iter().map(|(dimension, (field, _))| {
+            let value = match (*dimension, *field) {
+                ("total", _) => String::new(),
+                (_, "action") => (*action).to_owned(),
+                _ => (*country).to_owned(),
+            };
+            (*dimension, value)
+        });
+        Some(((*found).to_owned(), values.collect()))
+    }
+
+    fn counts(&self, dimension: &str, granularity: &str) -> bool {
+        self.dimensions.get(dimension).is_some_and(|(_, granularities)| granularities.contains(granularity))
+    }
+}
+
+fn granularities() -> impl Strategy<Value = BTreeSet<&'static str>> {
+    (prop::sample::select(vec!["minute", "hour", "day"]), prop::sample::subsequence(GRANULARITIES.to_vec(), 0..6))
+        .prop_map(|(base, mut more)| {
+            more.push(base);
+            more.into_iter().collect()
+        })
+}
+
+fn logic() -> impl Strategy<Value = Logic> {
+    let dimension = |weight: f64| {
+        prop::option::weighted(weight, (prop::sample::select(vec!["action", "country"]), granularities()))
+    };
+    let graces = prop::sample::select(vec![[20, 60, 300], [0, 0, 0], [90, 600, 600]]);
+    (any::<bool>(), any::<bool>(), graces, granularities(), dimension(0.8), dimension(0.5)).prop_map(
+        |(customer_falls_back, leaves_out_pings, graces, total, what, where_)| {
+            let mut dimensions = BTreeMap::from([("total", ("", total))]);
+            dimensions.extend(what.map(|what| ("what", what)));
+            dimensions.extend(where_.map(|place| ("place", place)));
+            Logic { customer_falls_back, leaves_out_pings, graces, dimensions }
+        },
+    )
+}
+
+/// Mostly a small change of the other: that is what people do.
+fn logics() -> impl Strategy<Value = (Logic, Logic)> {
+    (logic(), logic(), 0..4u8).prop_map(|(a, b, change)| {
+        let mut near = a.clone();
+        match change {
+            0 => near.leaves_out_pings = !near.leaves_out_pings,
+            1 => {
+                near.dimensions.insert("what", ("country", BTreeSet::from(["minute", "day", "month"])));
+            }
+            2 => near.customer_falls_back = !near.customer_falls_back,
+            _ => return (a, b),
+        }
+        (a, near)
+    })
+}
+
+// ---- traffic ----
+
+#[derive(Clone, Debug)]
+struct Sent {
+    customer: Option<&'static str>,
+    name: Option<&'static str>,
+    action: &'static str,
+    country: &'static str,
+    /// Since the moment it is sent.
+    minutes: i64,
+}
+
+fn sent() -> impl Strategy<Value = Sent> {
+    let minutes = prop_oneof![4 => -3i64..=0, 2 => -240i64..=0, 1 => -3 * 1440i64..=0, 1 => 0i64..=60];
+    (
+        prop::option::weighted(0.8, prop::sample::select(vec!["a", "b", "c\u{0}"])),
+        prop::option::weighted(0.6, prop::sample::select(vec!["a", "d"])),
+        prop::sample::select(vec!["view", "ping", "buy"]),
+        prop::sample::select(vec!["DE", "", "US"]),
+        minutes,
+    )
+        .prop_map(|(customer, name, action, country, minutes)| Sent { customer, name, action, country, minutes })
+}
+
+/// A span of live: what is sent before each step of the clock, in seconds.
+type Span = Vec<(Vec<Sent>, i64)>;
+
+fn span() -> impl Strategy<Value = Span> {
+    prop::collection::vec(
+        (prop::collection::vec(sent(), 0..8), prop::sample::select(vec![10, 30, 120, 1800, 7200])),
+        1..6,
+    )
+}
+
+// ---- a world ----
+
+type Cell = (&'static str, String, String, i64, String);
+
+struct World {
+    inner: Arc<InMemory>,
+    script: Script,
+    clock: ManualClock,
+    now: i64,
+    /// By partition and offset: what was sent, and its event time.
+    sent: BTreeMap<(i32, i64), (Sent, i64)>,
+    next: [i64; 2],
+}
+
+struct Running {
+    progress: Arc<Progress>,
+    request: watch::Sender<Request>,
+    thread: std::thread::JoinHandle<Result<(), LiveError>>,
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(future)
+}
+
+impl World {
+    fn new() -> World {
+        World {
+            inner: Arc::new(InMemory::new()),
+            script: Script::new(2),
+            clock: ManualClock::at(BASE),
+            now: BASE,
+            sent: BTreeMap::new(),
+            next: [0; 2],
+        }
+    }
+
+    fn root(&self) -> Root {
+        Root::on(Arc::clone(&self.inner) as Arc<dyn ObjectStore>)
+    }
+
+    fn start(&self, logic: &Logic, workers: usize) -> Running {
+        let progress = Arc::new(Progress::default());
+        let (request, requested) = watch::channel(Request::Run);
+        let live = Live {
+            job: logic.job(""),
+            root: self.root(),
+            workers,
+            clock: Clock::Manual(self.clock.clone()),
+            source: Arc::new(self.script.clone()),
+            progress: Arc::clone(&progress),
+        };
+        Running { progress, request, thread: std::thread::spawn(move || run(live, requested)) }
+    }
+
+    fn send(&mut self, sent: &Sent) {
+        let time = self.now + sent.minutes * MINUTE + 7 * SECOND;
+        let mut event = json!({"time": time / 1000, "action": sent.action, "country": sent.country});
+        if let Some(customer) = sent.customer {
+            event["customer"] = json!(customer);
+        }
+        if let Some(name) = sent.name {
+            event["name"] = json!(name);
+        }
+        let partition = self.sent.len() % 2;
+        let record = ScriptRecord { timestamp_ms: Some(self.now / 1000), value: Some(event.to_string().into_bytes()) };
+        self.script.push(partition, record);
+        self.sent.insert((partition as i32, self.next[partition]), (sent.clone(), time));
+        self.next[partition] += 1;
+    }
+
+    /// Lets a job run through a span; `level`: with an orderly end.
+    fn live(&mut self, logic: &Logic, workers: usize, span: &Span, level: bool) {
+        let before = self.archived_rows();
+        let running = self.start(logic, workers);
+        for (sent, seconds) in span {
+            sent.iter().for_each(|sent| self.send(sent));
+            running.reaches(|progress| before + progress.read.load(Ordering::Relaxed) >= self.sent.len() as u64);
+            self.now += seconds * SECOND;
+            self.clock.set(self.now);
+            running.reaches(|_| self.archived_rows() >= self.sent.len() as u64);
+        }
+        if level {
+            running.request.send_replace(Request::Stop);
+            running.thread.join().expect("no panic").expect("an orderly end");
+        } else {
+            // Who could ask it to end is gone: it ends at once.
+            drop(running.request);
+            running.thread.join().expect("no panic").expect_err("an end in the middle");
+        }
+    }
+
+    fn archived_rows(&self) -> u64 {
+        self.table("raw").map_or(0, |raw| raw.files.values().map(|file| file.rows).sum())
+    }
+
+    fn table(&self, name: &str) -> Option<State> {
+        futures::executor::block_on(Log::new(&self.root(), name).load()).expect("readable")
+    }
+
+    fn bytes(&self, path: &str) -> bytes::Bytes {
+        let path = Path::from(path);
+        futures::executor::block_on(async { self.inner.get(&path).await.expect("there").bytes().await.expect("bytes") })
+    }
+
+    /// Partition and offset → epoch, ingested_at.
+    fn archived(&self) -> BTreeMap<(i32, i64), (u64, i64)> {
+        let mut rows = BTreeMap::new();
+        for file in self.table("raw").expect("raw").files.values() {
+            for records in raw::read_records(file, self.bytes(&format!("raw/{}", file.path)), 0, u64::MAX).expect("raw")
+            {
+                for record in records.expect("rows").iter() {
+                    rows.insert((record.partition, record.offset), (record.epoch, record.ingested_at));
+                }
+            }
+        }
+        rows
+    }
+
+    fn counted(&self, state: &State) -> BTreeMap<Cell, i64> {
+        let mut cells = BTreeMap::new();
+        for file in state.files.values() {
+            let granularity = segment_of(file).expect("a segment").granularity.name();
+            for batch in read_segment(file, self.bytes(&format!("counts/{}", file.path))).expect("a segment") {
+                let rows = Columns::of(&batch.expect("rows")).expect("columns");
+                for row in 0..rows.len() {
+                    let cell = (
+                        granularity,
+                        rows.customer.value(row).to_owned(),
+                        rows.dimension.value(row).to_owned(),
+                        rows.window_start.value(row),
+                        rows.value.value(row).to_owned(),
+                    );
+                    assert!(cells.insert(cell, rows.event_count.value(row)).is_none(), "a cell twice");
+                }
+            }
+        }
+        cells
+    }
+
+    /// What counts should hold: each row by the logic that `decide` names for its epoch, customer, time, granularity and dimension.
+    fn recount<'a>(
+        &self,
+        counts: &State,
+        logics: &[&'a Logic],
+        decide: impl Fn(&Row<'_>) -> &'a Logic,
+    ) -> BTreeMap<Cell, i64> {
+        let lanes: BTreeMap<_, _> = LANES
+            .iter()
+            .zip(floodmark::model::Lane::ALL)
+            .map(|(name, lane)| (*name, counts.txn(&lane_txn(lane)) as u64))
+            .collect();
+        let archived = self.archived();
+        let mut cells = BTreeMap::new();
+        for (at, (sent, time)) in &self.sent {
+            let Some(&(epoch, ingested_at)) = archived.get(at) else { continue };
+            for (number, logic) in logics.iter().enumerate() {
+                if logics[..number].contains(logic) {
+                    continue;
+                }
+                let Some((customer, values)) = logic.decode(sent) else { continue };
+                for (index, granularity) in GRANULARITIES.iter().enumerate() {
+                    let (start, end) = window(granularity, *time);
+                    let is_late = index < 3 && ingested_at >= end + logic.graces[index] * SECOND;
+                    let lane = if is_late { "late" } else { LANES[if index < 3 { index } else { 4 }] };
+                    if epoch > lanes[lane] {
+                        continue;
+                    }
+                    for (dimension, value) in &values {
+                        let row = Row { epoch, time: *time, granularity, dimension, window: start..end };
+                        if logic.counts(dimension, granularity) && decide(&row) == *logic {
+                            let cell = (*granularity, customer.clone(), (*dimension).to_owned(), start, value.clone());
+                            *cells.entry(cell).or_default() += 1;
+                        }
+                    }
+                }
+            }
+        }
+        cells
+    }
+
+    /// The table's cells with what a replay would change.
+    fn applied(&self, state: &State, submission: &Submission, summary: &Summary) -> BTreeMap<Cell, i64> {
+        let mut cells = self.counted(state);
+        let mut changes = 0;
+        for part in &summary.parts {
+            let read = block_on(dataset::read(&self.root(), part, i64::MIN..i64::MAX)).expect("readable");
+            let mut last = None;
+            for change in read {
+                let change = change.expect("a change");
+                let order = (
+                    change.cell.customer.clone(),
+                    change.cell.dimension.clone(),
+                    change.cell.window_start,
+                    change.cell.value.clone(),
+                );
+                assert!(last.is_none_or(|last| last < order), "the dataset is sorted");
+                last = Some(order);
+                changes += 1;
+                assert_ne!(change.old, change.new);
+                let cell = (
+                    part.granularity.name(),
+                    change.cell.customer,
+                    change.cell.dimension,
+                    change.cell.window_start,
+                    change.cell.value,
+                );
+                assert_eq!(cells.get(&cell).copied().unwrap_or(0), change.old, "old count of {cell:?}");
+                if change.new == 0 {
+                    cells.remove(&cell)
+                } else {
+                    cells.insert(cell, change.new)
+                };
+            }
+        }
+        assert_eq!(changes, summary.cells.total(), "{}", submission.id);
+        assert_eq!(changes, summary.groups.iter().map(|group| group.changes.total()).sum::<u64>());
+        cells
+    }
+}
+
+impl Running {
+    fn reaches(&self, mut done: impl FnMut(&Progress) -> bool) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while !done(&self.progress) {
+            assert!(!self.thread.is_finished(), "the job has ended");
+            assert!(std::time::Instant::now() < deadline, "hangs at {:?}", self.progress.epochs());
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+}
+
+/// What decides which logic counts a row.
+struct Row<'a> {
+    epoch: u64,
+    time: i64,
+    granularity: &'a str,
+    dimension: &'a str,
+    window: Range<i64>,
+}
+
+/// Start and end of a window: a second time.
+fn window(granularity: &str, time: i64) -> (i64, i64) {
+    let fixed = |length: i64, from: i64| {
+        let start = (time - from).div_euclid(length) * length + from;
+        (start, start + length)
+    };
+    let date = chrono::DateTime::from_timestamp_micros(time).expect("a time").date_naive();
+    let first = |year, month| {
+        let day = chrono::NaiveDate::from_ymd_opt(year, month, 1).expect("a day");
+        day.and_hms_opt(0, 0, 0).expect("midnight").and_utc().timestamp_micros()
+    };
+    match granularity {
+        "minute" => fixed(MINUTE, 0),
+        "hour" => fixed(HOUR, 0),
+        "day" => fixed(DAY, 0),
+        // 1970-01-05 was a Monday.
+        "week" => fixed(7 * DAY, 4 * DAY),
+        "month" if date.month() == 12 => (first(date.year(), 12), first(date.year() + 1, 1)),
+        "month" => (first(date.year(), date.month()), first(date.year(), date.month() + 1)),
+        _ => (first(date.year(), 1), first(date.year() + 1, 1)),
+    }
+}
+
+/// What a logic did not count at all is only counted in whole windows; so is what the test's oracle can not tell apart: it asks
+/// the submission, and checks only that it names nothing that both logics count alike.
+fn whole_only(submission: &Submission, row: &Row<'_>) -> bool {
+    submission
+        .whole_only
+        .iter()
+        .any(|(granularity, dimension)| granularity.name() == row.granularity && dimension == row.dimension)
+}
+
+fn request(id: &str, range: Range<i64>, customers: Option<Vec<String>>, chunk_bytes: u64) -> plan::Request {
+    plan::Request { id: id.to_owned(), asked: Asked::EventTimes(range), customers, chunk_bytes }
+}
+
+fn replayed(world: &World, logic: &Logic, submission: &Submission, workers: usize, memory_bytes: usize) -> Summary {
+    let replay = Replay { job: logic.job(""), root: world.root(), workers, memory_bytes, progress: Arc::default() };
+    block_on(recount::run(&replay, submission)).expect("a replay")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn promise_5_a_replay_says_what_a_recount_says(
+        (a, b) in logics(),
+        before in span(),
+        after in span(),
+        level: bool,
+        (from, length) in (-30i64..6, 1i64..80),
+        all: bool,
+        some_customers: bool,
+        (workers_live, workers_replay) in (prop::sample::select(vec![1usize, 2]), prop::sample::select(vec![1usize, 2, 4])),
+        (memory_bytes, chunk_bytes) in (prop::sample::select(vec![64usize, 4096, 64 << 20]), prop::sample::select(vec![1u64, 20_000, 1 << 30])),
+    ) {
+        let mut world = World::new();
+        world.live(&a, workers_live, &before, true);
+        world.live(&b, workers_live, &after, level);
+        let counts = world.table("counts").expect("counts");
+        let switch = Ledger::of(&counts).newest().map_or(1, |(from, _)| from);
+
+        // Whole days around the moment, or hours, as the shape allows; or all there is.
+        let job = b.job("");
+        let range = if all { BASE - 400 * DAY..BASE + 400 * DAY } else { BASE + from * HOUR..BASE + (from + length) * HOUR };
+        let customers = (some_customers && a.customer_falls_back == b.customer_falls_back)
+            .then(|| vec!["b".to_owned(), "a".to_owned(), "nobody".to_owned()]);
+        let mut asked = range.clone();
+        let prepared = match block_on(prepare(&job, &world.root(), request("r", asked.clone(), customers.clone(), chunk_bytes), 0)) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                prop_assert!(error.to_string().contains("nearest range of whole windows"), "{error}");
+                asked = window("day", range.start).0..window("day", range.end + DAY - 1).0;
+                block_on(prepare(&job, &world.root(), request("r", asked.clone(), customers.clone(), chunk_bytes), 0)).expect("whole days")
+            }
+        };
+        let range = asked;
+        let submission = prepared.submission;
+        prop_assert_eq!(submission.before, Some(switch));
+        for (granularity, dimension) in &submission.whole_only {
+            let same = a.dimensions.get(dimension.as_str()) == b.dimensions.get(dimension.as_str());
+            prop_assert!(!same || a == b, "{granularity} of {dimension} is counted alike by both");
+        }
+        let summary = replayed(&world, &b, &submission, workers_replay, memory_bytes);
+
+        let holds = |customer: &str| customers.as_ref().is_none_or(|customers| customers.iter().any(|known| known == customer));
+        let in_range = |row: &Row<'_>| {
+            let whole = range.start <= row.window.start && row.window.end <= range.end;
+            row.epoch < switch && range.contains(&row.time) && (whole || !whole_only(&submission, row))
+        };
+        let live = |row: &Row<'_>| if row.epoch < switch { &a } else { &b };
+        let now = world.recount(&counts, &[&a, &b], live);
+        prop_assert_eq!(&world.counted(&counts), &now, "live");
+        let mut expected = world.recount(&counts, &[&a, &b], |row| if in_range(row) { &b } else { live(row) });
+        // Other customers stay as they are.
+        expected.retain(|cell, _| holds(&cell.1));
+        expected.extend(now.into_iter().filter(|(cell, _)| !holds(&cell.1)));
+        let found = world.applied(&counts, &submission, &summary);
+        for (cell, count) in &expected {
+            prop_assert_eq!(found.get(cell), Some(count), "{:?}", cell);
+        }
+        for (cell, count) in &found {
+            prop_assert_eq!(expected.get(cell), Some(count), "{:?}", cell);
+        }
+        if all && customers.is_none() {
+            let fresh = world.recount(&counts, &[&b], |_| &b);
+            prop_assert_eq!(found, fresh, "B from the start");
+        }
+    }
+}
