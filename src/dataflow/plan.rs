@@ -40,11 +40,11 @@ const SEALS_MAX: usize = 64;
 
 /// What a publish order is about, on one worker.
 pub struct Wanted {
-    /// Updates of minute, hour and day windows.
+    /// Updates of windows that are published as they are: of minutes, hours and days; of a replay, of any.
     pub fine: Vec<Arc<Run>>,
     /// Updates of day windows, to be published as weeks, months and years.
     pub coarse: Vec<Arc<Run>>,
-    /// What is counted by which granularities.
+    /// What is counted by which granularities; of `coarse`, the rest is left out.
     pub dimensions: Arc<[Dimension]>,
     /// Live files of the worker's buckets.
     pub layout: Arc<Layout>,
@@ -83,13 +83,13 @@ impl Wanted {
         }
         for run in &self.fine {
             for (granularity, bucket, range) in run.groups() {
-                plan.assign(run, granularity, bucket, range);
+                plan.assign(run, granularity, bucket, range, None);
             }
         }
         for run in &self.coarse {
             for (_, bucket, range) in run.groups() {
                 for granularity in [Granularity::Week, Granularity::Month, Granularity::Year] {
-                    plan.assign(run, granularity, bucket, range.clone());
+                    plan.assign(run, granularity, bucket, range.clone(), Some(&self.dimensions));
                 }
             }
         }
@@ -141,19 +141,25 @@ impl Planned<'_> {
         }
     }
 
-    /// Shares out a run's updates of one granularity and bucket.
-    fn assign(&mut self, run: &Arc<Run>, granularity: Granularity, bucket: u16, range: Range<usize>) {
-        let coarse = granularity > Granularity::Day;
+    /// Shares out a run's updates of one granularity and bucket; only of those of `dimensions` that count it, where they are given.
+    fn assign(
+        &mut self,
+        run: &Arc<Run>,
+        granularity: Granularity,
+        bucket: u16,
+        range: Range<usize>,
+        dimensions: Option<&[Dimension]>,
+    ) {
         let mut targets: HashMap<TimeUs, Option<usize>> = HashMap::new();
         let mut parts: Vec<(Segment, Vec<u32>)> = Vec::new();
         let mut last: Option<(TimeUs, Option<usize>)> = None;
         let mut dimension: (Vec<u8>, bool) = (Vec::new(), false);
         for index in range {
             let cell = CellParts::of(run.cell(index)).expect("roll_up wrote the bytes of a cell");
-            if coarse {
+            if let Some(dimensions) = dimensions {
                 if dimension.0 != cell.dimension {
                     let counted = |known: &Dimension| known.granularities.contains(&granularity);
-                    let known = self.wanted.dimensions.iter().find(|known| known.name.as_bytes() == cell.dimension);
+                    let known = dimensions.iter().find(|known| known.name.as_bytes() == cell.dimension);
                     dimension = (cell.dimension.to_vec(), known.is_some_and(counted));
                 }
                 if !dimension.1 {
@@ -333,6 +339,16 @@ mod tests {
                 ("year", "2025".to_owned(), none(), 1),
             ]
         );
+    }
+
+    /// A replay may take away what nobody counts any more: here nothing is known of `gone`.
+    #[test]
+    fn weeks_and_months_of_a_replay_are_taken_as_they_are() {
+        let fine = [Granularity::Week, Granularity::Month]
+            .map(|granularity| run(granularity, &[("total", "2025-01-01T00:00:00Z"), ("gone", "2025-01-01T00:00:00Z")]));
+        let wanted = Wanted { fine: fine.into(), ..wanted(&[], "2025-03-03T00:00:00Z") };
+        let none = Vec::<String>::new;
+        assert_eq!(planned(&wanted), [("week", "2024".to_owned(), none(), 2), ("month", "2025".to_owned(), none(), 2)]);
     }
 
     #[test]
