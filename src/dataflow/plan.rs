@@ -204,9 +204,11 @@ impl Planned<'_> {
             (segment.granularity, segment.bucket) == (granularity, bucket)
                 && (segment.period_start..segment.period_end()).contains(&window_start)
         };
-        if self.wanted.only.as_ref().is_some_and(|only| !only.iter().any(holds)) {
-            return None;
-        }
+        // What is staged already may lie beside what has lost its base: nothing reaches beyond that.
+        let born_max = match &self.wanted.only {
+            Some(only) => only.iter().find(|segment| holds(segment))?.period.min(BORN_MAX),
+            None => BORN_MAX,
+        };
         // What is being sealed holds live files, so it is looked up before them.
         let before = self.works.range(..=(granularity, bucket, window_start)).next_back();
         if let Some((_, work)) = before
@@ -224,7 +226,7 @@ impl Planned<'_> {
             .iter()
             .rev()
             .map(|&period| at(period))
-            .find(|segment| segment.period <= BORN_MAX && self.is_old(segment) && free(segment));
+            .find(|segment| segment.period <= born_max && self.is_old(segment) && free(segment));
         Some(long.unwrap_or_else(|| at(ladder[0])))
     }
 }
@@ -344,8 +346,9 @@ mod tests {
     /// A replay may take away what nobody counts any more: here nothing is known of `gone`.
     #[test]
     fn weeks_and_months_of_a_replay_are_taken_as_they_are() {
-        let fine = [Granularity::Week, Granularity::Month]
-            .map(|granularity| run(granularity, &[("total", "2025-01-01T00:00:00Z"), ("gone", "2025-01-01T00:00:00Z")]));
+        let fine = [Granularity::Week, Granularity::Month].map(|granularity| {
+            run(granularity, &[("total", "2025-01-01T00:00:00Z"), ("gone", "2025-01-01T00:00:00Z")])
+        });
         let wanted = Wanted { fine: fine.into(), ..wanted(&[], "2025-03-03T00:00:00Z") };
         let none = Vec::<String>::new;
         assert_eq!(planned(&wanted), [("week", "2024".to_owned(), none(), 2), ("month", "2025".to_owned(), none(), 2)]);
@@ -387,6 +390,10 @@ mod tests {
             period_start: at("2026-01-12T00:00:00Z"),
         };
         wanted.only = Some(vec![lost]);
+        assert_eq!(planned(&wanted), [("minute", "2026-01-12T09".to_owned(), Vec::new(), 1)]);
+        // Also where its base has gone and the whole day is free: the hour beside it may be staged.
+        let lost = Segment { period: Period::Hour, period_start: at("2026-01-12T09:00:00Z"), ..lost };
+        let wanted = Wanted { layout: Arc::default(), only: Some(vec![lost]), ..wanted };
         assert_eq!(planned(&wanted), [("minute", "2026-01-12T09".to_owned(), Vec::new(), 1)]);
     }
 }

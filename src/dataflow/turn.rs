@@ -23,11 +23,7 @@ const LOOK: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// As [`Log::refresh`].
-pub(super) async fn yield_turn(
-    log: &Log,
-    state: &mut State,
-    before: &BTreeMap<String, i64>,
-) -> Result<(), TableError> {
+pub(super) async fn yield_turn(log: &Log, state: &mut State, before: &BTreeMap<String, i64>) -> Result<(), TableError> {
     let Some(id) = asks(before, state) else { return Ok(()) };
     tracing::info!(replay = id, version = state.version, "a replay asks for the next commit, waiting for it");
     let until = Instant::now() + PATIENCE;

@@ -12,5 +12,8 @@
 //!
 //! From `decode` to `arrange` these are the stages of live. Nothing of the tables is changed before `publish`.
 
+mod admission;
 pub mod dataset;
+pub mod publish;
+mod slices;
 pub mod submission;
