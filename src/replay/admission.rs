@@ -90,6 +90,9 @@ pub enum PublishError {
         /// The one that is newer.
         other: String,
     },
+    /// The tables count with it.
+    #[error("replay {0} is published, and its files are needed to undo it: run `floodmark replay undo {0}` before")]
+    InForce(String),
     /// What was staged may be taken for an orphan soon.
     #[error(
         "replay {id} took {hours} h so far, and files that are not committed are deleted after {keep_hours} h: raise \

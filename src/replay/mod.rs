@@ -14,6 +14,7 @@
 
 mod admission;
 pub mod dataset;
+pub mod list;
 pub mod publish;
 mod slices;
 pub mod submission;
