@@ -435,7 +435,7 @@ fn a_cell_below_zero_is_refused() {
     let other = (cell("minute", CUSTOMERS[0], "total", BASE, ""), 1);
     let mut second = submission(&world, "other", 0..BASE + DAY);
     // A lie, so that it is not refused for being overtaken.
-    second.coverage = vec![BASE + 2 * DAY..BASE + 3 * DAY];
+    second.coverage[0] = BASE + 2 * DAY..BASE + 3 * DAY;
     replay(&world, &second, &[other]);
     publish(&world, "other");
     world.expected = world.counted();
