@@ -220,6 +220,8 @@ impl UnderWay<'_> {
             remove: self.pieces.iter().flat_map(|piece| piece.remove.clone()).collect(),
             txns: vec![(self.publisher.txn(), self.order)],
         };
+        // Files that overlap would stop live: better nothing than that.
+        Layout::clone(&self.layout).replace(&commit.remove, &commit.add, |_| true)?;
         let committing = self.log.commit(&mut self.state, &commit, self.publisher.operation(), now_ms);
         match tokio::time::timeout(COMMIT_PATIENCE, committing).await {
             Ok(Ok(())) => Ok(true),
