@@ -2,7 +2,8 @@
 //!
 //! A row of `raw` counts by the logic that live had at its epoch, until a published replay covers its window. Of the first,
 //! `counts` holds one application transaction for each change, `logic/<S>` → fingerprint: from epoch S on all lanes count with it.
-//! Of the second it holds `replay/<id>` → order and `undo/<id>` → order, numbers that grow with every publish and undo. The texts
+//! Of the second it holds `replay/<id>` → order and `undo/<id>` → order, numbers that grow with every publish and undo
+//! (and `turn/<id>` → n where one has asked live for the next commit). The texts
 //! lie beside the tables: `logic/<fingerprint>.json`, written before the transaction, and `replays/<id>/entry.json`. Rows that a
 //! replay or a logic do not cover keep what they had.
 
@@ -25,6 +26,7 @@ use crate::table::{Root, State, TableError};
 const LOGIC: &str = "logic/";
 const REPLAY: &str = "replay/";
 const UNDO: &str = "undo/";
+const TURN: &str = "turn/";
 
 /// The application transaction that says which logic counts from an epoch on.
 pub fn logic_txn(from: Epoch) -> String {
@@ -39,6 +41,19 @@ pub fn replay_txn(id: &str) -> String {
 /// The application transaction of a replay that was undone; its value is the order.
 pub fn undo_txn(id: &str) -> String {
     format!("{UNDO}{id}")
+}
+
+/// The application transaction by which a replay asks live for the next commit; its value grows with every time it asks.
+pub fn turn_txn(id: &str) -> String {
+    format!("{TURN}{id}")
+}
+
+/// The replay that asks for the next commit: it has asked since `before`, and has not had its commit yet.
+pub fn asks<'a>(before: &BTreeMap<String, i64>, counts: &'a State) -> Option<&'a str> {
+    let moved = |txn: &str| counts.txns.get(txn) != before.get(txn);
+    (counts.txns.keys())
+        .filter_map(|txn| txn.strip_prefix(TURN))
+        .find(|id| moved(&turn_txn(id)) && !moved(&replay_txn(id)) && !moved(&undo_txn(id)))
 }
 
 /// Tells logics apart: 63 bits of md5 of a logic's text. Two jobs with the same count the same.
@@ -389,6 +404,20 @@ mod tests {
         let orders = Orders::of(&state(&[("replay/a", 4), ("replay/b", 2), ("undo/b", 3), ("replay/c", 1)]));
         assert_eq!((orders.ids_in_force(), orders.newest()), (vec!["c", "a"], 4));
         assert!(orders.in_force("a") && !orders.in_force("b") && !orders.in_force("d"));
+    }
+
+    #[test]
+    fn who_asks_has_asked_since_and_had_no_commit_since() {
+        let before = state(&[("turn/a", 1), ("replay/a", 1)]).txns;
+        for (now, who) in [
+            (vec![("turn/a", 1), ("replay/a", 1)], None),
+            (vec![("turn/a", 2), ("replay/a", 1)], Some("a")),
+            (vec![("turn/a", 2), ("replay/a", 2)], None),
+            (vec![("turn/a", 2), ("replay/a", 1), ("undo/a", 2)], None),
+            (vec![("turn/a", 1), ("replay/a", 1), ("turn/b", 1), ("lane/day", 4)], Some("b")),
+        ] {
+            assert_eq!(asks(&before, &state(&now)), who, "{now:?}");
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::Progress;
 use super::balance::{Closed, balance};
 use super::pace::{Pace, TRACKS};
 use super::protocol::{Answer, Effort, FailureKind, Order, Piece, Position, Publish};
+use super::turn::yield_turn;
 use crate::clock::Clock;
 use crate::job::{Logic, Settings};
 use crate::model::{Epoch, Granularity, Lane, TimeUs};
@@ -432,7 +433,7 @@ impl Committer {
         }
         let commit = loop {
             let (stands, lost): (Vec<_>, Vec<_>) =
-                publishing.pieces.into_iter().partition(|piece| stands(piece, &self.layout));
+                publishing.pieces.into_iter().partition(|piece| piece.stands(&self.layout));
             publishing.pieces = stands;
             if !lost.is_empty() {
                 publishing.staged = 0;
@@ -480,24 +481,22 @@ impl Committer {
         Ok(())
     }
 
-    /// Somebody else committed to `counts` first: reads it, and tells everybody what was replaced.
+    /// Somebody else committed to `counts` first: reads it, and tells everybody what was replaced. A replay that asks for the next
+    /// commit gets it.
     async fn follow(&mut self) -> Result<(), CommitError> {
-        let before = self.counts.state.files.clone();
-        self.counts.log.refresh(&mut self.counts.state).await?;
-        self.counts.log.check_generation(&self.counts.state, self.generation)?;
-        let now = &self.counts.state.files;
+        let Table { log, state } = &mut self.counts;
+        let (before, txns) = (state.files.clone(), state.txns.clone());
+        log.refresh(state).await?;
+        log.check_generation(state, self.generation)?;
+        yield_turn(log, state, &txns).await?;
+        log.check_generation(state, self.generation)?;
+        let now = &state.files;
         let remove: Vec<File> = before.values().filter(|file| !now.contains_key(&file.path)).cloned().collect();
         let add: Vec<File> = now.values().filter(|file| !before.contains_key(&file.path)).cloned().collect();
         self.layout.replace(&remove, &add, |_| true)?;
         self.order(Order::Replaced { remove, add });
         Ok(())
     }
-}
-
-/// Whether what a piece replaces is live, and what it adds overlaps nothing else.
-fn stands(piece: &Piece, layout: &Layout) -> bool {
-    let live: Vec<&str> = layout.overlapping(&piece.segment).map(|(_, file)| file.path.as_str()).collect();
-    live.len() == piece.remove.len() && piece.remove.iter().all(|file| live.contains(&file.path.as_str()))
 }
 
 /// The epoch of each lane of [`Lane::ALL`].

@@ -124,7 +124,7 @@ fn merge(
     merging.out.writer.finish(name)
 }
 
-/// Updates of day windows as updates of the windows that hold them, sorted.
+/// Updates of day windows as updates of the windows that hold them, sorted; what is such a window already stays as it is.
 fn widen(granularity: Granularity, parts: &[Part]) -> Part {
     let mut sums = TallyMap::default();
     let mut key = Vec::new();

@@ -27,6 +27,7 @@ pub mod route;
 pub mod run;
 pub mod source;
 mod tally_map;
+mod turn;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};

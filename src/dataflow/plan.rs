@@ -40,11 +40,11 @@ const SEALS_MAX: usize = 64;
 
 /// What a publish order is about, on one worker.
 pub struct Wanted {
-    /// Updates of minute, hour and day windows.
+    /// Updates of windows that are published as they are: of minutes, hours and days; of a replay, of any.
     pub fine: Vec<Arc<Run>>,
     /// Updates of day windows, to be published as weeks, months and years.
     pub coarse: Vec<Arc<Run>>,
-    /// What is counted by which granularities.
+    /// What is counted by which granularities; of `coarse`, the rest is left out.
     pub dimensions: Arc<[Dimension]>,
     /// Live files of the worker's buckets.
     pub layout: Arc<Layout>,
@@ -83,13 +83,13 @@ impl Wanted {
         }
         for run in &self.fine {
             for (granularity, bucket, range) in run.groups() {
-                plan.assign(run, granularity, bucket, range);
+                plan.assign(run, granularity, bucket, range, None);
             }
         }
         for run in &self.coarse {
             for (_, bucket, range) in run.groups() {
                 for granularity in [Granularity::Week, Granularity::Month, Granularity::Year] {
-                    plan.assign(run, granularity, bucket, range.clone());
+                    plan.assign(run, granularity, bucket, range.clone(), Some(&self.dimensions));
                 }
             }
         }
@@ -141,19 +141,25 @@ impl Planned<'_> {
         }
     }
 
-    /// Shares out a run's updates of one granularity and bucket.
-    fn assign(&mut self, run: &Arc<Run>, granularity: Granularity, bucket: u16, range: Range<usize>) {
-        let coarse = granularity > Granularity::Day;
+    /// Shares out a run's updates of one granularity and bucket; only of those of `dimensions` that count it, where they are given.
+    fn assign(
+        &mut self,
+        run: &Arc<Run>,
+        granularity: Granularity,
+        bucket: u16,
+        range: Range<usize>,
+        dimensions: Option<&[Dimension]>,
+    ) {
         let mut targets: HashMap<TimeUs, Option<usize>> = HashMap::new();
         let mut parts: Vec<(Segment, Vec<u32>)> = Vec::new();
         let mut last: Option<(TimeUs, Option<usize>)> = None;
         let mut dimension: (Vec<u8>, bool) = (Vec::new(), false);
         for index in range {
             let cell = CellParts::of(run.cell(index)).expect("roll_up wrote the bytes of a cell");
-            if coarse {
+            if let Some(dimensions) = dimensions {
                 if dimension.0 != cell.dimension {
                     let counted = |known: &Dimension| known.granularities.contains(&granularity);
-                    let known = self.wanted.dimensions.iter().find(|known| known.name.as_bytes() == cell.dimension);
+                    let known = dimensions.iter().find(|known| known.name.as_bytes() == cell.dimension);
                     dimension = (cell.dimension.to_vec(), known.is_some_and(counted));
                 }
                 if !dimension.1 {
@@ -198,9 +204,11 @@ impl Planned<'_> {
             (segment.granularity, segment.bucket) == (granularity, bucket)
                 && (segment.period_start..segment.period_end()).contains(&window_start)
         };
-        if self.wanted.only.as_ref().is_some_and(|only| !only.iter().any(holds)) {
-            return None;
-        }
+        // What is staged already may lie beside what has lost its base: nothing reaches beyond that.
+        let born_max = match &self.wanted.only {
+            Some(only) => only.iter().find(|segment| holds(segment))?.period.min(BORN_MAX),
+            None => BORN_MAX,
+        };
         // What is being sealed holds live files, so it is looked up before them.
         let before = self.works.range(..=(granularity, bucket, window_start)).next_back();
         if let Some((_, work)) = before
@@ -218,7 +226,7 @@ impl Planned<'_> {
             .iter()
             .rev()
             .map(|&period| at(period))
-            .find(|segment| segment.period <= BORN_MAX && self.is_old(segment) && free(segment));
+            .find(|segment| segment.period <= born_max && self.is_old(segment) && free(segment));
         Some(long.unwrap_or_else(|| at(ladder[0])))
     }
 }
@@ -335,6 +343,17 @@ mod tests {
         );
     }
 
+    /// A replay may take away what nobody counts any more: here nothing is known of `gone`.
+    #[test]
+    fn weeks_and_months_of_a_replay_are_taken_as_they_are() {
+        let fine = [Granularity::Week, Granularity::Month].map(|granularity| {
+            run(granularity, &[("total", "2025-01-01T00:00:00Z"), ("gone", "2025-01-01T00:00:00Z")])
+        });
+        let wanted = Wanted { fine: fine.into(), ..wanted(&[], "2025-03-03T00:00:00Z") };
+        let none = Vec::<String>::new;
+        assert_eq!(planned(&wanted), [("week", "2024".to_owned(), none(), 2), ("month", "2025".to_owned(), none(), 2)]);
+    }
+
     #[test]
     fn old_periods_are_sealed_the_longest_first() {
         let minute = |label: &str| file(Granularity::Minute, label, 1);
@@ -371,6 +390,10 @@ mod tests {
             period_start: at("2026-01-12T00:00:00Z"),
         };
         wanted.only = Some(vec![lost]);
+        assert_eq!(planned(&wanted), [("minute", "2026-01-12T09".to_owned(), Vec::new(), 1)]);
+        // Also where its base has gone and the whole day is free: the hour beside it may be staged.
+        let lost = Segment { period: Period::Hour, period_start: at("2026-01-12T09:00:00Z"), ..lost };
+        let wanted = Wanted { layout: Arc::default(), only: Some(vec![lost]), ..wanted };
         assert_eq!(planned(&wanted), [("minute", "2026-01-12T09".to_owned(), Vec::new(), 1)]);
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Epoch, Lane, Segment, TimeUs};
+use crate::table::layout::Layout;
 use crate::table::{File, TableError};
 
 /// From the committer (worker 0's process) to every worker, in this order on each.
@@ -168,6 +169,14 @@ pub struct Piece {
     pub remove: Vec<File>,
     /// What it cost.
     pub effort: Effort,
+}
+
+impl Piece {
+    /// Whether what it replaces is live, and what it adds overlaps nothing else.
+    pub fn stands(&self, layout: &Layout) -> bool {
+        let live: Vec<&str> = layout.overlapping(&self.segment).map(|(_, file)| file.path.as_str()).collect();
+        live.len() == self.remove.len() && self.remove.iter().all(|file| live.contains(&file.path.as_str()))
+    }
 }
 
 /// What a merge cost.

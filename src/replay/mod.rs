@@ -12,14 +12,18 @@
 //!
 //! From `decode` to `arrange` these are the stages of live. Nothing of the tables is changed before `publish`.
 
+mod admission;
 pub mod arrivals;
 pub mod compare;
 pub mod dataset;
 pub mod gather;
+pub mod list;
 pub mod plan;
+pub mod publish;
 pub mod recount;
 pub mod runs;
 pub mod shape;
+mod slices;
 pub mod source;
 pub mod submission;
 

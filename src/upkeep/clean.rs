@@ -204,6 +204,7 @@ mod tests {
             ("e000000000007-g000003-p0-main", false),
             ("e000000000008-g000002-p0-main", false),
             ("e000000000001-000000000009-compact-00ff-main", false),
+            ("replay-e000000000009-g000003-o000001-a1-00ff", false),
             ("part-0001", false),
         ] {
             assert_eq!(may_be_committed(&format!("ingest_date=2026-01-13/{name}.parquet"), &raw), may, "{name}");
