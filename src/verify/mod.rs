@@ -16,7 +16,7 @@
 //! Nothing is written to the tables. The job may run on meanwhile: what is checked is the newest version of `counts` at the
 //! start, and `raw` as it stands right after. Memory: the sums' budget ([`Options::memory_bytes`]; beyond it sums go to temporary
 //! files and are merged), some files fetched ahead (`spool`), the decoded pages of one row group, the windows of one customer
-//! in one file, and the lists of live files.
+//! in one file, the lists of live files, and, where a logic is gone, the windows that hold rows of it.
 
 mod compare;
 mod difference;
