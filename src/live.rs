@@ -129,7 +129,8 @@ fn run_on(runtime: &tokio::runtime::Runtime, live: Live, request: watch::Receive
     }
     let absorbed = lane_epochs(&counts.state);
     let feed = feed_plan(&raw, absorbed)?;
-    let last_ingested_at = last_ingested_at(&raw.state, &counts.state, &live.job)?;
+    let graces_us = runtime.block_on(least_graces_us(&live, &counts.state))?;
+    let last_ingested_at = last_ingested_at(&raw.state, &counts.state, graces_us)?;
     tracing::info!(
         generation,
         epoch = raw.state.txn(raw::EPOCH),
@@ -320,10 +321,27 @@ fn feed_plan(raw_table: &Table, absorbed: [Epoch; Lane::ALL.len()]) -> Result<Fe
     FeedPlan::new(raw_table.log.clone(), &raw_table.state, after, newest)
 }
 
+/// The least graces of all logics on record: a lane's `complete_until` may be of an earlier one, and with a longer grace than it was
+/// made with it would be taken for a time that has not come yet, until which no epoch ends.
+async fn least_graces_us(live: &Live, counts_state: &State) -> Result<[TimeUs; Lane::ALL.len()], TableError> {
+    let mut least = lane_graces_us(&live.job.logic);
+    let ours = Fingerprint::of(&live.job.logic);
+    for fingerprint in Ledger::of(counts_state).logics.into_values().filter(|theirs| *theirs != ours) {
+        let known = ledger::known(&live.root, fingerprint).await?;
+        let theirs = known.logic().map_or([0; Lane::ALL.len()], lane_graces_us);
+        least.iter_mut().zip(theirs).for_each(|(least, theirs)| *least = theirs.min(*least));
+    }
+    Ok(least)
+}
+
 /// The newest `ingested_at` that the tables know of: it never goes back, whatever the clock does.
-fn last_ingested_at(raw_state: &State, counts_state: &State, job: &Job) -> Result<TimeUs, TableError> {
+fn last_ingested_at(
+    raw_state: &State,
+    counts_state: &State,
+    graces_us: [TimeUs; Lane::ALL.len()],
+) -> Result<TimeUs, TableError> {
     let mut last = raw::newest_ingested_at(raw_state)?;
-    for (lane, grace) in Lane::ALL.into_iter().zip(lane_graces_us(&job.logic)) {
+    for (lane, grace) in Lane::ALL.into_iter().zip(graces_us) {
         let until = counts_state.txn(&counts::complete_until_txn(lane));
         if until > 0 {
             last = last.max(until * 1000 + grace);

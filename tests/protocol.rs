@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use arrow::array::{Int64Array, StringArray, TimestampMicrosecondArray};
 use floodmark::dataflow::commit::{CommitError, Request};
+use floodmark::ledger::{self, Fingerprint, Known, Ledger};
 use floodmark::live::LiveError;
 use floodmark::model::{Granularity, Lane, Period, Segment};
 use floodmark::source::script::Script;
 use floodmark::table::counts::{self, Columns, SegmentWriter};
 use floodmark::table::log::WRITER_GENERATION;
 use floodmark::table::store::write_file;
-use floodmark::table::{Commit, File, Log, TableError, raw};
-use object_store::ObjectStoreExt;
+use floodmark::table::{Commit, File, Log, Root, TableError, raw};
+use floodmark::verify::{Options, Verdict, verify};
 use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 
 mod support;
 
@@ -77,6 +79,7 @@ fn code(result: &Result<(), LiveError>) -> u8 {
     result.as_ref().map_or_else(LiveError::exit_code, |()| 0)
 }
 
+/// A table is made by version 0 and fenced by 1; in `counts`, 2 says which logic counts. So epoch 1 is 2 of `raw`, 3 of `counts`.
 fn entry(table: &str, version: u64) -> String {
     format!("{table}/_delta_log/{version:020}.json")
 }
@@ -184,7 +187,8 @@ fn an_outage_of_everything_at_every_step() {
         } else {
             job.end()
         };
-        if step <= 4 && result.is_err() {
+        // Tables, fences, the logic's text and its commit.
+        if step <= 6 && result.is_err() {
             assert_eq!(code(&result), 75, "step {step}: {result:?}");
             continue;
         }
@@ -264,7 +268,7 @@ fn attempts_in(world: &World, epoch: u64, bucket: &str) -> Vec<String> {
 fn a_rival_that_replaces_our_base_makes_us_merge_again() {
     let mut world = World::new("");
     let store = world.store();
-    store.on(&entry("counts", 3), Fault::rival(replaced(world.log("counts"), "0")));
+    store.on(&entry("counts", 4), Fault::rival(replaced(world.log("counts"), "0")));
     let job = world.start(2, store.clone());
     assert!(two_epochs(&mut world, &job), "{:?}", job.end());
     assert_eq!(
@@ -282,7 +286,7 @@ fn a_rival_that_replaces_our_base_makes_us_merge_again() {
 fn a_rival_that_replaces_our_base_again_and_again() {
     let mut world = World::new("");
     let store = world.store();
-    for version in 3..6 {
+    for version in 4..7 {
         store.on(&entry("counts", version), Fault::rival(replaced(world.log("counts"), "1")));
     }
     let job = world.start(1, store.clone());
@@ -300,8 +304,8 @@ fn a_rival_that_replaces_our_base_again_and_again() {
 fn a_rival_after_our_commit_whose_reply_was_lost() {
     let mut world = World::new("");
     let store = world.store();
-    store.on(&entry("counts", 3), Fault::ReplyLost);
-    store.on(&entry("counts", 3), Fault::rival(replaced(world.log("counts"), "0")));
+    store.on(&entry("counts", 4), Fault::ReplyLost);
+    store.on(&entry("counts", 4), Fault::rival(replaced(world.log("counts"), "0")));
     let job = world.start(2, store.clone());
     assert!(two_epochs(&mut world, &job), "{:?}", job.end());
     assert!(store.done());
@@ -322,9 +326,9 @@ fn a_rival_beside_us_in_counts_leaves_our_commit_as_it_is() {
     let store = world.store();
     let log = world.log("counts");
     // Both buckets have files; then only customers of bucket 1 send.
-    store.on(&entry("counts", 3), Fault::rival(replaced(log.clone(), "0")));
+    store.on(&entry("counts", 4), Fault::rival(replaced(log.clone(), "0")));
     let nothing = |commit: &mut Commit| commit.txns.push(("replay/x".to_owned(), 1));
-    store.on(&entry("counts", 4), Fault::rival(commits(log, nothing)));
+    store.on(&entry("counts", 5), Fault::rival(commits(log, nothing)));
     let job = world.start(2, store.clone());
     one_epoch(&mut world, &job);
     world.push(CUSTOMERS[1], 0);
@@ -373,7 +377,7 @@ fn a_rival_that_adds_the_segment_that_we_add() {
         write_file(log.store().as_ref(), &file.path, bytes).await.expect("written");
         commits(log, |commit| commit.add.push(file)).await;
     };
-    store.on(&entry("counts", 3), Fault::rival(adds));
+    store.on(&entry("counts", 4), Fault::rival(adds));
     let job = world.start(2, store.clone());
     one_epoch(&mut world, &job);
     world.push(CUSTOMERS[0], 180);
@@ -400,7 +404,7 @@ fn a_rival_that_takes_our_base_away() {
         let file = state.files.values().find(days).expect("days").clone();
         commits(log, |commit| commit.remove.push(file)).await;
     };
-    store.on(&entry("counts", 3), Fault::rival(takes));
+    store.on(&entry("counts", 4), Fault::rival(takes));
     let job = world.start(1, store.clone());
     one_epoch(&mut world, &job);
     world.expected.retain(|(granularity, customer, ..), _| (*granularity, customer.as_str()) != ("day", CUSTOMERS[1]));
@@ -448,17 +452,17 @@ fn a_newer_generation_in_raw_ends_us() {
 fn a_newer_generation_in_counts_alone_ends_us() {
     let mut world = World::new("");
     let store = world.store();
-    store.on(&entry("counts", 3), Fault::rival(commits(world.log("counts"), generation(2))));
+    store.on(&entry("counts", 4), Fault::rival(commits(world.log("counts"), generation(2))));
     let job = world.start(2, store);
     assert!(!two_epochs(&mut world, &job), "it goes on");
     let result = job.end();
     assert_eq!(code(&result), 76, "{result:?}");
     let counts = world.table("counts");
-    assert_eq!((counts.version, counts.txn(&counts::lane_txn(Lane::Minute))), (3, 1), "nothing of ours after it");
+    assert_eq!((counts.version, counts.txn(&counts::lane_txn(Lane::Minute))), (4, 1), "nothing of ours after it");
     // A number that raw did not hand out: the next start gets the same one from raw and leaves the place to its owner.
     let next = world.start(1, world.store()).end();
     assert_eq!(code(&next), 76, "{next:?}");
-    assert_eq!(world.table("counts").version, 3);
+    assert_eq!(world.table("counts").version, 4);
     world.start(1, world.store()).ends_in_order(Request::Drain);
     world.is_exact();
 }
@@ -534,6 +538,229 @@ fn a_second_copy_ends_the_first_within_one_commit() {
     second.ends_in_order(Request::Stop);
     world.is_exact();
     assert_eq!(world.table("counts").txn(WRITER_GENERATION), 2);
+}
+
+// ---- another logic ----
+
+/// Which logic counts from which epoch on.
+fn logics(world: &World) -> Vec<(u64, Fingerprint)> {
+    Ledger::of(&world.table("counts")).logics.into_iter().collect()
+}
+
+fn root(world: &World) -> Root {
+    Root::on(Arc::clone(&world.inner) as Arc<dyn ObjectStore>)
+}
+
+/// `verify`, which follows the ledger, finds nothing.
+fn verifies(world: &World) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let report = runtime.block_on(verify(&world.job(), &root(world), Options::default())).expect("a verdict");
+    assert_eq!((report.verdict, report.not_checkable.cells), (Verdict::Exact, 0), "{}", report.table());
+}
+
+/// The fingerprint of the logic that the next start counts with, and whether its text is kept.
+fn next_logic(world: &World) -> (Fingerprint, bool) {
+    let (logic, root) = (world.job().logic, root(world));
+    let fingerprint = Fingerprint::of(&logic);
+    let known = block_on(ledger::known(&root, fingerprint)).expect("readable");
+    (fingerprint, known == Known::Logic(Box::new(logic)))
+}
+
+fn epoch(world: &World) -> u64 {
+    world.table("raw").txn(raw::EPOCH) as u64
+}
+
+/// An epoch with the first logic, and all lanes level; then the next start counts kinds too. The first logic's fingerprint.
+fn level(world: &mut World) -> Fingerprint {
+    let job = world.start(2, world.store());
+    one_epoch(world, &job);
+    job.ends_in_order(Request::Stop);
+    let (first, is_kept) = next_logic(world);
+    assert!(is_kept);
+    assert_eq!(logics(world), [(1, first)]);
+    world.count_kinds(true);
+    first
+}
+
+/// Starts on tables that are there, and publishes an epoch.
+fn start_and_count(world: &mut World, workers: usize) -> Running {
+    let (job, newest) = (world.start(workers, world.store()), epoch(world));
+    assert!(job.reaches("reading the tables", |progress| progress.epochs().0 >= newest), "it starts");
+    one_epoch(world, &job);
+    job
+}
+
+#[test]
+fn another_logic_counts_from_the_next_epoch_on() {
+    let mut world = World::new("");
+    let first = level(&mut world);
+    let since = epoch(&world) + 1;
+    start_and_count(&mut world, 1).ends_in_order(Request::Stop);
+    world.is_exact();
+    let (second, is_kept) = next_logic(&world);
+    assert!(is_kept && second != first);
+    assert_eq!(logics(&world), [(1, first), (since, second)]);
+
+    // The same logic again: nothing to record.
+    let job = start_and_count(&mut world, 2);
+    let store = job.store.clone();
+    job.ends_in_order(Request::Stop);
+    assert!(store.steps().iter().all(|step| !step.starts_with("logic/")), "{:#?}", store.steps());
+    assert_eq!(logics(&world), [(1, first), (since, second)]);
+
+    // By grace alone, which only says when a record is published; a longer one puts off no epoch.
+    world.set("\n[granularities.minute]\ngrace_seconds = 40");
+    let since_third = epoch(&world) + 1;
+    start_and_count(&mut world, 2).ends_in_order(Request::Stop);
+    world.is_exact();
+    assert_eq!(logics(&world), [(1, first), (since, second), (since_third, next_logic(&world).0)]);
+    verifies(&world);
+}
+
+#[test]
+fn another_logic_is_refused_while_lanes_are_apart() {
+    let mut world = World::new("");
+    let first = level(&mut world);
+    world.count_kinds(false);
+    // raw has an epoch that counts does not have yet.
+    let store = world.store();
+    store.on("counts/granularity=", Fault::FreezeBefore);
+    let job = world.start(2, store.clone());
+    let newest = epoch(&world);
+    assert!(job.reaches("reading the tables", |progress| progress.epochs().0 >= newest));
+    batch(&mut world);
+    assert!(job.reads(9));
+    world.advance(11 * SECOND);
+    assert!(job.freezes());
+    // Whether the epoch was archived before it stood still is a matter of luck, so it goes on once.
+    if epoch(&world) == newest {
+        store.on("counts/_delta_log", Fault::FreezeBefore);
+        store.thaw();
+        assert!(job.freezes());
+    }
+    assert_eq!(epoch(&world), newest + 1);
+
+    let versions = |world: &World| ["raw", "counts"].map(|table| world.table(table).version);
+    let (before, steps) = (versions(&world), world.store());
+    world.count_kinds(true);
+    // With a topic of its own: a scripted one wakes only who came last.
+    let refused = world.start_from(1, steps.clone(), Arc::new(Script::new(2))).end();
+    assert_eq!(code(&refused), 78, "{refused:?}");
+    let said = refused.expect_err("refused").to_string();
+    let (second, is_kept) = next_logic(&world);
+    assert!(said.contains(&format!("another logic ({second}) than the tables do since epoch 1 ({first})")), "{said}");
+    assert!(
+        said.contains(&format!("raw stands at epoch {}, but the lanes at minute {newest}, hour", newest + 1)),
+        "{said}"
+    );
+    assert!(said.contains("Stop the running job in order (SIGTERM)") && said.contains("--drain"), "{said}");
+    assert_eq!((versions(&world), steps.steps(), is_kept), (before, vec![], false), "nothing was written");
+
+    // The job that runs has not noticed. Then it is killed, and the way out is taken.
+    world.count_kinds(false);
+    store.thaw();
+    assert!(job.publishes(newest + 1), "it runs on");
+    one_epoch(&mut world, &job);
+    store.on("counts/_delta_log", Fault::FreezeBefore);
+    batch(&mut world);
+    world.advance(11 * SECOND);
+    assert!(job.freezes());
+    store.kill();
+    job.end().expect_err("denied");
+    world.count_kinds(true);
+    assert_eq!(code(&world.start(1, world.store()).end()), 78, "what was not published is still the first logic's");
+    world.count_kinds(false);
+    world.start(1, world.store()).ends_in_order(Request::Drain);
+    world.count_kinds(true);
+    let since = epoch(&world) + 1;
+    start_and_count(&mut world, 2).ends_in_order(Request::Stop);
+    world.is_exact();
+    assert_eq!(logics(&world), [(1, first), (since, second)]);
+}
+
+/// It stands still after the text was written, before its commit, after its commit; is killed, or wakes up as a zombie.
+#[test]
+fn a_start_with_another_logic_that_ends_on_the_way_is_made_good_by_the_next() {
+    for (part, fault, is_recorded) in [
+        ("logic/", (|| Fault::FreezeAfter) as fn() -> Fault, false),
+        ("SET LOGIC", || Fault::FreezeBefore, false),
+        ("SET LOGIC", || Fault::FreezeAfter, true),
+    ] {
+        for wakes in [false, true] {
+            let mut world = World::new("");
+            let first = level(&mut world);
+            let (since, commit) = (epoch(&world) + 1, entry("counts", world.table("counts").version + 2));
+            let store = world.store();
+            store.on(if part == "logic/" { part } else { &commit }, fault());
+            let job = world.start(2, store.clone());
+            assert!(job.freezes());
+            let (second, is_kept) = next_logic(&world);
+            assert!(is_kept);
+            assert_eq!(logics(&world).len(), if is_recorded { 2 } else { 1 }, "{part}");
+            if !wakes {
+                store.kill();
+                job.end().expect_err("denied");
+                start_and_count(&mut world, 1).ends_in_order(Request::Stop);
+            } else {
+                let next = start_and_count(&mut world, 1);
+                store.thaw();
+                // A commit of its own is what tells it, wherever it stood.
+                while !job.has_ended() {
+                    world.advance(61 * SECOND);
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                let result = job.end();
+                assert_eq!(code(&result), 76, "{part}: {result:?}");
+                next.ends_in_order(Request::Stop);
+            }
+            world.is_exact();
+            assert_eq!(logics(&world), [(1, first), (since, second)], "{part}");
+        }
+    }
+}
+
+#[test]
+fn of_two_logics_without_an_epoch_in_between_the_last_one_stands() {
+    let mut world = World::new("");
+    let first = level(&mut world);
+    let since = epoch(&world) + 1;
+    let store = world.store();
+    store.on(&entry("counts", world.table("counts").version + 2), Fault::FreezeAfter);
+    let job = world.start(1, store.clone());
+    assert!(job.freezes());
+    store.kill();
+    job.end().expect_err("denied");
+    assert_eq!(logics(&world), [(1, first), (since, next_logic(&world).0)]);
+
+    world.set("\n[granularities.hour]\ngrace_seconds = 90");
+    start_and_count(&mut world, 2).ends_in_order(Request::Stop);
+    world.is_exact();
+    assert_eq!(logics(&world), [(1, first), (since, next_logic(&world).0)]);
+
+    // Back to the first one, and it is the first one's from its own epoch on.
+    world.count_kinds(false);
+    world.set("");
+    let again = epoch(&world) + 1;
+    start_and_count(&mut world, 2).ends_in_order(Request::Stop);
+    assert_eq!(logics(&world)[2..], [(again, first)]);
+    world.is_exact();
+    verifies(&world);
+}
+
+/// Who commits to `counts` between the fence and the logic, as a replay does, is no reason to give up.
+#[test]
+fn a_rival_beside_the_logic_changes_nothing() {
+    let mut world = World::new("");
+    let first = level(&mut world);
+    let since = epoch(&world) + 1;
+    let store = world.store();
+    let nothing = |commit: &mut Commit| commit.txns.push(("replay/x".to_owned(), 1));
+    let version = world.table("counts").version + 2;
+    store.on(&entry("counts", version), Fault::rival(commits(world.log("counts"), nothing)));
+    world.start(1, store.clone()).ends_in_order(Request::Drain);
+    assert!(store.done());
+    assert_eq!(logics(&world), [(1, first), (since, next_logic(&world).0)]);
+    world.is_exact();
 }
 
 // ---- tables that are not as they should be ----

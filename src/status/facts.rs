@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use super::balance::Balance;
 use super::pending::Pending;
-use crate::model::{Lane, Period, TimeUs};
+use crate::ledger::{Fingerprint, Ledger, Orders};
+use crate::model::{Epoch, Lane, Period, TimeUs};
 use crate::table::{File, State, counts, raw};
 
 /// Everything.
@@ -36,6 +37,10 @@ pub struct Status {
     pub lanes: Vec<LaneFacts>,
     /// By topic and number.
     pub partitions: Vec<Partition>,
+    /// Which logic live counted with from which epoch on, ascending; empty in tables of builds that kept no record of it.
+    pub logics: Vec<LogicFacts>,
+    /// The replays that were published, by order.
+    pub replays: Vec<ReplayFacts>,
     /// Rows of the archive by what became of them.
     pub balance: Balance,
     /// What somebody should look at, or should know of these numbers.
@@ -47,6 +52,38 @@ pub struct Status {
 pub struct Logic {
     /// The md5 of the job's logic: two jobs with the same count the same.
     pub md5: String,
+}
+
+/// A logic on record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LogicFacts {
+    /// The first epoch that it counts.
+    pub from_epoch: Epoch,
+    /// What tells it from others.
+    pub fingerprint: Fingerprint,
+    /// Whether the job file counts with it; null where no job file was given.
+    pub is_job: Option<bool>,
+}
+
+/// A replay on record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReplayFacts {
+    /// Its id.
+    pub id: String,
+    /// The order of its newest publish or undo: the greater, the later.
+    pub order: i64,
+    /// What was done last with it.
+    pub state: ReplayState,
+}
+
+/// What was done last with a replay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplayState {
+    /// It counts.
+    Published,
+    /// It does not count any more.
+    Undone,
 }
 
 /// A table in its newest version.
@@ -205,6 +242,29 @@ pub(super) fn lanes(
         }
     };
     Lane::ALL.into_iter().zip(pending).map(of).collect()
+}
+
+/// The logics on record; `ours`: that of the job file.
+pub(super) fn logics(counts_state: &State, ours: Option<Fingerprint>) -> Vec<LogicFacts> {
+    let logics = Ledger::of(counts_state).logics;
+    let of = |(from_epoch, fingerprint)| LogicFacts {
+        from_epoch,
+        fingerprint,
+        is_job: ours.map(|ours| ours == fingerprint),
+    };
+    logics.into_iter().map(of).collect()
+}
+
+/// The replays on record.
+pub(super) fn replays(counts_state: &State) -> Vec<ReplayFacts> {
+    let orders = Orders::of(counts_state);
+    let of = |(id, (published, undone)): (&String, &(i64, i64))| {
+        let state = if orders.in_force(id) { ReplayState::Published } else { ReplayState::Undone };
+        ReplayFacts { id: id.clone(), order: *published.max(undone), state }
+    };
+    let mut replays: Vec<ReplayFacts> = orders.by_id.iter().map(of).collect();
+    replays.sort_by_key(|replay| replay.order);
+    replays
 }
 
 /// The partitions of the archive, and those that only Kafka has.

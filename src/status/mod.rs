@@ -23,6 +23,7 @@ use serde::Deserialize;
 
 use crate::clock::Clock;
 use crate::job::{Job, JobError};
+use crate::ledger::Fingerprint;
 use crate::live_line::LiveLine;
 use crate::manage::environment;
 use crate::model::Lane;
@@ -31,7 +32,9 @@ use crate::table::{Log, Root, State, TableError, counts, raw};
 use crate::verify::Output;
 
 pub use balance::Balance;
-pub use facts::{LaneFacts, LastCommit, Logic, Partition, Segments, Status, Table};
+pub use facts::{
+    LaneFacts, LastCommit, Logic, LogicFacts, Partition, ReplayFacts, ReplayState, Segments, Status, Table,
+};
 
 use facts::{Times, rfc3339};
 
@@ -238,6 +241,8 @@ pub async fn status(job: Option<&Job>, root: &Root, options: Options) -> Result<
         segments: facts::segments(&counts_state),
         lanes: facts::lanes(raw_epoch, &counts_state, pending, times),
         partitions: facts::partitions(&raw_state, &ends),
+        logics: facts::logics(&counts_state, job.map(|job| Fingerprint::of(&job.logic))),
+        replays: facts::replays(&counts_state),
         balance,
         notes: Vec::new(),
     };
@@ -309,6 +314,14 @@ fn doubts(status: &Status, job: Option<&Job>) -> Vec<String> {
     }
     if let Some(job) = job.filter(|job| job.tables.buckets != status.buckets) {
         notes.push(format!("tables.buckets = {}, but the table was made with {}", job.tables.buckets, status.buckets));
+    }
+    if let (Some(job), Some(newest)) = (job, status.logics.last().filter(|newest| newest.is_job == Some(false))) {
+        let LogicFacts { from_epoch, fingerprint, .. } = newest;
+        notes.push(format!(
+            "the job file counts with logic {}, live with {fingerprint} since epoch {from_epoch}: a start with this file counts \
+             with its own from then on; rows before keep theirs until a replay covers them",
+            Fingerprint::of(&job.logic)
+        ));
     }
     for partition in &status.partitions {
         if let Partition { topic, partition, archived_offset: Some(archived), end_offset: Some(end), .. } = partition

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use object_store::memory::InMemory;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::*;
+use crate::ledger::{logic_txn, replay_txn, undo_txn};
+use crate::table::Commit;
 use crate::verify::tests::{COMMITTED_MS, Lanes, tables_of_many_periods, tables_with_lanes};
 
 /// A minute and a half after the newest commit.
@@ -126,6 +128,8 @@ fn names(path: &str, value: &Value, out: &mut BTreeSet<String>) {
 async fn the_names_in_its_json_are_these() {
     let root = memory();
     let mut job = tables_with_lanes([4, 3, 2, 0, 1], false, &root).await;
+    on_record(&root, &[(logic_txn(1), Fingerprint::of(&job.logic)), (replay_txn("r1"), Fingerprint::from_txn(1))])
+        .await;
     // Nobody listens there: a note, after some seconds.
     job.source.kafka.insert("bootstrap.servers".to_owned(), "127.0.0.1:1".to_owned());
     let found = status(Some(&job), &root, OPTIONS).await.expect("a status");
@@ -156,6 +160,8 @@ async fn the_names_in_its_json_are_these() {
     expected.extend(partition.map(|field| format!("partitions[].{field}")));
     expected
         .extend(["granularity", "period", "files", "rows", "size_bytes"].map(|field| format!("segments[].{field}")));
+    expected.extend(["from_epoch", "fingerprint", "is_job"].map(|field| format!("logics[].{field}")));
+    expected.extend(["id", "order", "state"].map(|field| format!("replays[].{field}")));
     let balance = [
         "ingest_dates",
         "is_all_of_raw",
@@ -171,11 +177,62 @@ async fn the_names_in_its_json_are_these() {
     let reasons = ["bad_json", "bad_time", "empty", "missing_field"];
     expected.extend(reasons.map(|reason| format!("balance.rejected_records_by_reason.{reason}")));
     let top = ["tables_url", "now", "job", "logic", "raw", "raw_epoch", "counts", "buckets", "segments", "lanes"];
-    expected.extend(top.into_iter().chain(["partitions", "balance", "notes", "logic.md5"]).map(str::to_owned));
+    let more = ["partitions", "logics", "replays", "balance", "notes", "logic.md5"];
+    expected.extend(top.into_iter().chain(more).map(str::to_owned));
     assert_eq!(there, expected);
     assert_eq!(json["lanes"][1]["freshness_seconds"], 60.0);
     assert_eq!(json["counts"]["last_commit"]["time"], "2026-01-14T00:06:00Z");
+    let fingerprint = Fingerprint::of(&job.logic).to_string();
+    assert_eq!(json["logics"], json!([{"from_epoch": 1, "fingerprint": fingerprint, "is_job": true}]));
+    assert_eq!(json["replays"], json!([{"id": "r1", "order": 1, "state": "published"}]));
     assert_eq!(json["partitions"][0]["archived_offset"], 110);
+}
+
+/// Commits to `counts` what a job or a replay puts on record.
+async fn on_record(root: &Root, txns: &[(String, Fingerprint)]) {
+    let log = Log::new(root, "counts");
+    let mut state = log.load().await.expect("readable").expect("a table");
+    let txns = txns.iter().map(|(id, value)| (id.clone(), value.to_txn())).collect();
+    let commit = Commit { txns, ..Commit::default() };
+    log.commit(&mut state, &commit, "SET LOGIC", COMMITTED_MS).await.expect("committed");
+}
+
+#[tokio::test]
+async fn boundaries_between_logics_are_shown() {
+    let root = memory();
+    let mut job = tables_with_lanes([4; 5], false, &root).await;
+    job.source.kafka.insert("bootstrap.servers".to_owned(), "127.0.0.1:1".to_owned());
+    let ours = Fingerprint::of(&job.logic);
+    let number = Fingerprint::from_txn;
+    on_record(&root, &[(logic_txn(1), number(7)), (logic_txn(120), ours)]).await;
+    let orders = [(replay_txn("a"), number(2)), (replay_txn("b"), number(1)), (undo_txn("b"), number(3))];
+    on_record(&root, &orders).await;
+    let found = status(Some(&job), &root, OPTIONS).await.expect("a status");
+    assert_eq!(
+        found.logics,
+        [
+            LogicFacts { from_epoch: 1, fingerprint: number(7), is_job: Some(false) },
+            LogicFacts { from_epoch: 120, fingerprint: ours, is_job: Some(true) },
+        ]
+    );
+    let replay = |id: &str, order, state| ReplayFacts { id: id.to_owned(), order, state };
+    assert_eq!(found.replays, [replay("a", 2, ReplayState::Published), replay("b", 3, ReplayState::Undone)]);
+    let text = found.text();
+    let expected = format!(
+        "\nlogic   0000000000000007  counts epochs 1..=119\nlogic   {ours}  counts from epoch 120 on  (this job's)\n\
+         replay  a  published, order 2\nreplay  b  undone, order 3\n\n"
+    );
+    assert!(text.contains(&expected), "{text}");
+    assert_eq!(found.notes.len(), 1, "only the brokers: {:?}", found.notes);
+
+    // Another job file; and none.
+    job.logic.dimensions.pop();
+    let notes = status(Some(&job), &root, OPTIONS).await.expect("a status").notes;
+    let note =
+        format!("the job file counts with logic {}, live with {ours} since epoch 120", Fingerprint::of(&job.logic));
+    assert!(notes.iter().any(|found| found.starts_with(&note)), "{notes:?}");
+    let found = status(None, &root, OPTIONS).await.expect("a status");
+    assert_eq!((found.logics[1].is_job, found.notes.len()), (None, 0));
 }
 
 #[tokio::test]
@@ -283,11 +340,16 @@ async fn it_fits_on_a_screen() {
         (lane.complete_until, lane.oldest_pending_kafka_timestamp) = (Some(year.clone()), Some(year.clone()));
         (lane.freshness_seconds, lane.oldest_pending_age_seconds) = (Some(3_725.0), Some(360_000.0));
     }
+    let fingerprint = Fingerprint::from_txn(i64::MAX);
+    found.logics =
+        (0..9).map(|index| LogicFacts { from_epoch: 12_345_678 + index, fingerprint, is_job: Some(true) }).collect();
+    let id = "2026-01-13-after-the-countries-were-mended".to_owned();
+    found.replays = vec![ReplayFacts { id, order: 12_345, state: ReplayState::Published }; 9];
     for reason in crate::model::Reason::ALL {
         found.balance.rejected_records_by_reason.insert(reason.name().to_owned(), 1_234_567);
     }
     let text = found.text();
-    assert!(text.lines().count() <= 45, "{text}");
+    assert!(text.lines().count() <= 54, "{text}");
     assert!(text.lines().all(|line| line.chars().count() <= 110), "{text}");
     assert!(text.contains("web-analytics-of-the-whole-world/199"), "{text}");
     assert!(text.contains("… 200 in all"), "{text}");

@@ -2,11 +2,14 @@
 
 use std::fmt::Write;
 
-use super::facts::{LaneFacts, Partition, Status, Table};
+use super::facts::{LaneFacts, LogicFacts, Partition, ReplayState, Status, Table};
 use crate::live_line::{bytes, duration, grouped};
 
 /// Partitions that are shown one by one; of more, those with the greatest lag.
 const PARTITIONS: usize = 8;
+
+/// Logics and replays that are shown: the newest ones.
+const LEDGER: usize = 3;
 
 /// Widest text in a line of its own.
 const CHARS: usize = 100;
@@ -36,6 +39,7 @@ impl Status {
             write_lane(out, lane)?;
         }
 
+        self.write_ledger(out)?;
         write_partitions(out, &self.partitions)?;
 
         let row = |table: &str, windows: &str, files: &str, sizes: [&str; 3]| {
@@ -62,6 +66,31 @@ impl Status {
         Ok(())
     }
 
+    /// Which logic counts which epochs, a line for each; the newest ones where there are many.
+    fn write_ledger(&self, out: &mut String) -> std::fmt::Result {
+        if !self.logics.is_empty() || !self.replays.is_empty() {
+            out.push('\n');
+        }
+        for (index, logic) in newest(&self.logics) {
+            let LogicFacts { from_epoch, fingerprint, is_job } = logic;
+            let epochs = match self.logics.get(index + 1) {
+                Some(next) => format!("epochs {from_epoch}..={}", next.from_epoch.saturating_sub(1)),
+                None => format!("from epoch {from_epoch} on"),
+            };
+            let whose = if *is_job == Some(true) { "  (this job's)" } else { "" };
+            writeln!(out, "logic   {fingerprint}  counts {epochs}{whose}")?;
+        }
+        write_left_off(out, "logic", self.logics.len())?;
+        for (_, replay) in newest(&self.replays) {
+            let state = match replay.state {
+                ReplayState::Published => "published",
+                ReplayState::Undone => "undone",
+            };
+            writeln!(out, "replay  {}  {state}, order {}", replay.id, replay.order)?;
+        }
+        write_left_off(out, "replay", self.replays.len())
+    }
+
     fn write_balance(&self, out: &mut String) -> std::fmt::Result {
         let balance = &self.balance;
         let Some((first, last)) = &balance.ingest_dates else { return writeln!(out, "\nNo records yet") };
@@ -85,6 +114,15 @@ impl Status {
         }
         Ok(())
     }
+}
+
+/// Those that are shown, with their place.
+fn newest<T>(all: &[T]) -> impl Iterator<Item = (usize, &T)> {
+    all.iter().enumerate().skip(all.len().saturating_sub(LEDGER))
+}
+
+fn write_left_off(out: &mut String, what: &str, all: usize) -> std::fmt::Result {
+    if all > LEDGER { writeln!(out, "{what:<7} … {} in all", grouped(all as u64)) } else { Ok(()) }
 }
 
 fn written(table: &Table) -> String {

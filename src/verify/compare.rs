@@ -12,6 +12,7 @@ use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use futures::{Stream, StreamExt};
 
 use super::difference::{Check, Differences, Place};
+use super::gone::Doubt;
 use super::key::{self, HOMELESS, Key};
 use super::layout::Slot;
 use super::spool::Spooled;
@@ -26,22 +27,32 @@ const COLUMNS: &[&str] = &["customer_id", "window_start", "window_end", "dimensi
 /// Rows from one look at the clock to the next.
 const TICK_ROWS: u64 = 4096;
 
+/// What rows are judged by.
+#[derive(Clone, Copy)]
+pub(super) struct Basis<'a> {
+    pub(super) buckets: u32,
+    /// What the one logic counts that counts all rows, where there is one: then all dimensions come to the same.
+    pub(super) alone: Option<&'a Counted>,
+    pub(super) doubt: &'a Doubt<'a>,
+}
+
 /// The pass.
 pub(super) struct Compare<'a> {
-    counted: &'a Counted,
+    basis: Basis<'a>,
     sums: Sorted,
     differences: &'a mut Differences,
     rows: u64,
+    not_checkable: u64,
 }
 
 impl<'a> Compare<'a> {
-    pub(super) fn new(counted: &'a Counted, sums: Sorted, differences: &'a mut Differences) -> Self {
-        Compare { counted, sums, differences, rows: 0 }
+    pub(super) fn new(basis: Basis<'a>, sums: Sorted, differences: &'a mut Differences) -> Self {
+        Compare { basis, sums, differences, rows: 0, not_checkable: 0 }
     }
 
-    /// Rows of `counts` so far.
-    pub(super) fn rows(&self) -> u64 {
-        self.rows
+    /// Rows of `counts` so far: those that were compared, and those that could not be.
+    pub(super) fn rows(&self) -> (u64, u64) {
+        (self.rows - self.not_checkable, self.not_checkable)
     }
 
     /// Compares a slot. Slots come in order, and `files` yields theirs in order.
@@ -59,21 +70,23 @@ impl<'a> Compare<'a> {
         for (_, period) in &slot.files {
             let missing = || Err(VerifyError::Bug("a file of counts was not fetched".to_owned()));
             let spooled = files.next().await.unwrap_or_else(missing)?;
-            inputs.push(FileRows::new(index as u32, slot, period.clone(), spooled, self.counted)?);
+            inputs.push(FileRows::new(index as u32, slot, period.clone(), spooled, self.basis.alone)?);
         }
         let mut last_key = Vec::new();
-        let mut windows = CustomerWindows::default();
+        let mut windows = self.basis.alone.map(CustomerWindows::new);
         // Nearly always there is one file.
         while let Some(next) = (0..inputs.len())
             .filter(|input| inputs[*input].row.is_some())
             .min_by(|a, b| inputs[*a].key().cmp(inputs[*b].key()))
         {
-            let Some(row) = inputs[next].take(self.counted, self.differences)? else { continue };
+            let Some(row) = inputs[next].take(self.basis, self.differences)? else { continue };
             self.rows += 1;
             if self.rows.is_multiple_of(TICK_ROWS) {
                 tick(TICK_ROWS);
             }
-            windows.add(&row, slot.window, self.counted, self.differences);
+            if let Some(windows) = &mut windows {
+                windows.add(&row, slot.window, self.differences);
+            }
             if row.is_misplaced {
                 continue;
             }
@@ -84,7 +97,9 @@ impl<'a> Compare<'a> {
                 last_key = row.key;
             }
         }
-        windows.end(slot.window, self.counted, self.differences);
+        if let Some(windows) = &mut windows {
+            windows.end(slot.window, self.differences);
+        }
         while self.sums.peek().is_some_and(|key| key::slot(key) == index as u32) {
             self.missing()?;
         }
@@ -105,7 +120,10 @@ impl<'a> Compare<'a> {
             Some(key) if key == row.key.as_slice() => self.sums.next().map_err(VerifyError::Spill)?.map(|(_, sum)| sum),
             _ => None,
         };
+        let is_in_doubt = self.is_in_doubt(&row.key);
+        self.not_checkable += u64::from(is_in_doubt);
         match recounted {
+            _ if is_in_doubt => {}
             Some(sum) if sum != row.count => {
                 self.differ(Check::Count, &row.key, row.count.to_string(), sum.to_string())
             }
@@ -113,17 +131,32 @@ impl<'a> Compare<'a> {
             _ => {}
         }
         if row.count <= 0 {
-            let expected = recounted.map_or("no row".to_owned(), |sum| sum.to_string());
+            let expected = match recounted {
+                _ if is_in_doubt => "above zero, or no row".to_owned(),
+                Some(sum) => sum.to_string(),
+                None => "no row".to_owned(),
+            };
             self.differ(Check::ZeroRow, &row.key, row.count.to_string(), expected);
         }
         Ok(())
     }
 
     fn missing(&mut self) -> Result<(), VerifyError> {
-        if let Some((key, sum)) = self.sums.next().map_err(VerifyError::Spill)? {
+        if let Some((key, sum)) = self.sums.next().map_err(VerifyError::Spill)?
+            && !self.is_in_doubt(&key)
+        {
             self.differ(Check::MissingRow, &key, "no row", sum.to_string());
         }
         Ok(())
+    }
+
+    /// Whether a cell may hold what can not be recounted.
+    fn is_in_doubt(&self, key: &[u8]) -> bool {
+        if self.basis.doubt.is_empty() {
+            return false;
+        }
+        let Some(Key::Cell { cell, .. }) = key::read(key) else { return false };
+        self.basis.doubt.holds(&cell)
     }
 
     fn differ(&mut self, check: Check, key: &[u8], found: impl Into<String>, expected: impl Into<String>) {
@@ -217,7 +250,7 @@ struct Row {
     key: Vec<u8>,
     /// Where the customer ends in the key.
     customer_end: usize,
-    /// Index in [`Counted::dimensions`].
+    /// Index in [`Counted::dimensions`] of the logic that counts all rows.
     dimension: Option<usize>,
     start_us: i64,
     count: i64,
@@ -251,7 +284,7 @@ impl FileRows {
         slot: &Slot,
         period: Range<i64>,
         spooled: Spooled,
-        counted: &Counted,
+        alone: Option<&Counted>,
     ) -> Result<Self, VerifyError> {
         let mut rows = FileRows {
             path: spooled.file().path.clone(),
@@ -269,7 +302,7 @@ impl FileRows {
             is_in_bucket: false,
             end_us: 0,
         };
-        rows.row = rows.read(counted)?;
+        rows.row = rows.read(alone)?;
         Ok(rows)
     }
 
@@ -282,7 +315,7 @@ impl FileRows {
     }
 
     /// Takes the row at hand, checked, and reads the next one.
-    fn take(&mut self, counted: &Counted, differences: &mut Differences) -> Result<Option<Row>, VerifyError> {
+    fn take(&mut self, basis: Basis<'_>, differences: &mut Differences) -> Result<Option<Row>, VerifyError> {
         let Some(mut row) = self.row.take() else { return Ok(None) };
         let mut differ = |check, found: String, expected: String| {
             if let Some(Key::Cell { cell, .. }) = key::read(&row.key) {
@@ -297,7 +330,7 @@ impl FileRows {
         let customer = &row.key[..row.customer_end];
         if !self.last_key.starts_with(customer) {
             self.is_in_bucket = match key::read(&row.key) {
-                Some(Key::Cell { cell, .. }) => bucket(cell.customer.as_bytes(), counted.buckets) == self.bucket,
+                Some(Key::Cell { cell, .. }) => bucket(cell.customer.as_bytes(), basis.buckets) == self.bucket,
                 _ => false,
             };
         }
@@ -314,11 +347,11 @@ impl FileRows {
             differ(Check::RowOrder, format!("below the row before it in {}", self.path), "rows ascend".to_owned());
         }
         self.last_key.clone_from(&row.key);
-        self.row = self.read(counted)?;
+        self.row = self.read(basis.alone)?;
         Ok(Some(row))
     }
 
-    fn read(&mut self, counted: &Counted) -> Result<Option<Row>, VerifyError> {
+    fn read(&mut self, alone: Option<&Counted>) -> Result<Option<Row>, VerifyError> {
         let columns = loop {
             match &self.columns {
                 Some(columns) if self.at < columns.customer.len() => break Arc::clone(columns),
@@ -342,7 +375,7 @@ impl FileRows {
         Ok(Some(Row {
             key,
             customer_end,
-            dimension: counted.dimensions.iter().position(|known| known.name == dimension),
+            dimension: alone.and_then(|all| all.dimensions.iter().position(|known| known.name == dimension)),
             start_us,
             count: columns.count.value(at),
             is_misplaced: false,
@@ -377,27 +410,32 @@ impl Columns {
 }
 
 /// Sums of one customer's rows, by window and dimension: all dimensions must come to the same as `total`.
-#[derive(Default)]
-struct CustomerWindows {
+struct CustomerWindows<'a> {
+    counted: &'a Counted,
     /// The head of the customer's keys.
     customer: Vec<u8>,
     sums: BTreeMap<i64, Vec<i64>>,
 }
 
-impl CustomerWindows {
-    fn add(&mut self, row: &Row, window: usize, counted: &Counted, differences: &mut Differences) {
+impl<'a> CustomerWindows<'a> {
+    fn new(counted: &'a Counted) -> Self {
+        CustomerWindows { counted, customer: Vec::new(), sums: BTreeMap::new() }
+    }
+
+    fn add(&mut self, row: &Row, window: usize, differences: &mut Differences) {
         let customer = &row.key[..row.customer_end];
         if self.customer != customer {
-            self.end(window, counted, differences);
+            self.end(window, differences);
             self.customer = customer.to_vec();
         }
         if let Some(dimension) = row.dimension {
-            let sums = self.sums.entry(row.start_us).or_insert_with(|| vec![0; counted.dimensions.len()]);
+            let sums = self.sums.entry(row.start_us).or_insert_with(|| vec![0; self.counted.dimensions.len()]);
             sums[dimension] = sums[dimension].saturating_add(row.count);
         }
     }
 
-    fn end(&mut self, window: usize, counted: &Counted, differences: &mut Differences) {
+    fn end(&mut self, window: usize, differences: &mut Differences) {
+        let counted = self.counted;
         let here = |dimension: &super::Dimension| dimension.windows[window];
         let total = counted.dimensions.iter().position(|dimension| dimension.name == Logic::TOTAL && here(dimension));
         let sums = std::mem::take(&mut self.sums);

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::key::Cell;
 use super::window::{WINDOWS, shown};
+use crate::ledger::Fingerprint;
 use crate::live_line::grouped;
 
 /// What was checked where a difference was found.
@@ -218,6 +219,38 @@ impl Verdict {
     }
 }
 
+/// What can not be recounted, because a logic is gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NotCheckable {
+    /// Rows of `counts` that were not compared.
+    pub cells: u64,
+    /// Which logics are gone.
+    pub because: Vec<Gone>,
+}
+
+/// A logic that this build can not count with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Gone {
+    /// The logic.
+    pub logic: Fingerprint,
+    /// First and last epoch that live counted with it; null where a replay did.
+    pub epochs: Option<(i64, i64)>,
+    /// The replay that counts with it; null where live did.
+    pub replay: Option<String>,
+    /// What is gone.
+    pub why: String,
+}
+
+impl std::fmt::Display for Gone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (&self.replay, self.epochs) {
+            (Some(id), _) => write!(f, "logic {} of replay {id}: {}", self.logic, self.why),
+            (None, Some((first, last))) => write!(f, "logic {} of epochs {first}..={last}: {}", self.logic, self.why),
+            (None, None) => write!(f, "logic {}: {}", self.logic, self.why),
+        }
+    }
+}
+
 /// What `verify` has to say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
@@ -237,9 +270,9 @@ pub struct Report {
     pub records: u64,
     /// First and last epoch of those rows.
     pub epochs: Option<(i64, i64)>,
-    /// Records that the decoder counts.
+    /// Records that are counted, by the logic on record for their epoch.
     pub counted: u64,
-    /// Records that the job's `where` leaves out.
+    /// Records that its `where` leaves out.
     pub filtered: u64,
     /// Records that were rejected, by reason.
     pub rejected: BTreeMap<&'static str, u64>,
@@ -249,6 +282,10 @@ pub struct Report {
     pub first: Vec<Difference>,
     /// How often the memory's budget was reached and sums went to disk.
     pub spilled: u64,
+    /// What can not be recounted.
+    pub not_checkable: NotCheckable,
+    /// What somebody should know of this.
+    pub notes: Vec<String>,
 }
 
 impl Report {
@@ -269,11 +306,19 @@ impl Report {
         if !behind.is_empty() {
             tail += &format!("; not yet published: {}", behind.join(", "));
         }
+        let NotCheckable { cells, because } = &self.not_checkable;
+        let is_whole = because.is_empty();
+        if !is_whole {
+            let verb = if *cells == 1 { "is" } else { "are" };
+            let because: Vec<String> = because.iter().map(Gone::to_string).collect();
+            tail += &format!("; {} {verb} not checkable: {}", plural(*cells, "cell"), because.join(", "));
+        }
         let version = self.counts_version;
         match self.verdict {
             Verdict::Exact => {
                 let equal = if self.cells == 1 { "equals" } else { "equal" };
-                format!("exact: {} of counts version {version} {equal} {records}{tail}", plural(self.cells, "cell"))
+                let exact = if is_whole { "exact" } else { "exact as far as it can be checked" };
+                format!("{exact}: {} of counts version {version} {equal} {records}{tail}", plural(self.cells, "cell"))
             }
             Verdict::Differences => {
                 let kinds: Vec<String> = (self.differences.iter())

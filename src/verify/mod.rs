@@ -1,25 +1,30 @@
 //! `floodmark verify JOB`: counts the archive again, and compares every row of `counts` with it.
 //!
 //! ```text
-//! counts' log ─► layout: live files in slots ─┐
+//! counts' log ─┬► layout: live files in slots ─┐
+//!   ledger ────┴► rules: which logic counts ─┐ │
 //! raw's log ─► files ─► recount (decode again) ─► sums by cell, sorted ─► compare, slot by slot ─► report
 //!                                                        counts' files ───┘
 //! ```
 //!
 //! It proves that a version of `counts` is a recount of `raw` (promise 1), and that `raw` holds each record once with the outcome
-//! that the decoder gives it (promise 4). With the job it shares the decoder, the job file and the log's reader, nothing else:
-//! windows, lateness, sums, order, buckets and periods are written a second time, so that a fault in one shows against the other.
+//! that the decoder gives it (promise 4), each row by the logic that the ledger names. Cells that depend on a logic whose code or
+//! text is gone are not compared, and told. With the job it shares the decoder, the job file and what reads the log and the
+//! ledger, nothing else: windows, lateness, sums, order, buckets, periods and the ledger's rule are written a second time, so
+//! that a fault in one shows against the other.
 //!
 //! Nothing is written to the tables. The job may run on meanwhile: what is checked is the newest version of `counts` at the
 //! start, and `raw` as it stands right after. Memory: the sums' budget ([`Options::memory_bytes`]; beyond it sums go to temporary
 //! files and are merged), some files fetched ahead (`spool`), the decoded pages of one row group, the windows of one customer
-//! in one file, and the lists of live files.
+//! in one file, the lists of live files, and, where a logic is gone, the windows that hold rows of it.
 
 mod compare;
 mod difference;
+mod gone;
 mod key;
 mod layout;
 mod recount;
+mod rules;
 mod spool;
 mod sums;
 #[cfg(test)]
@@ -33,16 +38,16 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use futures::StreamExt;
 
-use crate::decode::Decoder;
 use crate::job::{Job, JobError, Logic};
 use crate::live_line::{LiveLine, duration};
 use crate::table::{Log, Root, State, TableError, counts, raw};
 
-use compare::Compare;
+use compare::{Basis, Compare};
 use difference::Differences;
-pub use difference::{Check, Difference, Place, Report, Verdict};
+pub use difference::{Check, Difference, Gone, NotCheckable, Place, Report, Verdict};
 use layout::Layout;
 use recount::Recount;
+use rules::Rules;
 use sums::Sums;
 use window::{LANES, WINDOWS};
 
@@ -133,13 +138,12 @@ impl VerifyError {
     }
 }
 
-/// What is counted, as far as the recount needs to know.
+/// What a logic counts, as far as the recount needs to know.
 struct Counted {
     /// In the logic's order, which is that of the decoder's values.
     dimensions: Vec<Dimension>,
     /// Of minute, hour and day.
     graces_us: [i64; 3],
-    buckets: u32,
 }
 
 struct Dimension {
@@ -149,7 +153,7 @@ struct Dimension {
 }
 
 impl Counted {
-    fn new(logic: &Logic, buckets: u32) -> Counted {
+    fn new(logic: &Logic) -> Counted {
         let dimensions = (logic.dimensions.iter())
             .map(|dimension| {
                 let is_counted =
@@ -157,7 +161,7 @@ impl Counted {
                 Dimension { name: dimension.name.clone(), windows: WINDOWS.map(|window| is_counted(window.name)) }
             })
             .collect();
-        Counted { dimensions, graces_us: logic.graces_us, buckets }
+        Counted { dimensions, graces_us: logic.graces_us }
     }
 }
 
@@ -182,7 +186,8 @@ pub fn run(args: VerifyArgs) -> Result<Verdict, VerifyError> {
         Output::Text => {
             let table = report.table();
             let space = if table.is_empty() { "" } else { "\n" };
-            format!("{table}{space}{} (in {})", report.sentence(), duration(started.elapsed().as_secs_f64()))
+            let notes: String = report.notes.iter().map(|note| format!("note: {note}\n")).collect();
+            format!("{table}{space}{notes}{} (in {})", report.sentence(), duration(started.elapsed().as_secs_f64()))
         }
     };
     writeln!(std::io::stdout(), "{text}").map_err(VerifyError::Output)?;
@@ -197,7 +202,12 @@ pub async fn verify(job: &Job, root: &Root, options: Options) -> Result<Report, 
     // counts first: raw is never behind it.
     let (counts_log, counts_state) = newest(root, "counts").await?;
     let (raw_log, raw_state) = newest(root, "raw").await?;
-    let counted = Counted::new(&job.logic, counts::buckets(&counts_state)?);
+    // A job with another logic may have archived in between: rows that this version of counts does not hold yet, but their
+    // outcomes are checked.
+    let mut counts_now = counts_state.clone();
+    counts_log.refresh(&mut counts_now).await?;
+    let rules = Rules::load(root, &counts_state, &counts_now, job).await?;
+    let buckets = counts::buckets(&counts_state)?;
     let lanes = LANES.map(|lane| counts_state.txn(&format!("lane/{lane}")));
     let named: BTreeMap<&'static str, i64> = LANES.into_iter().zip(lanes).collect();
 
@@ -214,7 +224,7 @@ pub async fn verify(job: &Job, root: &Root, options: Options) -> Result<Report, 
     let mut done = 0;
 
     let sums = Sums::new(options.memory_bytes);
-    let mut recount = Recount::new(&counted, &layout, &lanes, Decoder::new(&job.logic), sums);
+    let mut recount = Recount::new(&rules, &layout, &lanes, buckets, sums);
     let mut files = spool::fetched(&raw_log, raw_state.files.values().cloned().collect());
     while let Some(spooled) = files.next().await {
         recount.file(spooled?, &mut differences, |rows| {
@@ -224,11 +234,13 @@ pub async fn verify(job: &Job, root: &Root, options: Options) -> Result<Report, 
             }
         })?;
     }
-    let (sums, tallies) = recount.finish();
+    let (sums, tallies, doubt) = recount.finish();
     let spilled = sums.spilled();
+    let alone = rules.alone().and_then(|rule| rule.known.logic()).map(Counted::new);
 
     let sorted = sums.finish().map_err(VerifyError::Spill)?;
-    let mut compare = Compare::new(&counted, sorted, &mut differences);
+    let basis = Basis { buckets, alone: alone.as_ref(), doubt: &doubt };
+    let mut compare = Compare::new(basis, sorted, &mut differences);
     let files = layout.slots.iter().flat_map(|slot| slot.files.iter().map(|(file, _)| file.clone()));
     let mut files = spool::fetched(&counts_log, files.collect());
     for (index, slot) in layout.slots.iter().enumerate() {
@@ -241,7 +253,7 @@ pub async fn verify(job: &Job, root: &Root, options: Options) -> Result<Report, 
             })
             .await?;
     }
-    let cells = compare.rows();
+    let (cells, not_checkable) = compare.rows();
     compare.rest(&raw_state)?;
     if let Some(progress) = progress {
         progress.clear();
@@ -264,6 +276,8 @@ pub async fn verify(job: &Job, root: &Root, options: Options) -> Result<Report, 
         differences,
         first,
         spilled,
+        not_checkable: NotCheckable { cells: not_checkable, because: doubt.because(raw_epoch) },
+        notes: rules.notes.clone(),
     })
 }
 

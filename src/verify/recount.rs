@@ -1,7 +1,9 @@
 //! The first pass: every row of `raw`, decoded again, becomes sums of cells.
 //!
 //! In: the live files of `raw`, in any order. Out: [`Sums`] of the cells that each lane should have published, of stretches of
-//! offsets, and of epochs. State: the sums, bounded by their budget, and one stretch for each partition of the file at hand.
+//! offsets, and of epochs; and what can not be recounted. A row is decoded by the logic on record for its epoch, which must give
+//! the outcome on record; and by those of replays that take rows of its epoch: each counts the cells that are its to decide.
+//! State: the sums, bounded by their budget, and one stretch for each partition of the file at hand.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +13,17 @@ use arrow::array::{
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 
 use super::difference::{Check, Differences, Place};
+use super::gone::Doubt;
 use super::key;
 use super::layout::Layout;
+use super::rules::Rules;
 use super::spool::Spooled;
 use super::sums::Sums;
 use super::window::{LANES, WINDOWS, bucket, shown};
 use super::{Counted, VerifyError};
 use crate::decode::{Decoder, Event};
-use crate::model::{Outcome, RecordRef, TimestampType};
+use crate::job::Logic;
+use crate::model::{Outcome, Reason, RecordRef, TimestampType};
 use crate::table::raw;
 
 const COLUMNS: &[&str] = &[
@@ -45,20 +50,48 @@ pub(super) struct Tallies {
     pub(super) epochs: Option<(i64, i64)>,
 }
 
+impl Tallies {
+    fn add(&mut self, outcome: &str, reason: Option<&'static str>) {
+        self.records += 1;
+        match (outcome, reason) {
+            (_, Some(reason)) => *self.rejected.entry(reason).or_default() += 1,
+            ("counted", None) => self.counted += 1,
+            _ => self.filtered += 1,
+        }
+    }
+}
+
+/// A logic at work.
+struct Counter {
+    decoder: Decoder,
+    event: Event,
+    counted: Counted,
+}
+
+impl Counter {
+    fn new(logic: &Logic) -> Counter {
+        Counter { decoder: Decoder::new(logic), event: Event::default(), counted: Counted::new(logic) }
+    }
+}
+
 /// First offset, and one past the last.
 type Stretch = (i64, i64);
 
 /// The pass.
 pub(super) struct Recount<'a> {
-    counted: &'a Counted,
+    rules: &'a Rules,
+    /// Of each logic; none where it is gone.
+    counters: Vec<Option<Counter>>,
+    doubt: Doubt<'a>,
     layout: &'a Layout,
     /// Each lane's epoch: how far it has absorbed `raw`.
     lanes: &'a [i64; LANES.len()],
-    decoder: Decoder,
-    event: Event,
+    buckets: u32,
     sums: Sums,
     tallies: Tallies,
     key: Vec<u8>,
+    /// Of the row at hand: the replays that take it.
+    applying: Vec<usize>,
     /// Of the file at hand: topic, and partition → stretch.
     stretches: Vec<(String, BTreeMap<i32, Stretch>)>,
     /// Rows of one epoch and `ingested_at` in a row.
@@ -67,21 +100,23 @@ pub(super) struct Recount<'a> {
 
 impl<'a> Recount<'a> {
     pub(super) fn new(
-        counted: &'a Counted,
+        rules: &'a Rules,
         layout: &'a Layout,
         lanes: &'a [i64; LANES.len()],
-        decoder: Decoder,
+        buckets: u32,
         sums: Sums,
     ) -> Self {
         Recount {
-            counted,
+            rules,
+            counters: rules.logics.iter().map(|rule| rule.known.logic().map(Counter::new)).collect(),
+            doubt: Doubt::new(rules),
             layout,
             lanes,
-            decoder,
-            event: Event::default(),
+            buckets,
             sums,
             tallies: Tallies::default(),
             key: Vec::new(),
+            applying: Vec::new(),
             stretches: Vec::new(),
             epoch: None,
         }
@@ -111,9 +146,9 @@ impl<'a> Recount<'a> {
         self.end_file()
     }
 
-    /// The sums, and how many records there were.
-    pub(super) fn finish(self) -> (Sums, Tallies) {
-        (self.sums, self.tallies)
+    /// The sums, how many records there were, and what can not be recounted.
+    pub(super) fn finish(self) -> (Sums, Tallies, Doubt<'a>) {
+        (self.sums, self.tallies, self.doubt)
     }
 
     fn batch(&mut self, columns: &Columns, differences: &mut Differences) -> Result<(), VerifyError> {
@@ -122,53 +157,95 @@ impl<'a> Recount<'a> {
             self.epoch(epoch, ingested_us)?;
             self.offset(columns.topic.value(row), columns.partition.value(row), columns.offset.value(row))?;
             let record = columns.record(row);
-            let outcome = self.decoder.decode(record, &mut self.event);
-            self.tallies.records += 1;
-            let reason = match &outcome {
-                Outcome::Counted => {
-                    self.tallies.counted += 1;
-                    self.count(epoch, ingested_us)?;
-                    None
-                }
-                Outcome::Filtered => {
-                    self.tallies.filtered += 1;
-                    None
-                }
-                Outcome::Rejected(rejection) => {
-                    *self.tallies.rejected.entry(rejection.reason.name()).or_default() += 1;
-                    Some(rejection.reason.name())
-                }
-            };
-            let now = (outcome.name(), reason, self.event.event_time);
             let on_record = columns.on_record(row);
-            if now != on_record {
-                let place = Place::Record {
-                    topic: columns.topic.value(row).to_owned(),
-                    partition: record.partition,
-                    offset: record.offset,
-                };
-                differences.add(Check::Outcome, place, described(on_record), described(now));
+            let logic = self.rules.reigns[self.rules.reign(epoch)].logic;
+            match &mut self.counters[logic] {
+                Some(counter) => {
+                    let outcome = counter.decoder.decode(record, &mut counter.event);
+                    let reason = match &outcome {
+                        Outcome::Rejected(rejection) => Some(rejection.reason.name()),
+                        Outcome::Counted | Outcome::Filtered => None,
+                    };
+                    self.tallies.add(outcome.name(), reason);
+                    let now = (outcome.name(), reason, counter.event.event_time);
+                    if now != on_record {
+                        let place = Place::Record {
+                            topic: columns.topic.value(row).to_owned(),
+                            partition: record.partition,
+                            offset: record.offset,
+                        };
+                        differences.add(Check::Outcome, place, described(on_record), described(now));
+                    }
+                    if outcome == Outcome::Counted {
+                        self.count(logic, logic, epoch, ingested_us)?;
+                    }
+                }
+                None => self.trust(epoch, on_record),
+            }
+            self.replay(logic, record, epoch, ingested_us)?;
+        }
+        Ok(())
+    }
+
+    /// A row whose logic is gone: what is on record of it is taken as it is.
+    fn trust(&mut self, epoch: i64, (outcome, reason, event_us): (&str, Option<&str>, Option<i64>)) {
+        let reason = reason.and_then(|name| Reason::ALL.into_iter().find(|reason| reason.name() == name));
+        self.tallies.add(outcome, reason.map(Reason::name));
+        if outcome == Outcome::Counted.name()
+            && let Some(time_us) = event_us
+            && self.lanes.iter().any(|lane| epoch <= *lane)
+        {
+            self.doubt.row(epoch, time_us);
+        }
+    }
+
+    /// Counts a row by the logics of replays that may take it, but for that of its epoch.
+    fn replay(
+        &mut self,
+        on_record: usize,
+        record: RecordRef<'_>,
+        epoch: i64,
+        ingested_us: i64,
+    ) -> Result<(), VerifyError> {
+        for logic in 0..self.counters.len() {
+            if logic == on_record || !self.rules.replays(logic, epoch) {
+                continue;
+            }
+            let Some(counter) = &mut self.counters[logic] else { continue };
+            if counter.decoder.decode(record, &mut counter.event) == Outcome::Counted {
+                self.count(logic, on_record, epoch, ingested_us)?;
             }
         }
         Ok(())
     }
 
-    /// Counts the event at hand, once for each window and dimension whose lane has absorbed its epoch.
-    fn count(&mut self, epoch: i64, ingested_us: i64) -> Result<(), VerifyError> {
-        let Recount { counted, layout, lanes, event, sums, key, .. } = self;
+    /// Counts the event that a logic has found, once for each window and dimension that is this logic's to decide, and whose
+    /// lane has absorbed the epoch.
+    fn count(&mut self, logic: usize, on_record: usize, epoch: i64, ingested_us: i64) -> Result<(), VerifyError> {
+        let Recount { rules, counters, layout, lanes, buckets, sums, key, applying, .. } = self;
+        let Some(Counter { event, counted, .. }) = &counters[logic] else { return Ok(()) };
         // A counted event has a time.
         let Some(time_us) = event.event_time else { return Ok(()) };
-        let bucket = bucket(event.customer.as_bytes(), counted.buckets);
+        rules.applying(epoch, &event.customer, time_us, applying);
+        if applying.is_empty() && logic != on_record {
+            return Ok(());
+        }
+        let bucket = bucket(event.customer.as_bytes(), *buckets);
         for (index, window) in WINDOWS.iter().enumerate() {
             let start_us = window.start(time_us);
             if epoch > lanes[window.lane(start_us, ingested_us, &counted.graces_us)] {
                 continue;
             }
+            // Nearly always no replay takes the row.
+            let replayed = (!applying.is_empty()).then(|| start_us..window.end(start_us));
+            let is_ours = |dimension: &str| {
+                replayed.as_ref().is_none_or(|span| rules.decider(applying, on_record, index, span, dimension) == logic)
+            };
             let slot = layout.home(index, bucket, start_us);
             key::cell_head(slot, index, event.customer.as_bytes(), key);
             let head = key.len();
             for (dimension, value) in counted.dimensions.iter().zip(&event.values) {
-                if dimension.windows[index] {
+                if dimension.windows[index] && is_ours(&dimension.name) {
                     key.truncate(head);
                     key::cell_tail(dimension.name.as_bytes(), start_us, value.as_bytes(), key);
                     sums.add(key, 1).map_err(VerifyError::Spill)?;

@@ -13,7 +13,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::*;
-use crate::decode::Event;
+use crate::decode::{Decoder, Event};
 use crate::model::{
     Granularity, Lane, Outcome, Period, Reason, RecordRef, Records, Rejection, Segment, TimeUs, TimestampType, Zone,
     bucket_of,
@@ -22,6 +22,8 @@ use crate::table::counts::SegmentWriter;
 use crate::table::raw::{FileWriter, Kind, Rows};
 use crate::table::store::write_file;
 use crate::table::{Commit, File};
+
+mod ledger;
 
 const JOB: &str = r#"
 name = "test"
@@ -151,46 +153,8 @@ impl Tables {
 
     /// Makes `counts` anew from `raw`.
     fn publish(&mut self, lanes: Lanes) {
-        let logic = &self.job.logic;
-        let mut segments: BTreeMap<Segment, BTreeMap<CellKey, i64>> = BTreeMap::new();
-        for row in self.raw.iter().flatten() {
-            let (Some((customer, values)), Some(event_us)) = (&row.counted, row.event_us) else { continue };
-            for (dimension, value) in logic.dimensions.iter().zip(values) {
-                for granularity in &dimension.granularities {
-                    let start = granularity.window_start(event_us, Zone::Utc);
-                    let late_from = granularity.window_end(start, Zone::Utc) + logic.grace_us(*granularity);
-                    let late = granularity.lane() != Lane::Coarse && row.ingested_us >= late_from;
-                    let lane = if late { Lane::Late } else { granularity.lane() };
-                    if lanes[lane as usize] >= row.epoch {
-                        let segment = Segment {
-                            granularity: *granularity,
-                            bucket: bucket_of(customer.as_bytes(), BUCKETS),
-                            period: granularity.ladder()[granularity.ladder().len().min(2) - 1],
-                            period_start: granularity.ladder()[granularity.ladder().len().min(2) - 1].start(start),
-                        };
-                        let cell = (customer.clone(), dimension.name.clone(), start, value.clone());
-                        *segments.entry(segment).or_default().entry(cell).or_default() += 1;
-                    }
-                }
-            }
-        }
-        self.counts = (segments.into_iter())
-            .map(|(segment, cells)| Segmented {
-                segment,
-                label: segment.period.label(segment.period_start),
-                rows: (cells.into_iter())
-                    .map(|((customer, dimension, start_us, value), count)| Published {
-                        customer,
-                        dimension,
-                        start_us,
-                        value,
-                        count,
-                    })
-                    .collect(),
-                end_shift_us: 0,
-                said_shift: 0,
-            })
-            .collect();
+        let rows = self.raw.iter().flatten();
+        self.counts = files_of(rows.flat_map(|row| cells_of(&self.job.logic, row, lanes)));
     }
 
     /// The file of `counts` that holds this cell, and the row's place in it.
@@ -245,6 +209,52 @@ impl Tables {
     async fn verify_with(&self, options: Options) -> Report {
         verify(&self.job, &self.write().await, options).await.expect("a verdict")
     }
+}
+
+/// What a row adds one to, in lanes that have absorbed it.
+fn cells_of(logic: &Logic, row: &Archived, lanes: Lanes) -> Vec<(Granularity, CellKey)> {
+    let mut cells = Vec::new();
+    let (Some((customer, values)), Some(event_us)) = (&row.counted, row.event_us) else { return cells };
+    for (dimension, value) in logic.dimensions.iter().zip(values) {
+        for granularity in &dimension.granularities {
+            let start = granularity.window_start(event_us, Zone::Utc);
+            let late_from = granularity.window_end(start, Zone::Utc) + logic.grace_us(*granularity);
+            let late = granularity.lane() != Lane::Coarse && row.ingested_us >= late_from;
+            let lane = if late { Lane::Late } else { granularity.lane() };
+            if lanes[lane as usize] >= row.epoch {
+                cells.push((*granularity, (customer.clone(), dimension.name.clone(), start, value.clone())));
+            }
+        }
+    }
+    cells
+}
+
+/// Files of these cells, one for each time that they come.
+fn files_of(added: impl IntoIterator<Item = (Granularity, CellKey)>) -> Vec<Segmented> {
+    let mut segments: BTreeMap<Segment, BTreeMap<CellKey, i64>> = BTreeMap::new();
+    for (granularity, cell) in added {
+        let period = granularity.ladder()[granularity.ladder().len().min(2) - 1];
+        let bucket = bucket_of(cell.0.as_bytes(), BUCKETS);
+        let segment = Segment { granularity, bucket, period, period_start: period.start(cell.2) };
+        *segments.entry(segment).or_default().entry(cell).or_default() += 1;
+    }
+    (segments.into_iter())
+        .map(|(segment, cells)| Segmented {
+            segment,
+            label: segment.period.label(segment.period_start),
+            rows: (cells.into_iter())
+                .map(|((customer, dimension, start_us, value), count)| Published {
+                    customer,
+                    dimension,
+                    start_us,
+                    value,
+                    count,
+                })
+                .collect(),
+            end_shift_us: 0,
+            said_shift: 0,
+        })
+        .collect()
 }
 
 fn record(epoch: i64, ingested_us: i64, partition: i32, offset: i64, value: &[u8]) -> RecordRef<'_> {

@@ -69,7 +69,7 @@ fn kill_around_every_durable_step() {
         proxy.writes()
     };
     eprintln!("{} durable steps:\n  {}", steps.len(), steps.join("\n  "));
-    assert!(steps.len() >= 12, "tables, fences, two epochs and a stop are more");
+    assert!(steps.len() >= 14, "tables, fences, the logic, two epochs and a stop are more");
     let mut reached = 0;
     for step in 1..=steps.len() {
         for harm in [Harm::KillBefore(step), Harm::KillAfter(step)] {

@@ -57,6 +57,13 @@ late.publish_seconds = 0
 coarse.publish_seconds = 0
 "#;
 
+/// Another logic: a dimension more, by hour.
+const KINDS: &str = r#"
+[dimensions.kind]
+field = "action"
+granularities = ["hour"]
+"#;
+
 /// Customers of bucket 0 and of bucket 1.
 pub(crate) const CUSTOMERS: [&str; 2] = ["a", "b"];
 
@@ -70,6 +77,8 @@ pub(crate) struct World {
     pub(crate) clock: ManualClock,
     pub(crate) now: i64,
     settings: String,
+    /// Whether the job counts [`KINDS`] too.
+    counts_kinds: bool,
     pushed: Vec<usize>,
     /// What must be counted; a rival that changes it says so here.
     pub(crate) expected: BTreeMap<Cell, i64>,
@@ -92,6 +101,7 @@ impl World {
             clock: ManualClock::at(BASE),
             now: BASE,
             settings: format!("[settings]\n{settings}\n"),
+            counts_kinds: false,
             pushed: vec![0; 2],
             expected: BTreeMap::new(),
         }
@@ -100,6 +110,20 @@ impl World {
     /// Other lines of the section of settings, for the next start.
     pub(crate) fn set(&mut self, settings: &str) {
         self.settings = format!("[settings]\n{settings}\n");
+    }
+
+    /// Whether what is sent from now on is to be counted by kind as well, as the next start does; or not any more.
+    pub(crate) fn count_kinds(&mut self, counts_kinds: bool) {
+        self.counts_kinds = counts_kinds;
+    }
+
+    /// The job of the next start.
+    pub(crate) fn job(&self) -> Job {
+        Job::parse(&self.text(), "protocol.toml", &|_| None).expect("the test's job is right")
+    }
+
+    fn text(&self) -> String {
+        format!("{JOB}{}{}", if self.counts_kinds { KINDS } else { "" }, self.settings)
     }
 
     /// A store with faults over the tables.
@@ -114,7 +138,7 @@ impl World {
 
     /// Starts a copy of the job with another source.
     pub(crate) fn start_from(&self, workers: usize, store: Faulty, source: Arc<dyn SourceFactory>) -> Running {
-        self.start_job(workers, store, source, &format!("{JOB}{}", self.settings))
+        self.start_job(workers, store, source, &self.text())
     }
 
     /// Starts a copy of the job whose file says another number of buckets.
@@ -162,7 +186,8 @@ impl World {
             format!(r#"{{"customer":"{customer}","time":{},"action":"{action}","padding":"{padding}"}}"#, time / 1000);
         for (granularity, length) in [("minute", MINUTE), ("hour", 60 * MINUTE), ("day", 24 * 60 * MINUTE)] {
             let start = time - time.rem_euclid(length);
-            for (dimension, value) in [("total", ""), ("action", action)] {
+            let by_kind = (self.counts_kinds && granularity == "hour").then_some(("kind", action));
+            for (dimension, value) in [("total", ""), ("action", action)].into_iter().chain(by_kind) {
                 let cell = (granularity, customer.to_owned(), dimension.to_owned(), start, value.to_owned());
                 *self.expected.entry(cell).or_default() += 1;
             }
