@@ -10,6 +10,8 @@ use floodmark::dev::DevCommand;
 use floodmark::job::JobError;
 use floodmark::live::LiveError;
 use floodmark::manage::{ManageError, TableCommand};
+use floodmark::replay::ReplayError;
+use floodmark::replay::command::ReplayCommand;
 use floodmark::status::{StatusArgs, StatusError};
 use floodmark::verify::{Verdict, VerifyArgs, VerifyError};
 use tracing_subscriber::EnvFilter;
@@ -39,6 +41,8 @@ enum Command {
     Status(StatusArgs),
     /// Count the archive again, independently, and compare every row of counts
     Verify(VerifyArgs),
+    #[command(subcommand)]
+    Replay(ReplayCommand),
     /// Look after the tables: what was committed, merge small files, delete dead ones, export
     #[command(subcommand)]
     Table(TableCommand),
@@ -58,6 +62,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Run(args) => run::run(&args).map(|()| 0),
         Command::Status(args) => floodmark::status::run(&args).map(|()| 0).map_err(Into::into),
         Command::Verify(args) => floodmark::verify::run(args).map(Verdict::exit_code).map_err(Into::into),
+        Command::Replay(command) => floodmark::replay::command::run(&command).map_err(Into::into),
         Command::Table(command) => floodmark::manage::run(command).map(|()| 0).map_err(Into::into),
         Command::Dev(command) => floodmark::dev::run(command).map(|()| 0),
     };
@@ -76,6 +81,8 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     } else if let Some(error) = error.downcast_ref::<VerifyError>() {
         error.exit_code()
     } else if let Some(error) = error.downcast_ref::<ManageError>() {
+        error.exit_code()
+    } else if let Some(error) = error.downcast_ref::<ReplayError>() {
         error.exit_code()
     } else if let Some(error) = error.downcast_ref::<StatusError>() {
         error.exit_code()

@@ -9,7 +9,7 @@ mod history;
 mod place;
 mod vacuum;
 
-pub(crate) use place::environment;
+pub(crate) use place::{Place, environment};
 
 use std::io::Write;
 

@@ -11,9 +11,9 @@ const EXPECTED: &str =
     "expected a job file, the folder of a job's tables raw and counts, one of them, or a URL as s3://bucket/path";
 
 /// Tables that a command line names.
-pub(super) struct Place {
+pub(crate) struct Place {
     /// The folder of the tables.
-    pub(super) root: Root,
+    pub(crate) root: Root,
     /// The job's, where one was given.
     pub(super) settings: Option<Settings>,
     /// Options of the store.
@@ -23,7 +23,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub(super) async fn open(place: &str) -> Result<Place, ManageError> {
+    pub(crate) async fn open(place: &str) -> Result<Place, ManageError> {
         let path = match place.split_once("://") {
             Some(("file", path)) => Path::new(path),
             Some(_) => return Place::of_url(place).await,

@@ -123,20 +123,20 @@ impl Found {
         changes.add(*old, *new);
         *old_sum += old;
         *new_sum += new;
-        push_largest(self.largest.entry(granularity).or_default(), change);
+        push_largest(self.largest.entry(granularity).or_default(), change, LARGEST);
     }
 }
 
 /// Largest first; equal ones by cell, so that the same replay says the same.
-fn push_largest(largest: &mut Vec<Change>, change: &Change) {
+pub(super) fn push_largest(largest: &mut Vec<Change>, change: &Change, most: usize) {
     let rank = |change: &Change| std::cmp::Reverse((change.new - change.old).abs());
     let before = |other: &Change| (rank(other), &other.cell) <= (rank(change), &change.cell);
-    if largest.len() == LARGEST && largest.last().is_some_and(before) {
+    if largest.len() >= most && largest.last().is_some_and(before) {
         return;
     }
     let at = largest.partition_point(before);
     largest.insert(at, change.clone());
-    largest.truncate(LARGEST);
+    largest.truncate(most);
 }
 
 impl Compare {
@@ -154,7 +154,7 @@ impl Compare {
             }
             for (granularity, changes) in found.largest {
                 let largest = largest.entry(granularity).or_default();
-                changes.iter().for_each(|change| push_largest(largest, change));
+                changes.iter().for_each(|change| push_largest(largest, change, LARGEST));
             }
         }
         compared.parts.sort_by(|a, b| a.path.cmp(&b.path));
@@ -164,15 +164,7 @@ impl Compare {
             compared.groups.push(Group { granularity, dimension, day, changes, old_count, new_count });
         }
         for (granularity, changes) in largest {
-            compared.largest.extend(changes.into_iter().map(|change| Largest {
-                granularity,
-                window_start: rfc3339(change.cell.window_start),
-                customer_id: change.cell.customer,
-                dimension: change.cell.dimension,
-                dimension_value: change.cell.value,
-                old_count: change.old,
-                new_count: change.new,
-            }));
+            compared.largest.extend(changes.into_iter().map(|change| Largest::of(granularity, change)));
         }
         compared
     }

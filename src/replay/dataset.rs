@@ -334,6 +334,21 @@ pub struct Largest {
     pub new_count: i64,
 }
 
+impl Largest {
+    /// A change, as it is told.
+    pub fn of(granularity: Granularity, change: Change) -> Largest {
+        Largest {
+            granularity,
+            window_start: super::compare::rfc3339(change.cell.window_start),
+            customer_id: change.cell.customer,
+            dimension: change.cell.dimension,
+            dimension_value: change.cell.value,
+            old_count: change.old,
+            new_count: change.new,
+        }
+    }
+}
+
 /// Rows of `raw` whose outcome is another one now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcomes {

@@ -14,6 +14,7 @@
 
 mod admission;
 pub mod arrivals;
+pub mod command;
 pub mod compare;
 pub mod dataset;
 pub mod gather;
@@ -23,12 +24,15 @@ pub mod publish;
 pub mod recount;
 pub mod runs;
 pub mod shape;
+pub mod show;
 mod slices;
 pub mod source;
 pub mod submission;
+pub mod times;
 
 use crate::job::JobError;
 use crate::ledger::Fingerprint;
+use crate::manage::ManageError;
 use crate::table::TableError;
 
 /// Why a replay was not made, published or undone.
@@ -50,6 +54,15 @@ pub enum ReplayError {
         /// Its name.
         table: &'static str,
     },
+    /// Publishing or undoing it.
+    #[error(transparent)]
+    Publish(#[from] publish::PublishError),
+    /// Where the tables are.
+    #[error(transparent)]
+    Place(#[from] ManageError),
+    /// The command line.
+    #[error("{0}")]
+    Usage(String),
     /// It can not be answered exactly, or not now; what, and what to do.
     #[error("{0}")]
     Refused(String),
@@ -86,4 +99,18 @@ pub enum ReplayError {
     /// A fault of ours.
     #[error("{0}; this is a bug: please report it")]
     Bug(String),
+}
+
+impl ReplayError {
+    /// The process' exit code (DESIGN, "Cluster").
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            ReplayError::Usage(_) => 2,
+            ReplayError::Job(_) | ReplayError::NoTable { .. } | ReplayError::Table(TableError::Invalid(_)) => 78,
+            ReplayError::Table(TableError::Storage { .. }) => 75,
+            ReplayError::Publish(error) => error.exit_code(),
+            ReplayError::Place(error) => error.exit_code(),
+            _ => 1,
+        }
+    }
 }

@@ -240,7 +240,7 @@ pub async fn prepare(job: &Job, root: &Root, request: Request, now_ms: i64) -> R
 /// A range is whole windows of every dimension's base.
 fn check_range(range: &Range<TimeUs>, shape: &Shape) -> Result<(), ReplayError> {
     if range.start >= range.end {
-        return Err(ReplayError::Refused(format!(
+        return Err(ReplayError::Usage(format!(
             "the range ends at {}, which is not after its start {}: --from is inclusive, --to exclusive",
             rfc3339(range.end),
             rfc3339(range.start)
@@ -256,7 +256,7 @@ fn check_range(range: &Range<TimeUs>, shape: &Shape) -> Result<(), ReplayError> 
     let of =
         |(name, dimension): (&String, &super::shape::DimensionShape)| (dimension.base == base).then(|| name.clone());
     let names: Vec<String> = shape.dimensions.iter().filter_map(of).collect();
-    Err(ReplayError::Refused(format!(
+    Err(ReplayError::Usage(format!(
         "the range {} to {} cuts a window: {} can be recounted by whole {base}s; the nearest range of whole windows is \
          --from {} --to {}",
         rfc3339(range.start),
