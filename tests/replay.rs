@@ -20,11 +20,13 @@ use floodmark::ledger::Ledger;
 use floodmark::live::{Live, LiveError, run};
 use floodmark::replay::dataset::{self, Summary};
 use floodmark::replay::plan::{self, prepare};
+use floodmark::replay::publish::{Direction, Published, Publisher};
 use floodmark::replay::recount::{self, Replay};
 use floodmark::replay::submission::{Asked, Submission};
 use floodmark::source::script::{Script, ScriptRecord};
 use floodmark::table::counts::{Columns, lane_txn, read_segment, segment_of};
 use floodmark::table::{Log, Root, State, raw};
+use floodmark::verify;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -370,6 +372,19 @@ impl World {
         cells
     }
 
+    fn publish(&self, id: &str, direction: Direction) -> Published {
+        let clock = Clock::Manual(self.clock.clone());
+        let publisher = Publisher { root: self.root(), id: id.to_owned(), direction, clock, budget_bytes: 1 << 20 };
+        block_on(publisher.run(|_| {})).expect("published")
+    }
+
+    /// `verify` follows what is on record, and agrees.
+    fn is_verified(&self, logic: &Logic) {
+        let options = verify::Options::default();
+        let report = block_on(verify::verify(&logic.job(""), &self.root(), options)).expect("a verdict");
+        assert_eq!(report.verdict, verify::Verdict::Exact, "{}\n{}", report.table(), report.sentence());
+    }
+
     /// The table's cells with what a replay would change.
     fn applied(&self, state: &State, submission: &Submission, summary: &Summary) -> BTreeMap<Cell, i64> {
         let mut cells = self.counted(state);
@@ -479,6 +494,7 @@ proptest! {
         (a, b) in logics(),
         before in span(),
         after in span(),
+        more in span(),
         level: bool,
         (from, length) in (-30i64..6, 1i64..80),
         all: bool,
@@ -507,7 +523,7 @@ proptest! {
             }
         };
         let range = asked;
-        let submission = prepared.submission;
+        let submission = block_on(prepared.submission.submit(&world.root())).expect("submitted");
         prop_assert_eq!(submission.before, Some(switch));
         for (granularity, dimension) in &submission.whole_only {
             let same = a.dimensions.get(dimension.as_str()) == b.dimensions.get(dimension.as_str());
@@ -536,7 +552,25 @@ proptest! {
         }
         if all && customers.is_none() {
             let fresh = world.recount(&counts, &[&b], |_| &b);
-            prop_assert_eq!(found, fresh, "B from the start");
+            prop_assert_eq!(&found, &fresh, "B from the start");
         }
+
+        // Published, and live runs on; then undone: as if it had never been.
+        let published = world.publish("r", Direction::Publish);
+        prop_assert_eq!(published.cells, summary.cells.total());
+        prop_assert_eq!(world.counted(&world.table("counts").expect("counts")), found);
+        world.is_verified(&b);
+        prop_assert!(world.publish("r", Direction::Publish).already);
+        world.live(&b, workers_replay, &more, true);
+        let in_force = |row: &Row<'_>| if in_range(row) { &b } else { live(row) };
+        let counts = world.table("counts").expect("counts");
+        if customers.is_none() {
+            prop_assert_eq!(world.counted(&counts), world.recount(&counts, &[&a, &b], in_force), "live after a replay");
+        }
+        world.is_verified(&b);
+        world.publish("r", Direction::Undo);
+        let counts = world.table("counts").expect("counts");
+        prop_assert_eq!(world.counted(&counts), world.recount(&counts, &[&a, &b], live), "never replayed");
+        world.is_verified(&b);
     }
 }
