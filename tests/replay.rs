@@ -48,6 +48,8 @@ const LANES: [&str; 5] = ["minute", "hour", "day", "late", "coarse"];
 /// What is counted, as the test knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Logic {
+    /// Where the event time is: `time`, or `at`.
+    time: &'static str,
     /// Which field is the customer: `customer`, or `name` where that is missing.
     customer_falls_back: bool,
     leaves_out_pings: bool,
@@ -60,8 +62,9 @@ impl Logic {
     fn job(&self, settings: &str) -> Job {
         let mut text = String::from(
             "name = \"replay\"\n[source]\ntopics = [\"script\"]\n[source.kafka]\n\"bootstrap.servers\" = \"none\"\n[tables]\n\
-             url = \"memory://\"\nbuckets = 2\n[event]\nformat = \"json\"\nevent_time = { pointer = \"/time\" }\n",
+             url = \"memory://\"\nbuckets = 2\n[event]\nformat = \"json\"\n",
         );
+        text += &format!("event_time = {{ pointer = \"/{}\" }}\n", self.time);
         text += if self.customer_falls_back {
             "customer = { first_of = [\"/customer\", \"/name\"] }\n"
         } else {
@@ -132,7 +135,7 @@ fn logic() -> impl Strategy<Value = Logic> {
             let mut dimensions = BTreeMap::from([("total", ("", total))]);
             dimensions.extend(what.map(|what| ("what", what)));
             dimensions.extend(where_.map(|place| ("place", place)));
-            Logic { customer_falls_back, leaves_out_pings, graces, dimensions }
+            Logic { time: "time", customer_falls_back, leaves_out_pings, graces, dimensions }
         },
     )
 }
@@ -161,8 +164,9 @@ struct Sent {
     name: Option<&'static str>,
     action: &'static str,
     country: &'static str,
-    /// Since the moment it is sent.
+    /// Since the moment it is sent; the second is what the other field says.
     minutes: i64,
+    other_minutes: i64,
 }
 
 fn sent() -> impl Strategy<Value = Sent> {
@@ -173,8 +177,16 @@ fn sent() -> impl Strategy<Value = Sent> {
         prop::sample::select(vec!["view", "ping", "buy"]),
         prop::sample::select(vec!["DE", "", "US"]),
         minutes,
+        prop_oneof![Just(0i64), Just(-70), Just(-1500)],
     )
-        .prop_map(|(customer, name, action, country, minutes)| Sent { customer, name, action, country, minutes })
+        .prop_map(|(customer, name, action, country, minutes, other)| Sent {
+            other_minutes: minutes + other,
+            customer,
+            name,
+            action,
+            country,
+            minutes,
+        })
 }
 
 /// A span of live: what is sent before each step of the clock, in seconds.
@@ -248,7 +260,9 @@ impl World {
 
     fn send(&mut self, sent: &Sent) {
         let time = self.now + sent.minutes * MINUTE + 7 * SECOND;
-        let mut event = json!({"time": time / 1000, "action": sent.action, "country": sent.country});
+        let other = self.now + sent.other_minutes * MINUTE + 7 * SECOND;
+        let mut event =
+            json!({"time": time / 1000, "at": other / 1000, "action": sent.action, "country": sent.country});
         if let Some(customer) = sent.customer {
             event["customer"] = json!(customer);
         }
@@ -352,15 +366,17 @@ impl World {
                     continue;
                 }
                 let Some((customer, values)) = logic.decode(sent) else { continue };
+                let time =
+                    if logic.time == "time" { *time } else { time + (sent.other_minutes - sent.minutes) * MINUTE };
                 for (index, granularity) in GRANULARITIES.iter().enumerate() {
-                    let (start, end) = window(granularity, *time);
+                    let (start, end) = window(granularity, time);
                     let is_late = index < 3 && ingested_at >= end + logic.graces[index] * SECOND;
                     let lane = if is_late { "late" } else { LANES[if index < 3 { index } else { 4 }] };
                     if epoch > lanes[lane] {
                         continue;
                     }
                     for (dimension, value) in &values {
-                        let row = Row { epoch, time: *time, granularity, dimension, window: start..end };
+                        let row = Row { epoch, time, granularity, dimension, window: start..end };
                         if logic.counts(dimension, granularity) && decide(&row) == *logic {
                             let cell = (*granularity, customer.clone(), (*dimension).to_owned(), start, value.clone());
                             *cells.entry(cell).or_default() += 1;
@@ -571,6 +587,76 @@ proptest! {
         world.publish("r", Direction::Undo);
         let counts = world.table("counts").expect("counts");
         prop_assert_eq!(world.counted(&counts), world.recount(&counts, &[&a, &b], live), "never replayed");
+        world.is_verified(&b);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn promise_5_a_range_of_ingest_times_moves_rows_between_windows(
+        (a, b) in logics(),
+        (first, second, after) in (span(), span(), span()),
+        (from_second, whole) in (any::<bool>(), any::<bool>()),
+        workers in prop::sample::select(vec![1usize, 2]),
+        memory_bytes in prop::sample::select(vec![64usize, 64 << 20]),
+    ) {
+        let b = Logic { time: "at", ..b };
+        let mut world = World::new();
+        world.live(&a, workers, &first, true);
+        let middle = world.now;
+        world.live(&a, workers, &second, true);
+        world.live(&b, workers, &after, true);
+        let counts = world.table("counts").expect("counts");
+        let switch = Ledger::of(&counts).newest().map_or(1, |(from, _)| from);
+        let job = b.job("");
+        let by_event_time = block_on(prepare(&job, &world.root(), request("e", BASE - DAY..BASE, None, 1), 0));
+        prop_assert!(by_event_time.is_err_and(|error| error.to_string().contains("--ingest-from")));
+
+        let ingested = if whole {
+            BASE - DAY..world.now + DAY
+        } else if from_second {
+            middle..world.now + DAY
+        } else {
+            BASE - DAY..middle
+        };
+        let asked = plan::Request { asked: Asked::IngestTimes(ingested.clone()), ..request("i", 0..1, None, 20_000) };
+        let prepared = match block_on(prepare(&job, &world.root(), asked, 0)) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                prop_assert!(!whole && error.to_string().contains("would be lost or doubled"), "{error}");
+                return Ok(());
+            }
+        };
+        let submission = block_on(prepared.submission.submit(&world.root())).expect("submitted");
+        let summary = replayed(&world, &b, &submission, workers, memory_bytes);
+        let found = world.applied(&counts, &submission, &summary);
+
+        let covered = |from: i64, to: i64| submission.coverage.iter().any(|stretch| stretch.start <= from && to <= stretch.end);
+        let in_range = |row: &Row<'_>| {
+            let whole = covered(row.window.start, row.window.end);
+            row.epoch < switch && covered(row.time, row.time + 1) && (whole || !whole_only(&submission, row))
+        };
+        let live = |row: &Row<'_>| if row.epoch < switch { &a } else { &b };
+        let expected = world.recount(&counts, &[&a, &b], |row| if in_range(row) { &b } else { live(row) });
+        prop_assert_eq!(&found, &expected);
+        // Nothing is lost and nothing doubled: a row that was ingested outside stays where it is, or it would have been refused.
+        for (at, (sent, time)) in &world.sent {
+            let Some((epoch, ingested_at)) = world.archived().get(at).copied() else { continue };
+            if epoch < switch && !ingested.contains(&ingested_at) {
+                let other = time + (sent.other_minutes - sent.minutes) * MINUTE;
+                prop_assert!(a.decode(sent).is_none() || !covered(*time, time + 1), "lost");
+                prop_assert!(b.decode(sent).is_none() || !covered(other, other + 1), "doubled");
+            }
+        }
+        if whole && submission.whole_only.is_empty() {
+            prop_assert_eq!(&found, &world.recount(&counts, &[&b], |_| &b), "B from the start");
+        }
+        world.publish("i", Direction::Publish);
+        world.is_verified(&b);
+        world.publish("i", Direction::Undo);
+        prop_assert_eq!(world.counted(&world.table("counts").expect("counts")), world.recount(&counts, &[&a, &b], live));
         world.is_verified(&b);
     }
 }

@@ -66,11 +66,18 @@ pub struct RangeArgs {
     #[arg(value_name = "JOB")]
     job: PathBuf,
     /// First event time, inclusive: a date or a time, UTC
-    #[arg(long, value_name = "TIME", value_parser = times::parse)]
-    from: TimeUs,
+    #[arg(long, value_name = "TIME", value_parser = times::parse, requires = "to", required_unless_present = "ingest_from")]
+    from: Option<TimeUs>,
     /// Last event time, exclusive; may lie in the future
-    #[arg(long, value_name = "TIME", value_parser = times::parse)]
-    to: TimeUs,
+    #[arg(long, value_name = "TIME", value_parser = times::parse, requires = "from")]
+    to: Option<TimeUs>,
+    /// Instead: all windows that rows ingested from then on touch, under their old or new event times; for a job that finds the
+    /// event time elsewhere than before
+    #[arg(long, value_name = "TIME", value_parser = times::parse, requires = "ingest_to", conflicts_with_all = ["from", "to"])]
+    ingest_from: Option<TimeUs>,
+    /// End of that, exclusive
+    #[arg(long, value_name = "TIME", value_parser = times::parse, requires = "ingest_from", conflicts_with_all = ["from", "to"])]
+    ingest_to: Option<TimeUs>,
     /// Only this customer; more than once for more, or @FILE with one a line
     #[arg(long, value_name = "ID|@FILE")]
     customers: Vec<String>,
@@ -250,12 +257,16 @@ impl RangeArgs {
         if customers.is_empty() && !self.customers.is_empty() {
             return Err(ReplayError::Usage("--customers names no customer: expected one a line".to_owned()));
         }
-        Ok(Request {
-            id,
-            asked: Asked::EventTimes(self.from..self.to),
-            customers: (!customers.is_empty()).then_some(customers),
-            chunk_bytes,
-        })
+        let asked = match (self.from.zip(self.to), self.ingest_from.zip(self.ingest_to)) {
+            (Some((from, to)), _) => Asked::EventTimes(from..to),
+            (None, Some((from, to))) => Asked::IngestTimes(from..to),
+            (None, None) => {
+                return Err(ReplayError::Usage(
+                    "no range: expected --from and --to, or --ingest-from and --ingest-to".to_owned(),
+                ));
+            }
+        };
+        Ok(Request { id, asked, customers: (!customers.is_empty()).then_some(customers), chunk_bytes })
     }
 
     fn workers(&self) -> usize {

@@ -29,6 +29,7 @@ mod slices;
 pub mod source;
 pub mod submission;
 pub mod times;
+mod touched;
 
 use crate::job::JobError;
 use crate::ledger::Fingerprint;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -15,10 +16,11 @@ use super::dataset::Partly;
 use super::shape::{Lies, Present, Shape, lies};
 use super::source::Chunk;
 use super::submission::{Asked, Submission};
+use super::touched::Look;
 use crate::dataflow::commit::lane_epochs;
 use crate::dataflow::route::Scope;
 use crate::job::{Job, Logic};
-use crate::ledger::{self, Entry, Fingerprint, Ledger, Orders};
+use crate::ledger::{self, Entry, Fingerprint, Known, Ledger, Orders};
 use crate::model::{Epoch, Granularity, TimeUs, Zone};
 use crate::table::raw::{self, Kind};
 use crate::table::{File, Log, Root, State, TableError, counts};
@@ -190,9 +192,10 @@ pub async fn prepare(job: &Job, root: &Root, request: Request, now_ms: i64) -> R
             job.tables.buckets
         )));
     }
-    let Asked::EventTimes(range) = &request.asked else {
-        return Err(ReplayError::Refused("ranges of ingest time are not built yet".to_owned()));
+    let range = match &request.asked {
+        Asked::EventTimes(range) | Asked::IngestTimes(range) => range.clone(),
     };
+    check_order(&range)?;
     let mut customers = request.customers;
     if let Some(customers) = &mut customers {
         customers.sort_unstable();
@@ -205,7 +208,7 @@ pub async fn prepare(job: &Job, root: &Root, request: Request, now_ms: i64) -> R
         job: job.name.clone(),
         submitted_ms: now_ms,
         coverage: vec![range.clone()],
-        asked: request.asked.clone(),
+        asked: request.asked,
         customers,
         logic,
         before,
@@ -216,36 +219,100 @@ pub async fn prepare(job: &Job, root: &Root, request: Request, now_ms: i64) -> R
         order: Orders::of(counts).newest(),
         chunk_bytes: request.chunk_bytes,
     };
-    let counting = Counting::of(root, counts, &submission).await?;
-    if !counting.time_is_same(&job.logic) {
-        return Err(ReplayError::Refused(
-            "the job finds the event time elsewhere than the logic on record does: a row that moves over the edge of a range of \
-             event times would be lost or doubled; choose the rows by when they were ingested: --ingest-from, --ingest-to"
-                .to_owned(),
-        ));
-    }
-    if submission.customers.is_some() && !counting.customer_is_same(&job.logic) {
+    let shape = match &submission.asked {
+        Asked::EventTimes(range) => {
+            let counting = Counting::of(root, counts, &submission).await?;
+            if !counting.time_is_same(&job.logic) {
+                return Err(ReplayError::Refused(
+                    "the job finds the event time elsewhere than the logic on record does: a row that moves over the edge of a range \
+                     of event times would be lost or doubled; choose the rows by when they were ingested: --ingest-from, --ingest-to"
+                        .to_owned(),
+                ));
+            }
+            let shape = counting.shape(&job.logic);
+            check_range(range, &shape)?;
+            shape
+        }
+        Asked::IngestTimes(range) => {
+            // Which windows it touches is not known yet: all that counts anywhere is looked at.
+            submission.coverage = vec![TimeUs::MIN..TimeUs::MAX];
+            let counting = Counting::of(root, counts, &submission).await?;
+            let shape = counting.shape(&job.logic);
+            submission.coverage =
+                touched(job, root, &tables, &submission, range.clone(), &counting, shape.base()).await?;
+            shape
+        }
+    };
+    if submission.customers.is_some() && !Counting::of(root, counts, &submission).await?.customer_is_same(&job.logic) {
         return Err(ReplayError::Refused(
             "the job finds the customer elsewhere than the logic on record does: a row may move from one customer to another; \
              leave --customers out"
                 .to_owned(),
         ));
     }
-    let shape = counting.shape(&job.logic);
-    check_range(range, &shape)?;
     submission.whole_only = shape.whole_only();
     Ok(Prepared { tables, submission, shape })
 }
 
+/// The windows that rows ingested in `range` touch.
+async fn touched(
+    job: &Job,
+    root: &Root,
+    tables: &Tables,
+    submission: &Submission,
+    range: Range<TimeUs>,
+    counting: &Counting,
+    base: Granularity,
+) -> Result<Vec<Range<TimeUs>>, ReplayError> {
+    let ours = &job.logic;
+    let time_of = |logic: &Logic| (logic.format, logic.event_time.clone());
+    let (raw_log, raw_state) = &tables.raw;
+    let mut others = Vec::new();
+    for entry in ledger::entries(root, &tables.counts.1).await? {
+        match ledger::known(root, entry.logic).await? {
+            Known::Logic(logic) if time_of(&logic) == time_of(ours) => {}
+            Known::Logic(logic) => others.push(*logic),
+            Known::Gone(why) => return Err(ReplayError::LogicGone { fingerprint: entry.logic, why }),
+        }
+    }
+    let ledger = Ledger::of(&tables.counts.1);
+    let mut as_ours = BTreeSet::new();
+    for fingerprint in ledger.logics.values() {
+        let text = ledger::text(root, *fingerprint).await?;
+        if text.is_ok_and(|text| time_of(&text.logic) == time_of(ours)) {
+            as_ours.insert(*fingerprint);
+        }
+    }
+    let look = Look {
+        log: raw_log.clone(),
+        files: raw_state.files.values().cloned().collect(),
+        up_to: submission.lanes.into_iter().max().unwrap_or(0),
+        ingested: range,
+        ours: Arc::new(ours.clone()),
+        others: others.into(),
+        base,
+    };
+    let windows = look.windows().await?;
+    if !counting.time_is_same(ours) {
+        look.check(&windows, move |epoch| ledger.at(epoch).is_some_and(|logic| as_ours.contains(&logic))).await?;
+    }
+    Ok(windows)
+}
+
+/// A range has a beginning and a later end.
+fn check_order(range: &Range<TimeUs>) -> Result<(), ReplayError> {
+    if range.start < range.end {
+        return Ok(());
+    }
+    Err(ReplayError::Usage(format!(
+        "the range ends at {}, which is not after its start {}: the start is inclusive, the end exclusive",
+        rfc3339(range.end),
+        rfc3339(range.start)
+    )))
+}
+
 /// A range is whole windows of every dimension's base.
 fn check_range(range: &Range<TimeUs>, shape: &Shape) -> Result<(), ReplayError> {
-    if range.start >= range.end {
-        return Err(ReplayError::Usage(format!(
-            "the range ends at {}, which is not after its start {}: --from is inclusive, --to exclusive",
-            rfc3339(range.end),
-            rfc3339(range.start)
-        )));
-    }
     let base = shape.base();
     let start = base.window_start(range.start, Zone::Utc);
     let floor = base.window_start(range.end, Zone::Utc);

@@ -432,11 +432,11 @@ pub fn event_times_of(file: &File) -> Result<EventTimes, TableError> {
     })
 }
 
-/// The newest `ingested_at` of any live row; 0 where there is none.
+/// The least and greatest `ingested_at` in a file of `raw`, at most a millisecond wider.
 ///
 /// # Errors
-/// [`TableError::Corrupt`] when a file's statistics do not say.
-pub fn newest_ingested_at(state: &State) -> Result<TimeUs, TableError> {
+/// [`TableError::Corrupt`] when its statistics do not say.
+pub fn ingested_of(file: &File) -> Result<(TimeUs, TimeUs), TableError> {
     #[derive(Deserialize)]
     struct Range {
         ingested_at: DateTime<Utc>,
@@ -444,12 +444,22 @@ pub fn newest_ingested_at(state: &State) -> Result<TimeUs, TableError> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct IngestedStats {
+        min_values: Range,
         max_values: Range,
     }
+    let stats: IngestedStats = statistics(file)?;
+    let us = |range: Range| range.ingested_at.timestamp_micros();
+    Ok((us(stats.min_values), us(stats.max_values)))
+}
+
+/// The newest `ingested_at` of any live row; 0 where there is none.
+///
+/// # Errors
+/// [`TableError::Corrupt`] when a file's statistics do not say.
+pub fn newest_ingested_at(state: &State) -> Result<TimeUs, TableError> {
     let mut newest = 0;
     for file in state.files.values() {
-        let stats: IngestedStats = statistics(file)?;
-        newest = newest.max(stats.max_values.ingested_at.timestamp_micros());
+        newest = newest.max(ingested_of(file)?.1);
     }
     Ok(newest)
 }

@@ -1,0 +1,192 @@
+//! The windows that rows touch which were ingested in a range: for a job that finds the event time elsewhere than before.
+//!
+//! In: rows of `raw`, decoded with the replay's logic and, where they differ in the event time, with those of published replays.
+//! Out: the base windows of the event times that they count at, now and then. All rows of those windows are recounted, so a row
+//! that was ingested outside the range may only be in them if it was counted with the new event time already. State: the set of
+//! windows.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+
+use super::ReplayError;
+use super::compare::rfc3339;
+use crate::decode::{Decoder, Event};
+use crate::job::Logic;
+use crate::model::{Arrival, Epoch, Granularity, Outcome, RecordRef, TimeUs, Zone};
+use crate::table::store::read_file;
+use crate::table::{File, Log, TableError, raw};
+
+/// Files that are looked at, at once.
+const AT_ONCE: usize = 4;
+
+/// What rows are looked at with.
+#[derive(Clone)]
+pub(super) struct Look {
+    /// The archive.
+    pub log: Log,
+    /// Its live files.
+    pub files: Arc<[File]>,
+    /// Rows of later epochs are in no lane.
+    pub up_to: Epoch,
+    /// Those ingested in this stretch.
+    pub ingested: Range<TimeUs>,
+    /// The replay's logic.
+    pub ours: Arc<Logic>,
+    /// Those of published replays that find the event time elsewhere.
+    pub others: Arc<[Logic]>,
+    /// Windows are whole ones of this length.
+    pub base: Granularity,
+}
+
+/// The event times at which a row counts, now and then.
+struct Times {
+    decoders: Vec<Decoder>,
+    event: Event,
+}
+
+impl Times {
+    fn of(
+        &mut self,
+        record: RecordRef<'_>,
+        (arrival, on_record): (Arrival, Option<TimeUs>),
+        mut take: impl FnMut(TimeUs),
+    ) {
+        if arrival == Arrival::Counted {
+            on_record.into_iter().for_each(&mut take);
+        }
+        for decoder in &mut self.decoders {
+            if matches!(decoder.decode(record, &mut self.event), Outcome::Counted) {
+                self.event.event_time.into_iter().for_each(&mut take);
+            }
+        }
+    }
+}
+
+impl Look {
+    fn times(&self) -> Times {
+        let decoders = std::iter::once(&*self.ours).chain(self.others.iter()).map(Decoder::new).collect();
+        Times { decoders, event: Event::default() }
+    }
+
+    /// Calls `row` for the rows of some files, several at once; returns what each file came to.
+    async fn rows<T: Default + Send + 'static>(
+        &self,
+        wants: impl Fn(TimeUs, TimeUs) -> bool,
+        row: impl Fn(&Look, &mut Times, &mut T, RecordRef<'_>, (Arrival, Option<TimeUs>)) + Clone + Send + 'static,
+    ) -> Result<Vec<T>, ReplayError> {
+        let mut files = Vec::new();
+        for file in self.files.iter() {
+            let (least, greatest) = raw::ingested_of(file)?;
+            if wants(least, greatest) && raw::epochs_of(file)?.0 <= self.up_to {
+                files.push(file.clone());
+            }
+        }
+        let found = futures::stream::iter(files).map(|file| {
+            let (look, row) = (self.clone(), row.clone());
+            async move {
+                let path = Path::from(file.path.as_str());
+                let bytes = read_file(look.log.store().as_ref(), &path)
+                    .await
+                    .map_err(|error| TableError::storage(format!("reading {path} of table raw"), error))?;
+                let looked = tokio::task::spawn_blocking(move || {
+                    let (mut found, mut times) = (T::default(), look.times());
+                    let up_to = look.up_to;
+                    for records in raw::read_arrived(&file, bytes, Arc::new([]), move |epoch, _| epoch <= up_to)? {
+                        let records = records?;
+                        for (record, arrival) in records.iter().zip(records.arrivals()) {
+                            row(&look, &mut times, &mut found, record, *arrival);
+                        }
+                    }
+                    Ok::<T, TableError>(found)
+                });
+                Ok::<T, ReplayError>(looked.await.map_err(|panic| ReplayError::Bug(panic.to_string()))??)
+            }
+        });
+        found.buffer_unordered(AT_ONCE).try_collect().await
+    }
+
+    /// The windows that the rows touch, as stretches that do not touch each other.
+    ///
+    /// # Errors
+    /// [`ReplayError`] when a file can not be read.
+    pub(super) async fn windows(&self) -> Result<Vec<Range<TimeUs>>, ReplayError> {
+        let meets = |least, greatest| least < self.ingested.end && self.ingested.start <= greatest;
+        let row = |look: &Look, times: &mut Times, found: &mut BTreeSet<TimeUs>, record: RecordRef<'_>, arrival: _| {
+            if look.ingested.contains(&record.ingested_at) {
+                times.of(record, arrival, |time| _ = found.insert(look.base.window_start(time, Zone::Utc)));
+            }
+        };
+        let windows: BTreeSet<TimeUs> = self.rows(meets, row).await?.into_iter().flatten().collect();
+        let mut stretches: Vec<Range<TimeUs>> = Vec::new();
+        for start in windows {
+            let end = self.base.window_end(start, Zone::Utc);
+            match stretches.last_mut() {
+                Some(last) if last.end == start => last.end = end,
+                _ => stretches.push(start..end),
+            }
+        }
+        Ok(stretches)
+    }
+
+    /// Refuses windows that hold rows from outside the range which were not counted with the replay's event time. `as_ours`: the
+    /// epochs that were.
+    ///
+    /// # Errors
+    /// [`ReplayError::Refused`] with the range that would do; as [`Look::windows`].
+    pub(super) async fn check(
+        &self,
+        windows: &[Range<TimeUs>],
+        as_ours: impl Fn(Epoch) -> bool + Clone + Send + 'static,
+    ) -> Result<(), ReplayError> {
+        let leaves = |least, greatest| least < self.ingested.start || self.ingested.end <= greatest;
+        let windows: Arc<[Range<TimeUs>]> = windows.into();
+        let row =
+            move |look: &Look, times: &mut Times, found: &mut Option<Outside>, record: RecordRef<'_>, arrival: _| {
+                if look.ingested.contains(&record.ingested_at) || as_ours(record.epoch) {
+                    return;
+                }
+                let mut is_in = false;
+                times.of(record, arrival, |time| {
+                    let after = windows.partition_point(|window| window.start <= time);
+                    is_in |= after > 0 && time < windows[after - 1].end;
+                });
+                if is_in {
+                    let at = record.ingested_at;
+                    let outside = found.get_or_insert(Outside { rows: 0, first: at, last: at });
+                    outside.rows += 1;
+                    outside.first = outside.first.min(at);
+                    outside.last = outside.last.max(at);
+                }
+            };
+        let found = self.rows(leaves, row).await?.into_iter().flatten();
+        let Some(all) = found.reduce(|a, b| Outside {
+            rows: a.rows + b.rows,
+            first: a.first.min(b.first),
+            last: a.last.max(b.last),
+        }) else {
+            return Ok(());
+        };
+        let second = |time: TimeUs| time - time.rem_euclid(1_000_000);
+        Err(ReplayError::Refused(format!(
+            "{} rows that were ingested outside {} to {} lie in windows that the range touches, and were counted with another event \
+             time: they would be lost or doubled. A range that holds them is --ingest-from {} --ingest-to {}, and it may touch more",
+            all.rows,
+            rfc3339(self.ingested.start),
+            rfc3339(self.ingested.end),
+            rfc3339(second(all.first.min(self.ingested.start))),
+            rfc3339(second(all.last.max(self.ingested.end - 1)) + 1_000_000)
+        )))
+    }
+}
+
+/// Rows from outside the range.
+#[derive(Clone, Copy)]
+struct Outside {
+    rows: u64,
+    first: TimeUs,
+    last: TimeUs,
+}
