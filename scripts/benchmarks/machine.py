@@ -97,12 +97,12 @@ class Bench:
         command = [SCRIPTS / "kafka", "delete-topic", name, "--dir", self.folder / "kafka"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
-    def start(self, arguments, environment, name):
-        """Starts floodmark in a session of its own, so that Ctrl-C is ours; its output goes to files."""
+    def start(self, arguments, environment, name, program=None):
+        """Starts floodmark, or another program, in a session of its own, so that Ctrl-C is ours; its output goes to files."""
         out, err = (self.folder / f"{name}.{end}" for end in ("out", "err"))
         with out.open("w") as stdout, err.open("w") as stderr:
             process = subprocess.Popen(
-                [self.binary, *map(str, arguments)],
+                [str(part) for part in (program or self.binary, *arguments)],
                 cwd=ROOT,
                 env=os.environ | environment,
                 stdin=subprocess.DEVNULL,
@@ -133,6 +133,9 @@ class Bench:
 
     def floodmark(self, arguments, environment, name):
         return self.end(self.start(arguments, environment, name))
+
+    def program(self, command, environment, name):
+        return self.end(self.start(command[1:], environment, name, program=command[0]))
 
 
 def cpu_of(pid):
