@@ -660,3 +660,53 @@ proptest! {
         world.is_verified(&b);
     }
 }
+
+/// Bad input: each a clear error, and nothing is written.
+#[test]
+fn what_can_not_be_answered_exactly_is_refused() {
+    let all: BTreeSet<_> = GRANULARITIES.into();
+    let dimensions = BTreeMap::from([("total", ("", all)), ("what", ("action", BTreeSet::from(["hour", "day"])))]);
+    let a =
+        Logic { time: "time", customer_falls_back: false, leaves_out_pings: false, graces: [20, 60, 300], dimensions };
+    let b = Logic { leaves_out_pings: true, ..a.clone() };
+    let sent = Sent { customer: Some("a"), name: None, action: "view", country: "DE", minutes: 0, other_minutes: 0 };
+    let mut world = World::new();
+    world.live(&a, 1, &vec![(vec![sent.clone(); 3], 10)], true);
+    let asked =
+        |logic: &Logic, request: plan::Request| match block_on(prepare(&logic.job(""), &world.root(), request, 0)) {
+            Ok(_) => panic!("not refused"),
+            Err(error) => (error.exit_code(), error.to_string()),
+        };
+    let (code, text) = asked(&b, request("r", BASE..BASE, None, 1));
+    assert!(code == 2 && text.contains("is not after its start"), "{text}");
+    let (code, text) = asked(&b, request("r", BASE + HOUR..BASE, None, 1));
+    assert!(code == 2 && text.contains("is not after its start"), "{text}");
+    let (code, text) = asked(&b, request("r", BASE + 20 * MINUTE..BASE + 90 * MINUTE, None, 1));
+    assert!(code == 2 && text.contains("--from 2026-01-30T22:00:00Z --to 2026-01-31T00:00:00Z"), "{text}");
+    assert!(text.contains("what can be recounted by whole hours"), "{text}");
+    let named = Logic { customer_falls_back: true, ..a.clone() };
+    let (code, text) = asked(&named, request("r", BASE..BASE + HOUR, Some(vec!["a".to_owned()]), 1));
+    assert!(code == 1 && text.contains("leave --customers out"), "{text}");
+    // A preview can be made, not published.
+    let prepared =
+        block_on(prepare(&b.job(""), &world.root(), request("r", BASE..BASE + HOUR, None, 1), 0)).expect("a preview");
+    assert_eq!(prepared.submission.before, None);
+
+    // What was ingested on the first day is removed.
+    let old = world.table("raw").expect("raw");
+    world.now += 2 * DAY;
+    world.clock.set(world.now);
+    world.live(&b, 1, &vec![(vec![sent], 10)], true);
+    let log = Log::new(&world.root(), "raw");
+    let mut state = world.table("raw").expect("raw");
+    let remove = old.files.values().cloned().collect();
+    let commit = floodmark::table::Commit { remove, ..Default::default() };
+    block_on(log.commit(&mut state, &commit, "DELETE", 0)).expect("removed");
+    let asked = |range: Range<i64>| block_on(prepare(&b.job(""), &world.root(), request("r", range, None, 1), 0));
+    let error = asked(BASE..BASE + HOUR).err().expect("refused").to_string();
+    assert!(error.contains("raw lacks 3 of the 4 rows"), "{error}");
+    assert!(error.contains("ingested on 2026-02-01;") && error.contains("begin at 2026-02-02T00:00:00Z"), "{error}");
+    let (start, end) = window("day", world.now + DAY);
+    asked(start..end).expect("the archive holds it");
+    assert_eq!(futures::executor::block_on(floodmark::replay::list::list(&world.root())).expect("a list"), []);
+}

@@ -394,6 +394,10 @@ impl Committer {
         }
         let add: Vec<File> = closed.archived.iter().flat_map(|archived| archived.files.clone()).collect();
         let rows: u64 = add.iter().map(|file| file.rows).sum();
+        // Tables of builds that did not count them begin with what is there.
+        let live = || self.raw.state.files.values().map(|file| file.rows).sum::<u64>() as i64;
+        let archived = self.raw.state.txns.get(raw::ROWS).copied().unwrap_or_else(live);
+        txns.push((raw::ROWS.to_owned(), archived + rows as i64));
         let commit = Commit { add, remove: Vec::new(), txns };
         loop {
             let now_ms = self.clock.now_ms();

@@ -110,21 +110,60 @@ type Sums = (Changes, i64, i64);
 #[derive(Default)]
 struct Found {
     parts: Vec<Part>,
-    /// By granularity, dimension, and day.
-    groups: HashMap<(Granularity, String, TimeUs), Sums>,
+    /// By granularity and dimension, which are few; and day.
+    groups: Vec<(Granularity, String, HashMap<TimeUs, Sums, foldhash::fast::FixedState>)>,
     largest: BTreeMap<Granularity, Vec<Change>>,
 }
 
+/// Texts of a cell: customer, dimension, window, value.
+type Texts<'a> = (&'a str, &'a str, TimeUs, &'a str);
+
+/// Reads cells without an allocation each: neighbours mostly share their customer and dimension.
+#[derive(Default)]
+struct Row {
+    head: Vec<u8>,
+    customer: String,
+    dimension: String,
+}
+
+impl Row {
+    fn read<'a>(&'a mut self, cell: &'a [u8]) -> Option<Texts<'a>> {
+        let parts = CellParts::of(cell)?;
+        if self.head != parts.head {
+            let Cell { customer, dimension, .. } = Cell::decode(cell)?;
+            (self.customer, self.dimension) = (customer, dimension);
+            parts.head.clone_into(&mut self.head);
+        }
+        Some((&self.customer, &self.dimension, parts.window_start, std::str::from_utf8(parts.value).ok()?))
+    }
+}
+
 impl Found {
-    fn add(&mut self, granularity: Granularity, change: &Change) {
-        let Change { cell, old, new } = change;
-        let key = (granularity, cell.dimension.clone(), Period::Day.start(cell.window_start));
-        let (changes, old_sum, new_sum) = self.groups.entry(key).or_default();
-        changes.add(*old, *new);
+    fn add(&mut self, granularity: Granularity, texts: Texts<'_>, old: i64, new: i64) {
+        let (_, dimension, window_start, _) = texts;
+        let day = Period::Day.start(window_start);
+        let by_day = match self.groups.iter().position(|(of, name, _)| *of == granularity && name == dimension) {
+            Some(at) => &mut self.groups[at].2,
+            None => {
+                self.groups.push((granularity, dimension.to_owned(), HashMap::default()));
+                &mut self.groups.last_mut().expect("it was just pushed").2
+            }
+        };
+        let (changes, old_sum, new_sum) = by_day.entry(day).or_default();
+        changes.add(old, new);
         *old_sum += old;
         *new_sum += new;
-        push_largest(self.largest.entry(granularity).or_default(), change, LARGEST);
+        let largest = self.largest.entry(granularity).or_default();
+        if largest.len() < LARGEST
+            || largest.last().is_some_and(|last| (last.new - last.old).abs() <= (new - old).abs())
+        {
+            push_largest(largest, &Change { cell: cell_of(texts), old, new }, LARGEST);
+        }
     }
+}
+
+fn cell_of((customer, dimension, window_start, value): Texts<'_>) -> Cell {
+    Cell { customer: customer.to_owned(), dimension: dimension.to_owned(), window_start, value: value.to_owned() }
 }
 
 /// Largest first; equal ones by cell, so that the same replay says the same.
@@ -146,11 +185,13 @@ impl Compare {
         let mut largest: BTreeMap<Granularity, Vec<Change>> = BTreeMap::new();
         for found in found {
             compared.parts.extend(found.parts);
-            for (key, (changes, old, new)) in found.groups {
-                let sums = groups.entry(key).or_default();
-                sums.0.merge(changes);
-                sums.1 += old;
-                sums.2 += new;
+            for (granularity, dimension, days) in found.groups {
+                for (day, (changes, old, new)) in days {
+                    let sums = groups.entry((granularity, dimension.clone(), day)).or_default();
+                    sums.0.merge(changes);
+                    sums.1 += old;
+                    sums.2 += new;
+                }
             }
             for (granularity, changes) in found.largest {
                 let largest = largest.entry(granularity).or_default();
@@ -191,7 +232,7 @@ impl Compare {
         let mut new = Merged::new(self.recounted(granularity, bucket)?);
         let mut differences = Merged::new(parts.take(granularity)?);
         let mut writer = Writer::new(&self.root, &self.id, granularity, bucket);
-        let (mut cell, mut scratch) = (Vec::new(), Vec::new());
+        let (mut cell, mut scratch, mut row) = (Vec::new(), Vec::new(), Row::default());
         let mut compared = 0u64;
         while let Some(least) = [old.cell(), new.cell(), differences.cell()].into_iter().flatten().min() {
             cell.clear();
@@ -219,13 +260,9 @@ impl Compare {
             if was == is {
                 continue;
             }
-            let change = Change {
-                cell: Cell::decode(&cell).ok_or_else(|| corrupt(format!("no cell: {cell:?}")))?,
-                old: was,
-                new: is,
-            };
-            found.add(granularity, &change);
-            if writer.push(&change)? {
+            let texts = row.read(&cell).ok_or_else(|| corrupt(format!("no cell: {cell:?}")))?;
+            found.add(granularity, texts, was, is);
+            if writer.push_row(texts, was, is)? {
                 runtime.block_on(writer.store())?;
             }
         }

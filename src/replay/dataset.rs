@@ -89,6 +89,8 @@ pub struct Writer {
     rows: Rows,
     encoder: Option<ArrowWriter<Vec<u8>>>,
     part: Part,
+    /// The day of the newest rows, and how many there are of it in a row.
+    day: Option<(TimeUs, u64)>,
     parts: Vec<Part>,
 }
 
@@ -103,6 +105,7 @@ impl Writer {
             rows: Rows::default(),
             encoder: None,
             part: empty_part(id, granularity, bucket, 0),
+            day: None,
             parts: Vec::new(),
         }
     }
@@ -113,9 +116,25 @@ impl Writer {
     /// [`TableError::Corrupt`] when the encoder fails.
     pub fn push(&mut self, change: &Change) -> Result<bool, TableError> {
         let Change { cell, old, new } = change;
-        self.rows.push(cell, self.granularity.window_end(cell.window_start, Zone::Utc), *old, *new);
+        self.push_row((&cell.customer, &cell.dimension, cell.window_start, &cell.value), *old, *new)
+    }
+
+    /// The same, of a cell's customer, dimension, window and value.
+    ///
+    /// # Errors
+    /// As [`Writer::push`].
+    pub fn push_row(&mut self, cell: (&str, &str, TimeUs, &str), old: i64, new: i64) -> Result<bool, TableError> {
+        let (customer, dimension, window_start, value) = cell;
+        self.rows.push(customer, dimension, window_start, value, old, new);
         self.part.rows += 1;
-        *self.part.days.entry(Period::Day.start(cell.window_start)).or_default() += 1;
+        let day = Period::Day.start(window_start);
+        match &mut self.day {
+            Some((same, rows)) if *same == day => *rows += 1,
+            other => {
+                let done = other.replace((day, 1));
+                self.count_day(done);
+            }
+        }
         if !self.part.rows.is_multiple_of(BATCH_ROWS as u64) {
             return Ok(false);
         }
@@ -123,8 +142,14 @@ impl Writer {
         Ok(self.encoder.as_ref().is_some_and(|it| it.bytes_written() + it.in_progress_size() > PART_BYTES_MAX))
     }
 
+    fn count_day(&mut self, done: Option<(TimeUs, u64)>) {
+        if let Some((day, rows)) = done {
+            *self.part.days.entry(day).or_default() += rows;
+        }
+    }
+
     fn flush(&mut self) -> Result<(), TableError> {
-        let batch = self.rows.finish();
+        let batch = self.rows.finish(self.granularity);
         if batch.num_rows() == 0 {
             return Ok(());
         }
@@ -147,6 +172,8 @@ impl Writer {
     /// [`TableError::Corrupt`] when the encoder fails; [`TableError::Storage`].
     pub async fn store(&mut self) -> Result<(), TableError> {
         self.flush()?;
+        let done = self.day.take();
+        self.count_day(done);
         let Some(encoder) = self.encoder.take() else { return Ok(()) };
         let bytes = encoder.into_inner().map_err(encoding)?;
         let next = empty_part(&self.id, self.granularity, self.bucket, self.parts.len() + 1);
@@ -180,7 +207,6 @@ fn encoding(error: parquet::errors::ParquetError) -> TableError {
 struct Rows {
     customer: StringBuilder,
     window_start: TimestampMicrosecondBuilder,
-    window_end: TimestampMicrosecondBuilder,
     dimension: StringBuilder,
     value: StringBuilder,
     old: Int64Builder,
@@ -188,23 +214,31 @@ struct Rows {
 }
 
 impl Rows {
-    fn push(&mut self, cell: &Cell, window_end: TimeUs, old: i64, new: i64) {
-        self.customer.append_value(&cell.customer);
-        self.window_start.append_value(cell.window_start);
-        self.window_end.append_value(window_end);
-        self.dimension.append_value(&cell.dimension);
-        self.value.append_value(&cell.value);
+    fn push(&mut self, customer: &str, dimension: &str, window_start: TimeUs, value: &str, old: i64, new: i64) {
+        self.customer.append_value(customer);
+        self.window_start.append_value(window_start);
+        self.dimension.append_value(dimension);
+        self.value.append_value(value);
         self.old.append_value(old);
         self.new.append_value(new);
     }
 
-    fn finish(&mut self) -> RecordBatch {
-        let utc =
-            |builder: &mut TimestampMicrosecondBuilder| Arc::new(builder.finish().with_timezone("UTC")) as ArrayRef;
+    fn finish(&mut self, granularity: Granularity) -> RecordBatch {
+        let starts = self.window_start.finish();
+        // Neighbours mostly share their window: a month's end is looked up once, not once a row.
+        let mut last = (TimeUs::MIN, TimeUs::MIN);
+        let ends: Vec<TimeUs> = (starts.values().iter())
+            .map(|&start| {
+                if last.0 != start {
+                    last = (start, granularity.window_end(start, Zone::Utc));
+                }
+                last.1
+            })
+            .collect();
         let columns: Vec<ArrayRef> = vec![
             Arc::new(self.customer.finish()),
-            utc(&mut self.window_start),
-            utc(&mut self.window_end),
+            Arc::new(starts.with_timezone("UTC")),
+            Arc::new(TimestampMicrosecondArray::from(ends).with_timezone("UTC")),
             Arc::new(self.dimension.finish()),
             Arc::new(self.value.finish()),
             Arc::new(self.old.finish()),

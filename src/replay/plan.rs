@@ -16,6 +16,7 @@ use super::dataset::Partly;
 use super::shape::{Lies, Present, Shape, lies};
 use super::source::Chunk;
 use super::submission::{Asked, Submission};
+use super::times;
 use super::touched::Look;
 use crate::dataflow::commit::lane_epochs;
 use crate::dataflow::route::Scope;
@@ -27,6 +28,8 @@ use crate::table::{File, Log, Root, State, TableError, counts};
 
 /// Bytes of files of `raw` in a chunk.
 pub const CHUNK_BYTES: u64 = 1 << 30;
+
+const DAY_US: TimeUs = 86_400_000_000;
 
 /// Rows that one worker recounts in a second: only for an estimate.
 const ROWS_PER_SECOND: u64 = 100_000;
@@ -196,6 +199,7 @@ pub async fn prepare(job: &Job, root: &Root, request: Request, now_ms: i64) -> R
         Asked::EventTimes(range) | Asked::IngestTimes(range) => range.clone(),
     };
     check_order(&range)?;
+    check_whole(&tables.raw.1, &request.asked)?;
     let mut customers = request.customers;
     if let Some(customers) = &mut customers {
         customers.sort_unstable();
@@ -297,6 +301,38 @@ async fn touched(
         look.check(&windows, move |epoch| ledger.at(epoch).is_some_and(|logic| as_ours.contains(&logic))).await?;
     }
     Ok(windows)
+}
+
+/// The archive holds all rows of the range.
+fn check_whole(raw: &State, asked: &Asked) -> Result<(), ReplayError> {
+    let held: u64 = raw.files.values().map(|file| file.rows).sum();
+    let archived = raw.txn(raw::ROWS) as u64;
+    if archived <= held {
+        return Ok(());
+    }
+    let mut dates: Vec<_> =
+        raw.files.values().filter_map(|file| Some(file.partition.get("ingest_date")?.as_str())).collect();
+    dates.sort_unstable();
+    let since = dates.first().and_then(|first| times::parse(first).ok());
+    let held_from = match asked {
+        // An event time is at most a day after the moment at which its record was ingested.
+        Asked::EventTimes(range) => since.map(|since| (since + DAY_US, range.start)),
+        Asked::IngestTimes(range) => since.map(|since| (since, range.start)),
+    };
+    match held_from {
+        Some((from, start)) if start >= from => Ok(()),
+        _ => Err(ReplayError::Refused(format!(
+            "raw lacks {} of the {archived} rows that were archived: it holds what was ingested on {}; a range can begin at {}, or \
+             put the rows back from a copy",
+            archived - held,
+            match dates.as_slice() {
+                [first, .., last] => format!("{first} to {last}"),
+                [only] => (*only).to_owned(),
+                [] => "no day".to_owned(),
+            },
+            held_from.map_or_else(|| "no time".to_owned(), |(from, _)| rfc3339(from))
+        ))),
+    }
 }
 
 /// A range has a beginning and a later end.

@@ -22,7 +22,7 @@ use crate::table::store::read_file;
 use crate::table::{File, Log, TableError, raw};
 
 /// Bytes of records in a step.
-const STEP_BYTES: usize = 64 << 20;
+const STEP_BYTES: usize = 128 << 20;
 
 /// Steps that may be under way.
 const STEPS_AHEAD: usize = 2;

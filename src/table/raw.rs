@@ -32,6 +32,9 @@ use crate::model::{Arrival, Epoch, Granularity, Outcome, Period, Reason, RecordR
 /// The application transaction that names the newest epoch.
 pub const EPOCH: &str = "epoch";
 
+/// The application transaction that says how many rows were ever archived: where live files hold fewer, somebody removed some.
+pub const ROWS: &str = "rows";
+
 /// Event times further than this from Kafka's timestamp are kept in files apart, so that pruning works for the rest.
 pub const STRAY_US: i64 = 3_600_000_000;
 
