@@ -24,12 +24,17 @@ README = (ROOT / "README.md").read_text()
 EVENTS, REJECTED = 20_000, 200
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+# The replay's examples are run on tables of their own.
+BEFORE, REPLAY, AFTER = re.fullmatch(r"(.*?)(^## Replay: .*?)(^## .*)", README, re.MULTILINE | re.DOTALL).groups()
 
 
-def make_tables(folder):
-    """tables/web-analytics below the folder, by the job as it is in jobs/, from an embedded broker."""
+def blocks(language, text=BEFORE + AFTER):
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+@contextlib.contextmanager
+def traffic(folder, *options):
+    """An embedded broker with generated traffic; what the environment of a job is that reads it."""
     address = folder / "broker"
     broker = subprocess.Popen([BINARY, "dev", "broker", "--topic", "web-analytics:4", "--address-file", address])
     try:
@@ -37,18 +42,23 @@ def make_tables(folder):
             if broker.poll() is not None:
                 raise RuntimeError("the embedded broker ended at its start")
         where = ["--brokers", address.read_text().strip(), "--topic", "web-analytics"]
-        traffic = ["--events", str(EVENTS), "--late-share", "0.05", "--broken-share", str(REJECTED / EVENTS)]
-        subprocess.run([BINARY, "dev", "gen", *where, *traffic], check=True)
+        shares = ["--events", str(EVENTS), "--late-share", "0.05", "--broken-share", str(REJECTED / EVENTS)]
+        subprocess.run([BINARY, "dev", "gen", *where, *shares, *options], check=True)
         places = ("KAFKA_", "FLOODMARK_", "S3_", "AWS_")
         env = {name: value for name, value in os.environ.items() if not name.startswith(places)}
-        env["KAFKA_BOOTSTRAP"] = where[1]
-        subprocess.run([BINARY, "run", ROOT / "jobs/web-analytics.toml", "--drain"], cwd=folder, env=env, check=True)
+        yield env | {"KAFKA_BOOTSTRAP": where[1]}
     finally:
         broker.terminate()
         broker.wait()
 
 
-def run_sql(folder):
+def make_tables(folder):
+    """tables/web-analytics below the folder, by the job as it is in jobs/."""
+    with traffic(folder) as env:
+        subprocess.run([BINARY, "run", ROOT / "jobs/web-analytics.toml", "--drain"], cwd=folder, env=env, check=True)
+
+
+def run_sql(folder, text=BEFORE + AFTER):
     """Every statement; what its rows are by its first words."""
     db = duckdb.connect()
     db.execute("SET TimeZone = 'UTC'")
@@ -56,7 +66,7 @@ def run_sql(folder):
     extensions = Path(duckdb_extension_delta.__file__).parent / "extensions" / f"v{duckdb.__version__}"
     db.execute(f"LOAD '{extensions}/delta.duckdb_extension'")
     answers = {}
-    for block in blocks("sql"):
+    for block in blocks("sql", text):
         for statement in duckdb.extract_statements(block):
             text = re.sub(r"--.*", "", statement.query).strip()
             if text.startswith(("INSTALL", "LOAD")):
@@ -135,6 +145,54 @@ def test_table_commands(folder):
         assert not rest, rest[:5]
 
 
+def test_replay(folder):
+    """The job with the wrong field, then every line as it stands."""
+    own = folder / "replay"
+    job = own / "jobs/web-analytics.toml"
+    job.parent.mkdir(parents=True)
+    right = (ROOT / "jobs/web-analytics.toml").read_text()
+    [wrong_pointer, right_pointer] = re.search(r'`pointer = "([^"]*)"`.*The field is `([^`]*)`', REPLAY, re.DOTALL).groups()
+    assert right.count(right_pointer) == 1
+    job.write_text(right.replace(right_pointer, wrong_pointer))
+    first, second = blocks("sh", REPLAY)
+    with traffic(own, "--from", "2026-01-13", "--hours", "48") as env:
+
+        def floodmark(line, code=0):
+            done = subprocess.run([BINARY, *line.split()[1:]], cwd=own, env=env, capture_output=True, text=True)
+            assert done.returncode == code, f"{line}: {done}"
+            return done.stdout
+
+        floodmark("floodmark run jobs/web-analytics.toml --drain")
+        job.write_text(right)
+        outputs = {line.split(" --job")[0]: floodmark(line) for line in first.splitlines()}
+        [plan] = [output for line, output in outputs.items() if " replay plan " in line]
+        assert plan.rstrip().endswith("it can be published: live counts with this logic"), plan
+        [shown] = blocks("text", REPLAY)
+        found = outputs["floodmark replay diff country-fix"]
+        assert found == shown, found
+        again = " ".join(line for line in first.splitlines() if " replay run " in line) + " --detailed-exitcode"
+        floodmark(again, code=3)
+
+        with contextlib.chdir(own):
+            db, answers = run_sql(own, REPLAY)
+            names = {}
+            exec(blocks("python", REPLAY)[0], names)
+        [countries] = answers.values()
+        assert countries[0][0] == "" and countries[0][1] > countries[0][2] > 0 and countries[1][1] == 0, countries
+        assert names["changed"].height > 10 and set(names["changed"]["window_start"].dt.day()) == {13, 14}, names["changed"]
+
+        for line in second.splitlines():
+            output = floodmark(line)
+            if " publish " in line or " undo " in line:
+                assert floodmark("floodmark verify jobs/web-analytics.toml").startswith("exact: "), line
+        assert re.search(r"^country-fix +published \(order 3\) ", output, re.MULTILINE), output
+        floodmark(again.replace("country-fix", "another"), code=0)
+        # A cut range: the message as the README says.
+        floodmark(again.replace("2026-01-13", "2026-01-13T00:30").replace("country-fix", "cut"), code=2)
+    assert not list(own.glob("tables/web-analytics/replays/*/chunks/**/*.parquet"))
+    assert (own / "tables/web-analytics/replays/country-fix/entry.json").exists()
+
+
 def test_links_and_columns(_):
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert links and all((ROOT / link).exists() for link in links), links
@@ -155,6 +213,9 @@ def test_commands(_):
     assert all(word in help_of() for word in ("run", "status", "verify", "table", "dev", "--log"))
     assert all(word in help_of("status") for word in ("JOB|URL", "--output", "--all"))
     assert all(word in help_of("run") for word in ("--drain", "--workers", "--accept-gap"))
+    assert all(word in help_of("replay") for word in ("plan", "run", "diff", "publish", "undo", "list", "discard"))
+    assert all(word in help_of("replay", "run") for word in ("--publish", "--detailed-exitcode", "--memory-mib", "--chunk-mib"))
+    assert all(word in help_of("replay", "diff") for word in ("--customer", "--dimension", "--granularity", "--from"))
     demo = subprocess.run([ROOT / "scripts/demo", "--help"], capture_output=True, text=True, check=True).stdout
     assert all(word in demo for word in ("--real", "--log FILE"))
     assert os.access(ROOT / "scripts/test", os.X_OK)

@@ -1,11 +1,13 @@
-//! `schemas/*.json` say what the tables are: columns with their Arrow types, partition columns, application transactions.
+//! `schemas/*.json` say what the tables are: columns with their Arrow types, partition columns, application transactions; and the
+//! same of what replays leave behind.
 
 use std::collections::BTreeSet;
 
 use arrow::datatypes::{DataType, Field, TimeUnit};
 use deltalake_core::kernel::StructType;
 use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel;
-use floodmark::model::Lane;
+use floodmark::model::{Cell, Granularity, Lane};
+use floodmark::replay::{arrivals, dataset};
 use floodmark::table::log::{Definition, WRITER_GENERATION};
 use floodmark::table::{Log, Root, counts, raw};
 use object_store::ObjectStoreExt;
@@ -40,13 +42,19 @@ fn columns(schema: &Value, part: &str) -> Vec<(String, String, bool)> {
         .collect()
 }
 
+fn written_field(field: &Field) -> (String, String, bool) {
+    (field.name().clone(), written(field.data_type()), field.is_nullable())
+}
+
+fn written_columns(schema: &arrow::datatypes::Schema) -> Vec<(String, String, bool)> {
+    schema.fields().iter().map(|field| written_field(field)).collect()
+}
+
 fn is_described(schema: &str, definition: &Definition, file: &arrow::datatypes::Schema) -> Value {
     let schema: Value = serde_json::from_str(schema).expect("JSON");
-    let of = |field: &Field| (field.name().clone(), written(field.data_type()), field.is_nullable());
     let (plain, partition) = (columns(&schema, "columns"), columns(&schema, "partition_columns"));
-    let fields: Vec<_> = file.fields().iter().map(|field| of(field)).collect();
-    assert_eq!(plain, fields, "columns of the files");
-    let table: Vec<_> = definition.schema.fields().iter().map(|field| of(field)).collect();
+    assert_eq!(plain, written_columns(file), "columns of the files");
+    let table = written_columns(&definition.schema);
     assert_eq!([plain, partition.clone()].concat(), table, "columns of the table");
     let partitioned_by: Vec<_> = partition.iter().map(|(name, _, _)| name.as_str()).collect();
     assert_eq!(partitioned_by, definition.partitioned_by);
@@ -109,4 +117,28 @@ async fn counts_is_as_described() {
         assert!(text.contains(lane.name()), "lane {} is not described", lane.name());
     }
     delta_schema_is("counts", &definition).await;
+}
+
+#[tokio::test]
+async fn what_replays_leave_behind_is_as_described() {
+    let cells: Value = serde_json::from_str(include_str!("../schemas/replay_cells.json")).expect("JSON");
+    assert_eq!(columns(&cells, "columns"), written_columns(&dataset::schema()));
+    // Its folders, as those of counts: the same names and types.
+    let counts: Value = serde_json::from_str(include_str!("../schemas/counts.json")).expect("JSON");
+    let of_counts: Vec<_> =
+        columns(&counts, "partition_columns").into_iter().filter(|(name, _, _)| name != "period").collect();
+    assert_eq!(columns(&cells, "partition_columns"), of_counts);
+    let root = Root::open("memory://", &Default::default()).expect("a root");
+    let text = cells["description"].as_str().expect("a text");
+    assert_eq!(cells["dataset"], "replays/<id>/cells");
+    assert!(text.contains("granularity=<granularity>/bucket=<bucket>/part-<n>.parquet"), "{text}");
+    let mut writer = dataset::Writer::new(&root, "an-id", Granularity::Hour, 3);
+    let cell = Cell { customer: "c".into(), dimension: "total".into(), value: String::new(), window_start: 0 };
+    writer.push(&dataset::Change { cell, old: 1, new: 2 }).expect("encoded");
+    let parts = writer.finish().await.expect("written");
+    assert!(parts[0].path.starts_with("replays/an-id/cells/granularity=hour/bucket=3/part-"), "{parts:?}");
+
+    let rows: Value = serde_json::from_str(include_str!("../schemas/replay_rows.json")).expect("JSON");
+    assert_eq!(columns(&rows, "columns"), written_columns(&arrivals::schema()));
+    assert!(columns(&rows, "partition_columns").is_empty());
 }

@@ -291,13 +291,6 @@ async fn replay(args: &RunArgs) -> Result<u8, ReplayError> {
     let job = Job::load(&args.range.job)?;
     let root = Root::open(&job.tables.url, &job.tables.options)?;
     let submission = submit(args, &job, &root).await?;
-    if args.publish && submission.before.is_none() {
-        return Err(ReplayError::Refused(format!(
-            "replay {} could not be published: live counts with another logic than this job file's ({}). Restart live with this job \
-             file first; or leave --publish out for a preview",
-            submission.id, submission.logic
-        )));
-    }
     let progress = Arc::new(Progress::default());
     let workers = args.range.workers();
     let memory_bytes = (args.memory_mib as usize) << 20;
@@ -348,7 +341,10 @@ async fn submit(args: &RunArgs, job: &Job, root: &Root) -> Result<Submission, Re
                     request.id
                 )));
             }
-            prepare(job, root, request.clone(), now_ms).await?.submission.submit(root).await?
+            let submission = prepare(job, root, request.clone(), now_ms).await?.submission;
+            // Before it is written: the same id can be published once live counts with this logic.
+            may_be_published(args, &submission)?;
+            submission.submit(root).await?
         }
     };
     let logic = Fingerprint::of(&job.logic);
@@ -360,7 +356,19 @@ async fn submit(args: &RunArgs, job: &Job, root: &Root) -> Result<Submission, Re
             found.logic
         )));
     }
+    may_be_published(args, &found)?;
     Ok(found)
+}
+
+fn may_be_published(args: &RunArgs, submission: &Submission) -> Result<(), ReplayError> {
+    if !args.publish || submission.before.is_some() {
+        return Ok(());
+    }
+    Err(ReplayError::Refused(format!(
+        "replay {} could not be published: live counted with another logic than this job file's ({}) when it was submitted. Restart \
+         live with this job file first, and choose another id if this one is listed; or leave --publish out for a preview",
+        submission.id, submission.logic
+    )))
 }
 
 async fn show_progress(progress: Arc<Progress>) {

@@ -1,0 +1,149 @@
+//! A wrong field in the job file, its fix, and the past recounted: by the binary, from an embedded broker, as README tells it.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use rdkafka::mocking::MockCluster;
+use serde_json::Value;
+
+const FIELD: &str = "pointer = \"/userInfo/country\"";
+const WRONG_FIELD: &str = "pointer = \"/userinfo/country\"";
+const RANGE: [&str; 4] = ["--from", "2026-01-13", "--to", "2026-01-15"];
+
+/// A folder with a job file, and the broker that it reads from.
+struct World {
+    folder: tempfile::TempDir,
+    brokers: String,
+}
+
+impl World {
+    fn job(&self, from: &str, to: &str) {
+        let text =
+            fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/jobs/web-analytics.toml")).expect("the job file");
+        assert_eq!(text.matches(from).count(), 1, "{from}");
+        fs::write(self.folder.path().join("job.toml"), text.replace(from, to)).expect("written");
+    }
+
+    fn floodmark(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_floodmark"));
+        command.args(arguments).current_dir(self.folder.path());
+        command.env_clear().env("KAFKA_BOOTSTRAP", &self.brokers).output().expect("the binary runs")
+    }
+
+    /// What it says on stdout, if it ends with this code.
+    fn ends(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.floodmark(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    fn refused(&self, code: i32, arguments: &[&str], says: &str) {
+        let output = self.floodmark(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(says) && output.stdout.is_empty(), "{arguments:?}: {said}");
+    }
+
+    fn json(&self, code: i32, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.ends(code, &[arguments, &["--output", "json"]].concat())).expect("JSON on stdout")
+    }
+
+    /// Every replay with its standing.
+    fn standings(&self) -> Vec<(String, String)> {
+        let listed = self.json(0, &["replay", "list", "--job", "job.toml"]);
+        let of = |replay: &Value| {
+            (replay["submission"]["id"].as_str().expect("an id").to_owned(), replay["standing"].to_string())
+        };
+        listed.as_array().expect("a list").iter().map(of).collect()
+    }
+
+    fn is_exact(&self) {
+        let verdict = self.ends(0, &["verify", "job.toml"]);
+        assert!(verdict.starts_with("exact: "), "{verdict}");
+    }
+}
+
+fn run<'a>(id: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&["replay", "run", "job.toml", "--id", id], &RANGE[..], more].concat()
+}
+
+#[test]
+fn a_wrong_field_its_fix_and_the_past_recounted() {
+    let broker = MockCluster::new(1).expect("an embedded broker");
+    broker.create_topic("web-analytics", 4, 1).expect("a topic");
+    let world = World { folder: tempfile::tempdir().expect("a folder"), brokers: broker.bootstrap_servers() };
+    let traffic =
+        ["--from", "2026-01-13", "--hours", "48", "--events", "5000", "--late-share", "0.05", "--broken-share", "0.01"];
+    let to = ["dev", "gen", "--brokers", &world.brokers, "--topic", "web-analytics"];
+    world.ends(0, &[&to[..], &traffic].concat());
+    world.job(FIELD, WRONG_FIELD);
+    world.ends(0, &["run", "job.toml", "--drain"]);
+
+    // Before live counts with the fix there are only previews, and nothing is submitted that asked to be published.
+    world.job(FIELD, FIELD);
+    let plan = [&["replay", "plan", "job.toml"], &RANGE[..]].concat();
+    assert_eq!(world.json(0, &plan)["can_be_published"], false);
+    world.refused(1, &run("fix", &["--publish"]), "Restart live with this job file first");
+    assert_eq!(world.standings(), []);
+    world.ends(0, &run("preview", &[]));
+    world.refused(1, &["replay", "publish", "preview", "--job", "job.toml"], "is a preview");
+
+    world.ends(0, &["run", "job.toml", "--drain"]);
+    assert_eq!(world.json(0, &plan)["can_be_published"], true);
+    // The same id again is the same replay: found before it is published, and after.
+    let found = world.json(3, &run("fix", &["--detailed-exitcode"]));
+    let cells: Vec<i64> = ["added", "changed", "removed"]
+        .map(|what| found["summary"]["cells"][what].as_i64().expect("a number"))
+        .to_vec();
+    assert!(cells.iter().all(|cells| *cells > 0), "{cells:?}");
+    assert_eq!(world.json(3, &run("fix", &["--detailed-exitcode"]))["submission"], found["submission"]);
+    // Only what the field concerns.
+    let diff = world.json(0, &["replay", "diff", "fix", "--job", "job.toml"]);
+    let groups = diff["groups"].as_array().expect("groups");
+    assert!(!groups.is_empty() && groups.iter().all(|group| group["dimension"] == "country"), "{groups:?}");
+    let rest = world.json(0, &["replay", "diff", "fix", "--job", "job.toml", "--dimension", "total"]);
+    assert_eq!(rest["groups"], serde_json::json!([]));
+    world.is_exact();
+
+    let published = world.ends(0, &["replay", "publish", "fix", "--job", "job.toml"]);
+    assert!(published.starts_with("replay fix is published: "), "{published}");
+    world.is_exact();
+    let again = world.ends(0, &["replay", "publish", "fix", "--job", "job.toml"]);
+    assert!(again.contains("already"), "{again}");
+    world.ends(0, &run("second", &["--detailed-exitcode"]));
+    world.refused(1, &["replay", "discard", "fix", "--job", "job.toml"], "floodmark replay undo fix");
+
+    world.ends(0, &["replay", "undo", "fix", "--job", "job.toml"]);
+    world.is_exact();
+    let undone: Vec<_> = world.standings().into_iter().map(|(id, _)| id).collect();
+    assert_eq!(undone, ["preview", "fix", "second"]);
+    assert_eq!(world.standings()[1].1, "{\"undone\":2}");
+    // What was found before is found no more: the cells are the old ones again.
+    world.ends(3, &run("third", &["--detailed-exitcode", "--publish"]));
+    world.is_exact();
+    world.refused(1, &["replay", "publish", "fix", "--job", "job.toml"], "was compared before replay third");
+
+    // What is refused, and how it ends.
+    world.refused(1, &run("fix", &["--customers", "shop-00000"]), "choose another id");
+    let cut = ["replay", "run", "job.toml", "--from", "2026-01-13T00:30", "--to", "2026-01-14"];
+    world.refused(2, &cut, "--from 2026-01-13T00:00:00Z --to 2026-01-14T00:00:00Z");
+    world.refused(1, &["replay", "undo", "nothing", "--job", "job.toml"], "floodmark replay list");
+    world.refused(
+        78,
+        &["replay", "plan", "nothing.toml", "--from", "2026-01-13", "--to", "2026-01-14"],
+        "nothing.toml",
+    );
+    world.refused(2, &["replay", "plan", "job.toml", "--from", "yesterday", "--to", "2026-01-14"], "expected a date");
+    for id in ["fix", "preview"] {
+        world.ends(0, &["replay", "discard", id, "--job", "job.toml"]);
+    }
+    world.refused(1, &run("fix", &[]), "discarded");
+    assert!(Path::new(&world.folder.path().join("tables/web-analytics/replays/fix/entry.json")).exists());
+
+    world.job("event_time = { pointer = \"/dateTimeUtc\" }", "event_time = { pointer = \"/sentAt\" }");
+    world.refused(1, &plan, "finds the event time elsewhere");
+    world.job("customer = { pointer = \"/analyticsCustomerId\" }", "customer = { pointer = \"/sessionId\" }");
+    world.refused(1, &[&plan[..], &["--customers", "shop-00000"]].concat(), "leave --customers out");
+}
