@@ -13,6 +13,7 @@ mod e2e {
     mod kafka;
     mod kills;
     mod proxy;
+    mod replays;
     mod rivals;
     mod servers;
     mod start;

@@ -2,7 +2,8 @@
 //!
 //! `replays/<id>/cells/granularity=<g>/bucket=<b>/part-<n>.parquet`: customer_id, window_start, window_end, dimension,
 //! dimension_value, old_count, new_count; 0 where there is no row. The parts of a granularity and bucket are one sequence, sorted
-//! as files of `counts` are. `replays/<id>/summary.json` is written last: with it a replay is complete.
+//! as files of `counts` are. `replays/<id>/rows/` has the rows of `raw` whose outcome is another one. `replays/<id>/summary.json` is
+//! written last, and once: with it a replay is complete.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -22,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::submission::{Submission, load_json};
 use crate::model::{Cell, Granularity, Period, TimeUs, Zone};
-use crate::table::store::{read_file, write_file};
+use crate::table::store::{create_file, read_file, write_file};
 use crate::table::{Root, TableError};
 
 /// A part is at most about so many bytes: it is encoded in memory.
@@ -428,6 +429,9 @@ pub struct Summary {
     pub spilled: u64,
     /// The files of the dataset.
     pub parts: Vec<Part>,
+    /// Paths of the files with the rows whose outcome is another one.
+    #[serde(default)]
+    pub rows: Vec<String>,
 }
 
 impl Summary {
@@ -439,12 +443,17 @@ impl Summary {
         load_json(root, &Submission::path(id, "summary.json")).await
     }
 
-    /// Writes it: the replay is complete.
+    /// Writes it: the replay is complete. Where there is one already, that one is returned: another run of the replay was faster.
     ///
     /// # Errors
-    /// [`TableError::Storage`].
-    pub async fn store(&self, root: &Root, id: &str) -> Result<(), TableError> {
-        let bytes = serde_json::to_vec_pretty(self).expect("a summary is made of texts, numbers and lists");
-        write_file(root.store().as_ref(), &Submission::path(id, "summary.json"), Bytes::from(bytes)).await
+    /// As [`Summary::load`].
+    pub async fn store(self, root: &Root, id: &str) -> Result<Summary, TableError> {
+        let path = Submission::path(id, "summary.json");
+        let bytes = serde_json::to_vec_pretty(&self).expect("a summary is made of texts, numbers and lists");
+        if create_file(root.store().as_ref(), &path, Bytes::from(bytes)).await? {
+            return Ok(self);
+        }
+        // Ours too, where the answer to the first try was lost.
+        Ok(Summary::load(root, id).await?.unwrap_or(self))
     }
 }

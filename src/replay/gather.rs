@@ -144,6 +144,7 @@ pub fn gather<'scope>(
                     done = true;
                     let last = gather.todo.back().copied().unwrap_or_default();
                     let held = chunks.remove(&last).unwrap_or_default();
+                    assert!(chunks.is_empty(), "what was counted belongs to chunks that were to be counted");
                     let rest = Rest { memory: held.runs, manifest: held.manifest, rows: held.rows };
                     gather.rest.lock().unwrap_or_else(PoisonError::into_inner).push(rest);
                 }

@@ -1,7 +1,8 @@
 //! Runs a replay: the dataflow of live with the archive as its source, then the comparison.
 //!
 //! In: a [`Submission`]. Out: its dataset and [`Summary`]. Both tables are read at the versions of the submission, so a replay that
-//! was killed goes on with the chunks that are not on the store yet, with any number of workers, and finds the same. State: see
+//! was killed goes on with the chunks that are not on the store yet, with any number of workers, and finds the same. Two runs of the
+//! same replay at once find the same too: the summary is written once, and who comes second takes the first one's. State: see
 //! [`super::gather`] and [`super::compare`]. Failure: nothing of the tables was touched; run it again.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -27,7 +28,7 @@ use crate::dataflow::{combine, decode, pending, roll_up};
 use crate::decode::Decoder;
 use crate::job::Job;
 use crate::table::fetch::{FetchError, fetch};
-use crate::table::store::{look_at_file, write_file};
+use crate::table::store::{look_at_file, try_read, write_file};
 use crate::table::{File, Log, Root, TableError, counts};
 
 /// How long a worker without work sleeps before it looks whether it is to be let go.
@@ -63,10 +64,23 @@ pub struct Progress {
 /// # Errors
 /// [`ReplayError`]; what is on the store stays, and the next run goes on from there.
 pub async fn run(replay: &Replay, submission: &Submission) -> Result<Summary, ReplayError> {
+    let Replay { root, .. } = replay;
+    let id = &submission.id;
+    let summary = match Summary::load(root, id).await? {
+        Some(summary) => summary,
+        None => match recount(replay, submission).await {
+            Ok(summary) => summary.store(root, id).await?,
+            // Another run of it may have been faster: what this one still needed is deleted then.
+            Err(error) => Summary::load(root, id).await.ok().flatten().ok_or(error)?,
+        },
+    };
+    tidy(root, id, &summary).await;
+    Ok(summary)
+}
+
+/// Counts and compares; the dataset is written, but for its summary.
+async fn recount(replay: &Replay, submission: &Submission) -> Result<Summary, ReplayError> {
     let Replay { job, root, workers, progress, .. } = replay;
-    if let Some(summary) = Summary::load(root, &submission.id).await? {
-        return Ok(summary);
-    }
     let tables = Tables::of(root, submission).await?;
     let shape = Counting::of(root, &tables.counts.1, submission).await?.shape(&job.logic);
     let all = chunks(raw_files(&tables.raw.1, submission)?, submission.chunk_bytes);
@@ -76,13 +90,22 @@ pub async fn run(replay: &Replay, submission: &Submission) -> Result<Summary, Re
     tracing::info!(id = submission.id, chunks = todo.len(), done = manifests.len(), "replay begins");
 
     let scope = Arc::new(scope(submission));
-    let rest = count(replay, submission, &tables, todo, Arc::clone(&scope)).await?;
-    // All that is not in `rest` is on the store now.
-    let (manifests, _) = left(root, submission, all).await?;
+    let attempt = format!("{:016x}", rand::random::<u64>());
+    let last = todo.last().map(|(chunk, _)| *chunk);
+    let rest = count(replay, submission, &tables, todo, &attempt, Arc::clone(&scope)).await?;
+    let (manifests, missing) = left(root, submission, all).await?;
+    // The last chunk is in `rest`, all others are on the store; unless somebody deleted them.
+    if missing.iter().any(|(chunk, _)| Some(*chunk) != last) {
+        return Err(ReplayError::Refused(format!(
+            "files of replay {} were deleted while it ran: it was discarded, or another run of it has ended; look at it \
+             (floodmark replay list), or submit it again",
+            submission.id
+        )));
+    }
     let mut runs = RunSet::default();
     let mut tallies = Tallies::default();
     let mut spilled = 0;
-    let mut rows = RowFiles { root, id: &submission.id, written: 0 };
+    let mut rows = RowFiles { root, id: &submission.id, attempt: &attempt, paths: Vec::new() };
     for manifest in manifests.iter().chain(rest.iter().map(|rest| &rest.manifest)) {
         tallies.merge(&manifest.tallies);
         spilled += manifest.spilled;
@@ -122,7 +145,7 @@ pub async fn run(replay: &Replay, submission: &Submission) -> Result<Summary, Re
     });
     let counted = tallies.0.values().filter_map(|by_now| by_now.get("counted")).sum();
     let is_other = |a: &str, b: &str| a.split(':').next() != b.split(':').next();
-    let summary = Summary {
+    Ok(Summary {
         cells: compared.changes,
         groups: compared.groups,
         largest: compared.largest,
@@ -135,10 +158,8 @@ pub async fn run(replay: &Replay, submission: &Submission) -> Result<Summary, Re
         partly: partly(&submission.coverage, &shape),
         spilled,
         parts: compared.parts,
-    };
-    summary.store(root, &submission.id).await?;
-    clear(root, &submission.id).await;
-    Ok(summary)
+        rows: rows.paths,
+    })
 }
 
 async fn fetched(root: &Root, path: &str) -> Result<crate::table::fetch::Fetched, TableError> {
@@ -148,11 +169,13 @@ async fn fetched(root: &Root, path: &str) -> Result<crate::table::fetch::Fetched
     })
 }
 
-/// Rows whose outcome is another one, as files of the dataset.
+/// Rows whose outcome is another one, as files of the dataset. How they are spread over files depends on the workers, so each run
+/// has names of its own.
 struct RowFiles<'a> {
     root: &'a Root,
     id: &'a str,
-    written: usize,
+    attempt: &'a str,
+    paths: Vec<String>,
 }
 
 impl RowFiles<'_> {
@@ -164,9 +187,11 @@ impl RowFiles<'_> {
     }
 
     async fn write(&mut self, bytes: bytes::Bytes) -> Result<(), TableError> {
-        let path = Submission::path(self.id, &format!("rows/part-{:05}.parquet", self.written));
-        self.written += 1;
-        write_file(self.root.store().as_ref(), &path, bytes).await
+        let name = format!("rows/{}-{:05}.parquet", self.attempt, self.paths.len());
+        let path = Submission::path(self.id, &name);
+        write_file(self.root.store().as_ref(), &path, bytes).await?;
+        self.paths.push(path);
+        Ok(())
     }
 }
 
@@ -177,7 +202,8 @@ async fn left(
     all: Vec<(Chunk, Vec<File>)>,
 ) -> Result<(Vec<Manifest>, Vec<(Chunk, Vec<File>)>), ReplayError> {
     let folder = Path::from(Submission::path(&submission.id, "chunks"));
-    let listed: Vec<_> = (root.store().list(Some(&folder)).try_collect().await)
+    let listed: Vec<_> = try_read(|| root.store().list(Some(&folder)).try_collect())
+        .await
         .map_err(|error| TableError::storage(format!("listing {folder}"), error))?;
     // Chunk and run → paths of its manifests; how many there must be.
     let mut said: BTreeMap<(Chunk, String, usize), Vec<Path>> = BTreeMap::new();
@@ -196,25 +222,32 @@ async fn left(
     let (mut manifests, mut todo) = (Vec::new(), Vec::new());
     for (chunk, files) in all {
         let whole = said.iter().find(|((of, _, workers), paths)| *of == chunk && paths.len() == *workers);
+        let mut found = Vec::new();
+        for path in whole.iter().flat_map(|(_, paths)| *paths) {
+            found.extend(load_json::<Manifest>(root, path.as_ref()).await?);
+        }
+        // One may have been deleted since it was listed.
         match whole {
-            Some((_, paths)) => {
-                for path in paths {
-                    manifests.extend(load_json::<Manifest>(root, path.as_ref()).await?);
-                }
-            }
-            None => todo.push((chunk, files)),
+            Some((_, paths)) if paths.len() == found.len() => manifests.append(&mut found),
+            _ => todo.push((chunk, files)),
         }
     }
     Ok((manifests, todo))
 }
 
-/// Removes what only a killed replay needs.
-async fn clear(root: &Root, id: &str) {
-    let folder = Path::from(Submission::path(id, "chunks"));
-    let paths = root.store().list(Some(&folder)).map_ok(|object| object.location).boxed();
-    let deleted = root.store().delete_stream(paths).try_for_each(|_| async { Ok(()) }).await;
-    if let Err(error) = deleted {
-        tracing::debug!(%error, "chunks of a replay that is complete were not deleted");
+/// Removes what only a killed replay needs, and rows that other runs of it wrote. What is left over is met by the next run.
+async fn tidy(root: &Root, id: &str, summary: &Summary) {
+    for folder in ["chunks", "rows"] {
+        let folder = Path::from(Submission::path(id, folder));
+        let paths: Vec<_> = root.store().list(Some(&folder)).map_ok(|object| object.location).collect().await;
+        let is_over = |path: &Path| !summary.rows.iter().any(|needed| needed == path.as_ref());
+        let over: Vec<_> = paths.into_iter().filter(|path| path.as_ref().is_ok_and(is_over)).collect();
+        let deleted = root.store().delete_stream(futures::stream::iter(over).boxed());
+        // Two runs may do it at once.
+        let failed = deleted.filter_map(|deleted| std::future::ready(deleted.err())).collect::<Vec<_>>().await;
+        if let Some(error) = failed.first() {
+            tracing::debug!(%folder, %error, "files that a complete replay does not need were not deleted");
+        }
     }
 }
 
@@ -224,6 +257,7 @@ async fn count(
     submission: &Submission,
     tables: &Tables,
     todo: Vec<(Chunk, Vec<File>)>,
+    attempt: &str,
     scope: Arc<Scope>,
 ) -> Result<Vec<Rest>, ReplayError> {
     if todo.is_empty() {
@@ -237,7 +271,7 @@ async fn count(
         submission: submission.clone(),
         raw: tables.raw.0.clone(),
         buckets: counts::buckets(&tables.counts.1)?,
-        attempt: format!("{:016x}", rand::random::<u64>()),
+        attempt: attempt.to_owned(),
         todo,
         scope,
         budget_bytes: replay.memory_bytes / replay.workers.max(1),
@@ -267,6 +301,17 @@ async fn count(
     Ok(rest)
 }
 
+/// The other workers would wait for one that panics.
+struct AbortAtPanic(Arc<AtomicBool>);
+
+impl Drop for AbortAtPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 /// What each worker thread takes its part from.
 struct Workers {
     job: Arc<Job>,
@@ -287,6 +332,7 @@ struct Workers {
 
 impl Workers {
     fn run(&self, worker: &mut Worker) {
+        let _guard = AbortAtPanic(Arc::clone(&self.abort));
         let (index, peers) = (worker.index(), worker.peers());
         let logic = &self.job.logic;
         let topics: Arc<[String]> = self.job.source.topics.clone().into();

@@ -61,8 +61,8 @@ pub struct Share {
 }
 
 enum Message {
+    Begin(Chunk),
     Records(Records),
-    End(Chunk),
     Failed(TableError),
 }
 
@@ -90,11 +90,19 @@ impl Share {
         let prunes = self.prunes.clone();
         let up_to = self.up_to;
         for (chunk, files) in self.files {
+            if sender.send(Message::Begin(chunk)).is_err() {
+                return Ok(());
+            }
+            wake();
             for file in files {
                 let path = Path::from(file.path.as_str());
-                let bytes = runtime
-                    .block_on(read_file(self.log.store().as_ref(), &path))
-                    .map_err(|error| TableError::storage(format!("reading {path} of table raw"), error))?;
+                let bytes = runtime.block_on(read_file(self.log.store().as_ref(), &path)).map_err(|error| match error {
+                    object_store::Error::NotFound { .. } => TableError::Invalid(format!(
+                        "{path} of the version of table raw that is read is no longer kept: discard the replay and submit it again, \
+                         or let the tables keep dead files for longer (settings.dead_files_keep_hours)"
+                    )),
+                    error => TableError::storage(format!("reading {path} of table raw"), error),
+                })?;
                 let prunes = prunes.clone();
                 let keep = move |epoch, time: Option<i64>| {
                     epoch <= up_to && prunes.as_ref().is_none_or(|range| time.is_none_or(|time| range.covers(time)))
@@ -107,10 +115,6 @@ impl Share {
                     wake();
                 }
             }
-            if sender.send(Message::End(chunk)).is_err() {
-                return Ok(());
-            }
-            wake();
         }
         Ok(())
     }
@@ -166,6 +170,12 @@ pub fn source<'scope>(
                     return;
                 }
                 match receiver.try_recv() {
+                    Ok(Message::Begin(chunk)) => {
+                        // Of a replay that goes on, chunks are left out: the first ones, and any between.
+                        steps.push_back(*held.time());
+                        held.downgrade(&start_of(chunk));
+                        step_bytes = 0;
+                    }
                     Ok(Message::Records(records)) => {
                         read.fetch_add(records.len() as u64, Ordering::Relaxed);
                         sent += records.bytes();
@@ -177,11 +187,6 @@ pub fn source<'scope>(
                             held.downgrade(&next);
                             step_bytes = 0;
                         }
-                    }
-                    Ok(Message::End(chunk)) => {
-                        steps.push_back(*held.time());
-                        held.downgrade(&start_of(chunk + 1));
-                        step_bytes = 0;
                     }
                     Ok(Message::Failed(error)) => {
                         // The capability is held: dropping it would look like the end of the archive.

@@ -9,7 +9,7 @@ use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt};
+use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 use url::Url;
 
@@ -146,7 +146,7 @@ const TRIES: u32 = 6;
 ///
 /// # Errors
 /// The store's last answer.
-pub(super) async fn try_read<T, F>(mut read: impl FnMut() -> F) -> Result<T, StoreError>
+pub(crate) async fn try_read<T, F>(mut read: impl FnMut() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
@@ -202,6 +202,28 @@ pub async fn write_file(store: &dyn ObjectStore, path: &str, bytes: Bytes) -> Re
     loop {
         match store.put(&location, bytes.clone().into()).await {
             Ok(_) => return Ok(()),
+            Err(error) if may_pass(&error) => {
+                tracing::warn!(path, %error, "file not written, trying again; check the store");
+                backoff.pause().await;
+            }
+            Err(error) => return Err(TableError::storage(format!("writing {path}"), error)),
+        }
+    }
+}
+
+/// Writes a file where there is none; whether it did: `false` where there is one already, which may be ours. While the store is
+/// away it waits.
+///
+/// # Errors
+/// [`TableError::Storage`] when the store says no for good.
+pub async fn create_file(store: &dyn ObjectStore, path: &str, bytes: Bytes) -> Result<bool, TableError> {
+    let location = Path::from(path);
+    let mut backoff = Backoff::new();
+    loop {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match store.put_opts(&location, bytes.clone().into(), options).await {
+            Ok(_) => return Ok(true),
+            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => return Ok(false),
             Err(error) if may_pass(&error) => {
                 tracing::warn!(path, %error, "file not written, trying again; check the store");
                 backoff.pause().await;

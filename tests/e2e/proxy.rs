@@ -22,6 +22,8 @@ pub(super) enum Harm {
     KillBefore(usize),
     /// Passes the request on, kills the job when the server has done it.
     KillAfter(usize),
+    /// Passes a table's first commit on, kills the job when the server has answered.
+    KillAfterCommit,
     /// The first answer to each commit of a table is dropped with its connection, after the server has done it.
     LoseCommitReplies,
     /// One request in so many, reads too, goes wrong: refused, or done and then answered with an error, or cut off before,
@@ -164,12 +166,13 @@ fn serve(client: &TcpStream, harm: Harm, seen: &Mutex<Seen>) -> Result<()> {
         let mut words = line.split(' ');
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let write = matches!(method, "PUT" | "POST" | "DELETE");
-        if write && matches!(harm, Harm::KillBefore(_) | Harm::KillAfter(_)) {
+        let kills = matches!(harm, Harm::KillBefore(_) | Harm::KillAfter(_) | Harm::KillAfterCommit);
+        if write && kills {
             eventually("somebody to kill", PATIENCE, || seen.lock().expect("no panic while locked").victim);
         }
         let step = {
             let mut seen = seen.lock().expect("no panic while locked");
-            if seen.killed && matches!(harm, Harm::KillBefore(_) | Harm::KillAfter(_)) {
+            if seen.killed && kills {
                 return Ok(()); // of the dead
             }
             if write {
@@ -209,10 +212,10 @@ fn serve(client: &TcpStream, harm: Harm, seen: &Mutex<Seen>) -> Result<()> {
             None => {}
         }
         let mut seen = seen.lock().expect("no panic while locked");
-        if write && harm == Harm::KillAfter(step) {
+        let commit = method == "PUT" && path.contains("/_delta_log/") && path.ends_with(".json");
+        if write && (harm == Harm::KillAfter(step) || (commit && harm == Harm::KillAfterCommit)) {
             return kill(&mut seen);
         }
-        let commit = method == "PUT" && path.contains("/_delta_log/") && path.ends_with(".json");
         if harm == Harm::LoseCommitReplies && commit && seen.lost.insert(path.to_owned()) {
             return Ok(());
         }

@@ -63,6 +63,7 @@ enum Mode {
 #[derive(Default)]
 struct Script {
     steps: Vec<String>,
+    reads: Vec<String>,
     at: BTreeMap<usize, Fault>,
     on: Vec<(String, Fault)>,
     /// Calls that still fail, and whether reads do.
@@ -105,6 +106,11 @@ impl Faulty {
     /// The paths of all steps so far.
     pub(crate) fn steps(&self) -> Vec<String> {
         self.script().steps.clone()
+    }
+
+    /// The paths of all files that were read so far.
+    pub(crate) fn reads(&self) -> Vec<String> {
+        self.script().reads.clone()
     }
 
     /// Whether every fault has struck, and every outage is over.
@@ -239,6 +245,7 @@ impl ObjectStore for Faulty {
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
         self.read(path.as_ref()).await?;
+        self.script().reads.push(path.to_string());
         self.0.inner.get_opts(path, options).await
     }
 

@@ -1,0 +1,866 @@
+//! The recount of a replay over a store that fails: killed at every durable step and run again, two runs of one replay at once,
+//! files that are gone, a budget that is used up. Whatever happens on the way, the dataset is that of a run without trouble,
+//! and the tables are as they were. Promise 5 of DESIGN; that the dataset is right is shown by `tests/replay.rs` as well.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arrow::array::AsArray;
+use arrow::datatypes::{Int32Type, Int64Type};
+use bytes::Bytes;
+use floodmark::clock::{Clock, ManualClock};
+use floodmark::dataflow::Progress;
+use floodmark::dataflow::commit::Request;
+use floodmark::job::Job;
+use floodmark::live::{Live, run};
+use floodmark::replay::ReplayError;
+use floodmark::replay::dataset::{self, Changes, Outcomes, Summary};
+use floodmark::replay::plan::{self, chunks, prepare, raw_files};
+use floodmark::replay::recount::{self, Replay};
+use floodmark::replay::submission::{Asked, Submission};
+use floodmark::source::script::{Script, ScriptRecord};
+use floodmark::table::counts::{Columns, read_segment, segment_of};
+use floodmark::table::log::commit_path;
+use floodmark::table::{Log, Root, State, TableError};
+use futures::TryStreamExt;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::json;
+use tokio::sync::watch;
+
+mod support;
+
+use support::faulty::{Fault, Faulty};
+use support::live::block_on;
+
+const SECOND: i64 = 1_000_000;
+const MINUTE: i64 = 60 * SECOND;
+const HOUR: i64 = 60 * MINUTE;
+const DAY: i64 = 24 * HOUR;
+/// 2026-01-30T22:00:00Z, a Friday.
+const BASE: i64 = 1_769_810_400 * SECOND;
+/// 2026-01-29 and 2026-01-30.
+const RANGE: Range<i64> = BASE - 46 * HOUR..BASE + 2 * HOUR;
+const LARGE: usize = 64 << 20;
+/// What hangs on a busy machine too.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+// ---- logics and records ----
+
+/// What finds the customer, and which action is left out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Logic {
+    customer_or: &'static str,
+    leaves_out: &'static str,
+    counts_weeks: bool,
+}
+
+/// Live's, of most epochs.
+const OLD: Logic = Logic { customer_or: "name", leaves_out: "ping", counts_weeks: false };
+/// Live's of the last ones, and the replay's.
+const NEW: Logic = Logic { customer_or: "id", leaves_out: "bot", counts_weeks: true };
+/// For previews of a job that only knew `OLD`: customers are where that one finds them.
+const MORE: Logic = Logic { customer_or: "name", leaves_out: "bot", counts_weeks: false };
+
+impl Logic {
+    fn job(self) -> Job {
+        let weeks = if self.counts_weeks { ", \"week\"" } else { "" };
+        let text = format!(
+            r#"
+name = "recount"
+[source]
+topics = ["script"]
+[source.kafka]
+"bootstrap.servers" = "none"
+[tables]
+url = "memory://"
+buckets = 2
+[event]
+format = "json"
+customer = {{ first_of = ["/customer", "/{}"] }}
+event_time = {{ pointer = "/time" }}
+[event.fields.action]
+pointer = "/action"
+[[where]]
+field = "action"
+not = {{ equals = "{}" }}
+[dimensions.total]
+granularities = ["minute", "hour", "day", "month"]
+[dimensions.action]
+granularities = ["hour", "day"{weeks}]
+"#,
+            self.customer_or, self.leaves_out
+        );
+        Job::parse(&text, "recount.toml", &|_| None).unwrap_or_else(|error| panic!("{error}\n{text}"))
+    }
+
+    /// As in `raw`, and who it counts for.
+    fn outcome(self, sent: &Sent) -> (&'static str, Option<&'static str>) {
+        let Sent { customer, other, action, .. } = *sent;
+        let fallback = other.filter(|(field, _)| *field == self.customer_or).map(|(_, value)| value);
+        match customer.or(fallback) {
+            None => ("rejected: missing_field", None),
+            Some(_) if action == self.leaves_out => ("filtered", None),
+            customer => ("counted", customer),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Sent {
+    customer: Option<&'static str>,
+    /// Another field and its value.
+    other: Option<(&'static str, &'static str)>,
+    action: &'static str,
+    time: i64,
+    /// Whether it came before live counted with `NEW`.
+    is_old: bool,
+}
+
+/// Every kind of record, at a time.
+fn kinds(time: i64, is_old: bool) -> Vec<Sent> {
+    let mut all = Vec::new();
+    for action in ["view", "ping", "bot"] {
+        for (customer, other) in [
+            (Some("a"), None),
+            (Some("b"), Some(("name", "c"))),
+            (None, Some(("name", "c"))),
+            (None, Some(("id", "d"))),
+            (None, None),
+        ] {
+            all.push(Sent { customer, other, action, time, is_old });
+        }
+    }
+    all
+}
+
+/// What is sent, epoch by epoch: the range, before it and after it, late and on time.
+fn epochs() -> Vec<Vec<Sent>> {
+    let times =
+        [[0, -1, -80], [1, -30, -47], [2, -10 * 60, -46 * 60], [3, 3, -46 * 60 - 1], [4, 60, -26 * 60], [5, 119, 120]];
+    let live = |index: usize, minutes: &[i64; 3]| {
+        minutes.iter().flat_map(|minutes| kinds(BASE + minutes * MINUTE + 7 * SECOND, index < 5)).collect()
+    };
+    times.iter().enumerate().map(|(index, minutes)| live(index, minutes)).collect()
+}
+
+// ---- a world ----
+
+struct Running {
+    progress: Arc<Progress>,
+    request: watch::Sender<Request>,
+    thread: JoinHandle<()>,
+}
+
+fn start(inner: &Arc<InMemory>, script: &Script, clock: &ManualClock, logic: Logic) -> Running {
+    let progress = Arc::new(Progress::default());
+    let (request, requested) = watch::channel(Request::Run);
+    let live = Live {
+        job: logic.job(),
+        root: root_of(inner),
+        workers: 2,
+        clock: Clock::Manual(clock.clone()),
+        source: Arc::new(script.clone()),
+        progress: Arc::clone(&progress),
+    };
+    let thread = std::thread::spawn(move || run(live, requested).expect("an orderly end"));
+    Running { progress, request, thread }
+}
+
+impl Running {
+    fn reaches(&self, mut done: impl FnMut(&Progress) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !done(&self.progress) {
+            assert!(!self.thread.is_finished(), "the job has ended");
+            assert!(Instant::now() < deadline, "hangs at {:?}", self.progress.epochs());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn stops(self) {
+        self.request.send_replace(Request::Stop);
+        self.thread.join().expect("no panic");
+    }
+}
+
+fn root_of(inner: &Arc<InMemory>) -> Root {
+    Root::on(Arc::clone(inner) as Arc<dyn ObjectStore>)
+}
+
+/// Tables of a job that has counted with `OLD`, then with `NEW`, and has stopped.
+static TABLES: LazyLock<Arc<InMemory>> = LazyLock::new(|| tables_of(|_| true));
+
+/// The same of some records.
+fn tables_of(is_sent: impl Fn(&Sent) -> bool) -> Arc<InMemory> {
+    let inner = Arc::new(InMemory::new());
+    let (script, clock) = (Script::new(2), ManualClock::at(BASE));
+    let (mut sent, mut now) = (0u64, BASE);
+    let mut logic = OLD;
+    let mut job = start(&inner, &script, &clock, logic);
+    let mut read_before = 0;
+    for mut records in epochs() {
+        records.retain(&is_sent);
+        if records.is_empty() {
+            continue;
+        }
+        if !records[0].is_old && logic == OLD {
+            job.stops();
+            (logic, read_before) = (NEW, sent);
+            job = start(&inner, &script, &clock, logic);
+        }
+        for record in records {
+            let mut event = json!({"time": record.time / 1000, "action": record.action});
+            if let Some(customer) = record.customer {
+                event["customer"] = json!(customer);
+            }
+            if let Some((field, value)) = record.other {
+                event[field] = json!(value);
+            }
+            let value = Some(event.to_string().into_bytes());
+            script.push((sent % 2) as usize, ScriptRecord { timestamp_ms: Some(now / 1000), value });
+            sent += 1;
+        }
+        job.reaches(|progress| read_before + progress.read.load(Ordering::Relaxed) >= sent);
+        now += 11 * SECOND;
+        clock.set(now);
+        job.reaches(|_| table(&inner, "raw").files.values().map(|file| file.rows).sum::<u64>() >= sent);
+    }
+    job.stops();
+    inner
+}
+
+/// The tables, for one test.
+fn tables() -> Arc<InMemory> {
+    Arc::new(TABLES.fork())
+}
+
+fn table(inner: &Arc<InMemory>, name: &str) -> State {
+    block_on(Log::new(&root_of(inner), name).load()).expect("readable").unwrap_or_default()
+}
+
+/// All files below a folder.
+fn files(inner: &Arc<InMemory>, folder: &str) -> BTreeMap<String, Bytes> {
+    block_on(async {
+        let listed: Vec<_> = inner.list(Some(&Path::from(folder))).try_collect().await.expect("listed");
+        let mut found = BTreeMap::new();
+        for object in listed {
+            let bytes = inner.get(&object.location).await.expect("there").bytes().await.expect("bytes");
+            found.insert(object.location.to_string(), bytes);
+        }
+        found
+    })
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
+
+fn try_submit(
+    inner: &Arc<InMemory>,
+    logic: Logic,
+    range: Range<i64>,
+    customers: Option<Vec<String>>,
+    chunk_bytes: u64,
+) -> Result<Submission, ReplayError> {
+    let request = plan::Request { id: "r".to_owned(), asked: Asked::EventTimes(range), customers, chunk_bytes };
+    runtime().block_on(async {
+        let root = root_of(inner);
+        let prepared = prepare(&logic.job(), &root, request, 0).await?;
+        Ok(prepared.submission.submit(&root).await?)
+    })
+}
+
+fn submit(inner: &Arc<InMemory>, chunk_bytes: u64) -> Submission {
+    try_submit(inner, NEW, RANGE, None, chunk_bytes).expect("submitted")
+}
+
+/// A recount in the background.
+struct Recounting {
+    store: Faulty,
+    thread: JoinHandle<Result<Summary, ReplayError>>,
+}
+
+/// Workers, and bytes of what they may have in memory.
+type Means = (usize, usize);
+
+fn begin(store: &Faulty, logic: Logic, submission: &Submission, (workers, memory_bytes): Means) -> Recounting {
+    let root = Root::on(Arc::new(store.clone()));
+    let replay = Replay { job: logic.job(), root, workers, memory_bytes, progress: Arc::default() };
+    let submission = submission.clone();
+    let thread = std::thread::spawn(move || runtime().block_on(recount::run(&replay, &submission)));
+    Recounting { store: store.clone(), thread }
+}
+
+impl Recounting {
+    fn waits(&self, mut done: impl FnMut(&Recounting) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !done(self) && !self.thread.is_finished() {
+            assert!(Instant::now() < deadline, "hangs after {:#?}", self.store.steps());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn end(self) -> Result<Summary, ReplayError> {
+        self.waits(|_| false);
+        self.thread.join().expect("no panic")
+    }
+}
+
+fn on(inner: &Arc<InMemory>) -> Faulty {
+    Faulty::new(Arc::clone(inner) as Arc<dyn ObjectStore>)
+}
+
+fn recounted(inner: &Arc<InMemory>, submission: &Submission, means: Means) -> Summary {
+    begin(&on(inner), NEW, submission, means).end().expect("a replay")
+}
+
+/// In a copy, as another replay.
+fn recounted_with(inner: &Arc<InMemory>, logic: Logic, customers: Option<&[&str]>) -> (Arc<InMemory>, Summary) {
+    let customers = customers.map(|customers| customers.iter().map(|&customer| customer.to_owned()).collect());
+    let copy = Arc::new(inner.fork());
+    let submission = try_submit(&copy, logic, RANGE, customers, 1).expect("submitted");
+    let summary = begin(&on(&copy), logic, &submission, (2, LARGE)).end().expect("a replay");
+    (copy, summary)
+}
+
+// ---- what it leaves behind ----
+
+/// A row whose outcome is another one: partition, offset, on arrival, now.
+type OtherRow = (i32, i64, String, String);
+
+/// Everything that a replay has found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Dataset {
+    /// Without what depends on workers and memory.
+    summary: Summary,
+    cells: BTreeMap<String, Bytes>,
+    rows: Vec<OtherRow>,
+}
+
+impl Dataset {
+    /// Says what differs, and not all there is.
+    fn is(&self, expected: &Dataset, when: &str) {
+        assert_eq!(self.summary, expected.summary, "{when}");
+        let paths = |it: &Dataset| it.cells.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(paths(self), paths(expected), "{when}");
+        let differ = self.cells.iter().filter(|(path, bytes)| expected.cells[path.as_str()] != **bytes);
+        assert_eq!(differ.map(|(path, _)| path).collect::<Vec<_>>(), Vec::<&String>::new(), "{when}");
+        assert_eq!(self.rows.len(), expected.rows.len(), "{when}: rows with another outcome");
+        assert!(self.rows == expected.rows, "{when}: rows with another outcome");
+    }
+}
+
+/// What is on the store after `summary` was returned; there is nothing besides.
+fn dataset_of(inner: &Arc<InMemory>, summary: &Summary) -> Dataset {
+    let root = root_of(inner);
+    let stored = block_on(Summary::load(&root, "r")).expect("readable").expect("there");
+    assert_eq!(&stored, summary, "what was returned is what is on the store");
+    let mut cells = BTreeMap::new();
+    let (mut rows, mut row_files) = (Vec::new(), BTreeSet::new());
+    for (path, bytes) in files(inner, "replays/r") {
+        match path.strip_prefix("replays/r/").expect("listed") {
+            "plan.json" | "summary.json" => {}
+            name if name.starts_with("cells/") => drop(cells.insert(path, bytes)),
+            name if name.starts_with("rows/") => {
+                rows.extend(rows_of(bytes));
+                row_files.insert(path);
+            }
+            name => panic!("{name} is left over"),
+        }
+    }
+    assert_eq!(cells.keys().collect::<Vec<_>>(), summary.parts.iter().map(|part| &part.path).collect::<Vec<_>>());
+    assert_eq!(row_files.iter().collect::<Vec<_>>(), summary.rows.iter().collect::<Vec<_>>(), "files of rows");
+    rows.sort();
+    Dataset { summary: Summary { spilled: 0, rows: Vec::new(), ..summary.clone() }, cells, rows }
+}
+
+fn rows_of(bytes: Bytes) -> Vec<OtherRow> {
+    let batches = ParquetRecordBatchReaderBuilder::try_new(bytes).expect("parquet").build().expect("parquet");
+    let mut rows = Vec::new();
+    for batch in batches {
+        let batch = batch.expect("rows");
+        let column = |name: &str| batch.column_by_name(name).expect("a column");
+        let (partitions, offsets) = (column("kafka_partition"), column("kafka_offset"));
+        let (then, now) = (column("on_arrival").as_string::<i32>(), column("now").as_string::<i32>());
+        for row in 0..batch.num_rows() {
+            rows.push((
+                partitions.as_primitive::<Int32Type>().value(row),
+                offsets.as_primitive::<Int64Type>().value(row),
+                then.value(row).to_owned(),
+                now.value(row).to_owned(),
+            ));
+        }
+    }
+    rows
+}
+
+/// A run without trouble.
+fn reference(chunk_bytes: u64) -> Dataset {
+    let inner = tables();
+    let submission = submit(&inner, chunk_bytes);
+    let summary = recounted(&inner, &submission, (1, LARGE));
+    dataset_of(&inner, &summary)
+}
+
+/// Chunks that all workers of one run have put on the store.
+fn whole_chunks(inner: &Arc<InMemory>) -> BTreeSet<u32> {
+    let mut said: BTreeMap<(u32, String, String), usize> = BTreeMap::new();
+    for path in files(inner, "replays/r/chunks").into_keys().filter(|path| path.ends_with(".json")) {
+        let mut parts = path.trim_end_matches(".json").split('/').skip(3);
+        let (chunk, name) = (parts.next().expect("a chunk"), parts.next().expect("a name"));
+        let mut of = name.split('-');
+        let (attempt, workers) = (of.next().expect("an attempt"), of.next_back().expect("a number"));
+        *said.entry((chunk.parse().expect("a number"), attempt.to_owned(), workers.to_owned())).or_default() += 1;
+    }
+    let whole = said.into_iter().filter(|((_, _, workers), count)| workers.parse() == Ok(*count));
+    whole.map(|((chunk, ..), _)| chunk).collect()
+}
+
+/// Files of `raw` in the chunks that are not whole.
+fn files_left(inner: &Arc<InMemory>, submission: &Submission) -> Vec<String> {
+    let whole = whole_chunks(inner);
+    let all = chunks(raw_files(&table(inner, "raw"), submission).expect("statistics"), submission.chunk_bytes);
+    let left = all.into_iter().filter(|(chunk, _)| !whole.contains(chunk));
+    let mut paths: Vec<_> = left.flat_map(|(_, files)| files).map(|file| format!("raw/{}", file.path)).collect();
+    paths.sort();
+    paths
+}
+
+fn raw_reads(store: &Faulty) -> Vec<String> {
+    let mut reads = store.reads();
+    reads.retain(|path| path.starts_with("raw/") && path.ends_with(".parquet"));
+    reads.sort();
+    reads
+}
+
+/// The tables, file by file.
+fn both(inner: &Arc<InMemory>) -> [BTreeMap<String, Bytes>; 2] {
+    [files(inner, "raw"), files(inner, "counts")]
+}
+
+// ---- what it finds ----
+
+fn sent() -> impl Iterator<Item = ((i32, i64), Sent)> {
+    let number = |(number, sent): (usize, Sent)| (((number % 2) as i32, (number / 2) as i64), sent);
+    epochs().into_iter().flatten().enumerate().map(number)
+}
+
+#[test]
+fn rows_with_another_outcome_are_those_of_a_recount_by_hand() {
+    let inner = tables();
+    let before = both(&inner);
+    let submission = submit(&inner, 1);
+    let summary = recounted(&inner, &submission, (2, LARGE));
+    let found = dataset_of(&inner, &summary);
+    assert_eq!(both(&inner), before, "the tables are as they were");
+
+    let mut rows = Vec::new();
+    let mut outcomes: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    let (mut in_range, mut counted) = (0, 0);
+    for ((partition, offset), sent) in sent().filter(|(_, sent)| RANGE.contains(&sent.time)) {
+        let (then, _) = if sent.is_old { OLD.outcome(&sent) } else { NEW.outcome(&sent) };
+        let (now, _) = NEW.outcome(&sent);
+        in_range += 1;
+        counted += u64::from(now == "counted");
+        if then != now {
+            rows.push((partition, offset, then.to_owned(), now.to_owned()));
+            *outcomes.entry((then, now)).or_default() += 1;
+        }
+    }
+    rows.sort();
+    assert!(rows.len() > 50 && outcomes.len() > 4, "{outcomes:?}");
+    assert_eq!(found.rows, rows);
+    let of =
+        |((then, now), rows): ((&str, &str), u64)| Outcomes { on_arrival: then.to_owned(), now: now.to_owned(), rows };
+    assert_eq!(summary.outcomes, outcomes.into_iter().map(of).collect::<Vec<_>>());
+    assert_eq!((summary.rows_in_range, summary.rows_counted), (in_range, counted));
+}
+
+/// Granularity, customer, dimension, window start, value.
+type Cell = (&'static str, String, String, i64, String);
+
+fn cells_now(inner: &Arc<InMemory>) -> BTreeMap<Cell, i64> {
+    let mut cells = BTreeMap::new();
+    for file in table(inner, "counts").files.values() {
+        let granularity = segment_of(file).expect("a segment").granularity.name();
+        let path = Path::from(format!("counts/{}", file.path));
+        let bytes = block_on(async { inner.get(&path).await.expect("there").bytes().await.expect("bytes") });
+        for batch in read_segment(file, bytes).expect("a segment") {
+            let rows = Columns::of(&batch.expect("rows")).expect("columns");
+            for row in 0..rows.len() {
+                let (customer, dimension) = (rows.customer.value(row), rows.dimension.value(row));
+                let start = rows.window_start.value(row);
+                let value = rows.value.value(row).to_owned();
+                let cell = (granularity, customer.to_owned(), dimension.to_owned(), start, value);
+                cells.insert(cell, rows.event_count.value(row));
+            }
+        }
+    }
+    cells
+}
+
+#[test]
+fn windows_partly_in_range_are_named_and_cells_are_those_of_a_recount_by_hand() {
+    let inner = tables();
+    let submission = submit(&inner, 20_000);
+    let summary = recounted(&inner, &submission, (2, 64));
+    let partly: Vec<_> = (summary.partly.iter())
+        .map(|it| (it.granularity.name(), it.window_start.as_str(), it.window_end.as_str(), it.left_alone.clone()))
+        .collect();
+    let (week, month) = (
+        ("week", "2026-01-26T00:00:00Z", "2026-02-02T00:00:00Z", vec!["action".to_owned()]),
+        ("month", "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z", Vec::new()),
+    );
+    assert_eq!(partly, [week, month], "whole days are in range; weeks of actions are new");
+
+    let mut cells = cells_now(&inner);
+    for part in &summary.parts {
+        for change in block_on(dataset::read(&root_of(&inner), part, i64::MIN..i64::MAX)).expect("readable") {
+            let dataset::Change { cell, old, new } = change.expect("a change");
+            let cell = (part.granularity.name(), cell.customer, cell.dimension, cell.window_start, cell.value);
+            assert_eq!(cells.insert(cell.clone(), new).unwrap_or(0), old, "{cell:?}");
+        }
+    }
+    cells.retain(|_, count| *count != 0);
+    let mut expected: BTreeMap<Cell, i64> = BTreeMap::new();
+    for (_, sent) in sent() {
+        let is_new = !sent.is_old || RANGE.contains(&sent.time);
+        let (_, Some(customer)) = (if is_new { NEW } else { OLD }).outcome(&sent) else { continue };
+        let floor = |length: i64| sent.time - sent.time.rem_euclid(length);
+        // 2026-01-01, a day, which also is all that is sent.
+        let january = RANGE.start - 28 * DAY;
+        let month = if sent.time < january + 31 * DAY { january } else { january + 31 * DAY };
+        let all = [("minute", floor(MINUTE)), ("hour", floor(HOUR)), ("day", floor(DAY)), ("month", month)];
+        let mut count = |granularity, dimension: &str, start, value: &str| {
+            let cell = (granularity, customer.to_owned(), dimension.to_owned(), start, value.to_owned());
+            *expected.entry(cell).or_default() += 1;
+        };
+        for (granularity, start) in all {
+            count(granularity, "total", start, "");
+            if granularity == "hour" || granularity == "day" {
+                count(granularity, "action", start, sent.action);
+            }
+        }
+        // Weeks are new, and left alone: only live counts them.
+        if !sent.is_old {
+            count("week", "action", RANGE.start - 3 * DAY, sent.action);
+        }
+    }
+    assert_eq!(cells, expected);
+}
+
+#[test]
+fn memory_changes_nothing_but_what_is_spilled() {
+    for chunk_bytes in [1, 20_000, 1 << 30] {
+        let expected = reference(chunk_bytes);
+        for workers in [1, 2, 3] {
+            let inner = tables();
+            let submission = submit(&inner, chunk_bytes);
+            let summary = recounted(&inner, &submission, (workers, 64));
+            assert!(summary.spilled > 0);
+            dataset_of(&inner, &summary).is(&expected, &format!("{workers} workers, chunks of {chunk_bytes}"));
+        }
+    }
+    let inner = tables();
+    let submission = submit(&inner, 1);
+    assert_eq!(recounted(&inner, &submission, (2, LARGE)).spilled, 0);
+}
+
+// ---- killed and run again ----
+
+/// Kills a run at each of its durable steps, and runs it again.
+fn killed(fault: fn() -> Fault, chunk_bytes: u64) {
+    let expected = reference(chunk_bytes);
+    let prepared = tables();
+    let submission = submit(&prepared, chunk_bytes);
+    let before = both(&prepared);
+    let (mut step, mut struck, mut skipped) = (1, 0, 0);
+    loop {
+        let inner = Arc::new(prepared.fork());
+        let store = on(&inner);
+        store.at(step, fault());
+        let workers = 1 + step % 3;
+        let first = begin(&store, NEW, &submission, (workers, 4096));
+        first.waits(|run| run.store.frozen());
+        if !store.frozen() {
+            // It had fewer steps: how many there are depends on who is first.
+            let summary = first.end().expect("a replay");
+            dataset_of(&inner, &summary).is(&expected, &format!("not killed"));
+            break;
+        }
+        struck += 1;
+        store.kill();
+        // Its last answers were lost: whether it was done already is not known to it.
+        drop(first.end());
+
+        let complete = block_on(Summary::load(&root_of(&inner), "r")).expect("readable").is_some();
+        let left = if complete { Vec::new() } else { files_left(&inner, &submission) };
+        skipped += whole_chunks(&inner).len();
+        let store = on(&inner);
+        let workers = 1 + (step + 1) % 4;
+        let summary = begin(&store, NEW, &submission, (workers, LARGE)).end().expect("a replay");
+        assert_eq!(raw_reads(&store), left, "killed at step {step}: what is on the store is not read again");
+        dataset_of(&inner, &summary).is(&expected, &format!("killed at step {step}, then {workers} workers"));
+        assert_eq!(both(&inner), before, "the tables are as they were");
+        step += 1;
+    }
+    assert!(struck > 20, "{struck} steps");
+    assert!(skipped > 0, "no chunk was whole");
+}
+
+#[test]
+fn killed_before_every_step() {
+    killed(|| Fault::FreezeBefore, 1);
+}
+
+#[test]
+fn killed_after_every_step() {
+    killed(|| Fault::FreezeAfter, 20_000);
+}
+
+#[test]
+fn a_chunk_without_all_its_manifests_is_counted_again() {
+    let expected = reference(1);
+    let inner = tables();
+    let submission = submit(&inner, 1);
+    let store = on(&inner);
+    store.on("cells/", Fault::FreezeBefore);
+    let first = begin(&store, NEW, &submission, (3, 4096));
+    first.waits(|run| run.store.frozen());
+    store.kill();
+    first.end().expect_err("killed");
+    let all = whole_chunks(&inner);
+    assert!(all.len() > 3, "{all:?}");
+    for (number, chunk) in all.iter().enumerate() {
+        let inner = Arc::new(inner.fork());
+        let is_manifest = |path: &String| path.ends_with(".json");
+        let manifests = files(&inner, &format!("replays/r/chunks/{chunk:06}")).into_keys().filter(is_manifest);
+        let gone = manifests.skip(number % 3).next().expect("three");
+        block_on(inner.delete(&Path::from(gone))).expect("deleted");
+        assert_eq!(whole_chunks(&inner).len() + 1, all.len());
+        let (store, left) = (on(&inner), files_left(&inner, &submission));
+        let summary = begin(&store, NEW, &submission, (3, LARGE)).end().expect("a replay");
+        assert_eq!(raw_reads(&store), left);
+        dataset_of(&inner, &summary).is(&expected, "again");
+    }
+}
+
+// ---- two at once ----
+
+#[test]
+fn another_run_of_it_ends_while_this_one_stands_still_at_every_step() {
+    let chunk_bytes = 20_000;
+    let expected = reference(chunk_bytes);
+    let prepared = tables();
+    let submission = submit(&prepared, chunk_bytes);
+    let mut step = 1;
+    loop {
+        let inner = Arc::new(prepared.fork());
+        let store = on(&inner);
+        store.at(step, if step % 2 == 0 { Fault::FreezeBefore } else { Fault::FreezeAfter });
+        let slow = begin(&store, NEW, &submission, (1 + step % 3, 4096));
+        slow.waits(|run| run.store.frozen());
+        if !store.frozen() {
+            slow.end().expect("a replay");
+            break;
+        }
+        let fast = recounted(&inner, &submission, (2, LARGE));
+        store.thaw();
+        let slow = slow.end().unwrap_or_else(|error| panic!("step {step}: {error}"));
+        assert_eq!(slow, fast, "step {step}: there is one summary");
+        dataset_of(&inner, &slow).is(&expected, &format!("step {step}"));
+        step += 1;
+    }
+    assert!(step > 20, "{step} steps");
+}
+
+#[test]
+fn runs_of_it_at_the_same_time_say_the_same() {
+    let expected = reference(1);
+    for round in 0..10 {
+        let inner = tables();
+        let submission = submit(&inner, 1);
+        let runs = [1, 2, 3].map(|workers| begin(&on(&inner), NEW, &submission, (workers, 4096)));
+        let said = runs.map(|run| run.end().unwrap_or_else(|error| panic!("round {round}: {error}")));
+        assert!(said.iter().all(|summary| *summary == said[0]), "round {round}");
+        // Who ended first may have cleaned up before the last one wrote: it does so itself.
+        dataset_of(&inner, &said[0]).is(&expected, &format!("round {round}"));
+    }
+}
+
+// ---- a store that fails ----
+
+#[test]
+fn a_lost_reply_or_an_outage_at_every_step() {
+    let chunk_bytes = 20_000;
+    let expected = reference(chunk_bytes);
+    let prepared = tables();
+    let submission = submit(&prepared, chunk_bytes);
+    let faults: [fn() -> Fault; 4] = [
+        || Fault::Refused,
+        || Fault::ReplyLost,
+        || Fault::Outage { calls: 2, reads: true },
+        || Fault::Outage { calls: 4, reads: false },
+    ];
+    let mut step = 1;
+    loop {
+        let inner = Arc::new(prepared.fork());
+        let store = on(&inner);
+        store.at(step, faults[step % 4]());
+        let summary = begin(&store, NEW, &submission, (2, 4096)).end();
+        let summary = summary.unwrap_or_else(|error| panic!("step {step}: {error}"));
+        if !store.done() {
+            break;
+        }
+        // What it could not delete at its end, the same command deletes when it is run again.
+        let again = recounted(&inner, &submission, (1, LARGE));
+        assert_eq!(again, summary);
+        dataset_of(&inner, &summary).is(&expected, &format!("step {step}"));
+        step += 1;
+    }
+    assert!(step > 20, "{step} steps");
+}
+
+#[test]
+fn reads_that_fail_for_a_while() {
+    let expected = reference(20_000);
+    for calls in [1, 3, 5] {
+        let inner = tables();
+        let submission = submit(&inner, 20_000);
+        let store = on(&inner);
+        store.outage(calls, true);
+        let summary = begin(&store, NEW, &submission, (2, 4096)).end().expect("it passes");
+        dataset_of(&inner, &summary).is(&expected, "again");
+    }
+}
+
+/// Nothing but the submission, and chunks that were counted.
+fn nothing_is_told(inner: &Arc<InMemory>, before: &[BTreeMap<String, Bytes>; 2]) {
+    assert_eq!(&both(inner), before, "the tables are as they were");
+    let told = files(inner, "replays/r").into_keys().filter(|path| !path.contains("/chunks/"));
+    assert_eq!(told.collect::<Vec<_>>(), ["replays/r/plan.json"]);
+}
+
+#[test]
+fn a_file_that_is_gone_is_named() {
+    for name in ["raw", "counts"] {
+        let inner = tables();
+        let submission = submit(&inner, 1);
+        let files = match name {
+            "raw" => raw_files(&table(&inner, "raw"), &submission).expect("statistics"),
+            _ => table(&inner, "counts").files.into_values().collect(),
+        };
+        let gone = &files[files.len() / 2].path;
+        block_on(inner.delete(&Path::from(format!("{name}/{gone}")))).expect("deleted");
+        let before = both(&inner);
+        for _ in 0..2 {
+            let error = begin(&on(&inner), NEW, &submission, (2, 4096)).end().expect_err("a file is gone");
+            assert!(matches!(&error, ReplayError::Table(TableError::Invalid(_))), "{error:?}");
+            let text = error.to_string();
+            assert!(text.contains(gone.as_str()) && text.contains("dead_files_keep_hours"), "{text}");
+            assert_eq!(error.exit_code(), 78, "trying again does not help");
+        }
+        assert_eq!(both(&inner), before, "the tables are as they were");
+        if name == "raw" {
+            nothing_is_told(&inner, &before);
+        }
+    }
+}
+
+#[test]
+fn a_store_that_says_no_ends_it() {
+    let inner = tables();
+    let submission = submit(&inner, 1);
+    let before = both(&inner);
+    let store = on(&inner);
+    store.on("/chunks/", Fault::Denied);
+    let error = begin(&store, NEW, &submission, (3, 4096)).end().expect_err("denied");
+    assert!(matches!(&error, ReplayError::Table(TableError::Storage { .. })), "{error:?}");
+    nothing_is_told(&inner, &before);
+    let summary = recounted(&inner, &submission, (1, LARGE));
+    dataset_of(&inner, &summary).is(&reference(1), "again");
+}
+
+#[test]
+fn versions_that_are_no_longer_kept() {
+    for name in ["raw", "counts"] {
+        let inner = tables();
+        let submission = submit(&inner, 1);
+        // As when the log is cleaned up to a checkpoint that is newer.
+        for version in 0..=table(&inner, name).version {
+            block_on(inner.delete(&Path::from(format!("{name}/{}", commit_path(version))))).expect("deleted");
+        }
+        let before = both(&inner);
+        let error = begin(&on(&inner), NEW, &submission, (2, 4096)).end().expect_err("gone");
+        let of_version = if name == "raw" { submission.raw_version } else { submission.counts_version };
+        let ReplayError::Gone { id, table, version } = &error else { panic!("{error:?}") };
+        assert_eq!((id.as_str(), *table, *version), ("r", name, of_version));
+        assert!(error.to_string().contains("discard"), "{error}");
+        assert_eq!(error.exit_code(), 1);
+        nothing_is_told(&inner, &before);
+    }
+}
+
+// ---- nothing to do ----
+
+fn is_empty(inner: &Arc<InMemory>, logic: Logic, range: Range<i64>, customers: Option<Vec<String>>) -> Summary {
+    let submission = try_submit(inner, logic, range, customers, 1).expect("submitted");
+    let before = both(inner);
+    let summary = begin(&on(inner), logic, &submission, (2, 64)).end().expect("a replay");
+    assert_eq!(summary.cells, Changes::default());
+    assert!(summary.groups.is_empty() && summary.largest.is_empty() && summary.parts.is_empty(), "{summary:?}");
+    assert_eq!(both(inner), before);
+    dataset_of(inner, &summary);
+    summary
+}
+
+#[test]
+fn ranges_and_customers_without_data_change_nothing() {
+    let days = |from: i64, to: i64| RANGE.start + from * DAY..RANGE.start + to * DAY;
+    // The distant past, a hole, and the future.
+    for range in [days(-4000, -3000), days(-9, -5), days(4, 5), days(300, 3000)] {
+        let summary = is_empty(&tables(), NEW, range, None);
+        assert_eq!((summary.rows_in_range, summary.rows_counted), (0, 0));
+        assert!(summary.outcomes.is_empty());
+    }
+    // The same logic again.
+    is_empty(&tables(), NEW, days(2, 5), None);
+}
+
+#[test]
+fn tables_without_rows_change_nothing() {
+    let inner = Arc::new(InMemory::new());
+    let job = start(&inner, &Script::new(2), &ManualClock::at(BASE), OLD);
+    job.reaches(|_| block_on(Log::new(&root_of(&inner), "counts").load()).expect("readable").is_some());
+    job.stops();
+    let summary = is_empty(&inner, NEW, RANGE, None);
+    assert_eq!(summary.rows_in_range, 0);
+}
+
+#[test]
+fn some_customers_only() {
+    // Here live's older epochs find customers elsewhere.
+    let refused = try_submit(&tables(), NEW, RANGE, Some(vec!["b".to_owned()]), 1).expect_err("refused");
+    assert!(refused.to_string().contains("--customers"), "{refused}");
+
+    let inner = tables_of(|sent| sent.is_old);
+    let changes = |customers: Option<&[&str]>| {
+        let (store, summary) = recounted_with(&inner, MORE, customers);
+        let read = |part| block_on(dataset::read(&root_of(&store), part, i64::MIN..i64::MAX)).expect("readable");
+        let changes = summary.parts.iter().flat_map(read).map(|change| change.expect("a change"));
+        changes.collect::<Vec<_>>()
+    };
+    let mut expected = changes(None);
+    let all = expected.len();
+    expected.retain(|change| change.cell.customer == "b");
+    assert!(!expected.is_empty() && expected.len() < all, "{} of {all}", expected.len());
+    assert_eq!(changes(Some(&["b", "nobody"])), expected);
+    let nobody = Some(vec!["nobody".to_owned(), "nobody else".to_owned()]);
+    is_empty(&Arc::new(inner.fork()), MORE, RANGE, nobody);
+}
