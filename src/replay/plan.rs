@@ -239,7 +239,7 @@ pub async fn prepare(job: &Job, root: &Root, request: Request, now_ms: i64) -> R
         }
         Asked::IngestTimes(range) => {
             // Which windows it touches is not known yet: all that counts anywhere is looked at.
-            submission.coverage = vec![TimeUs::MIN..TimeUs::MAX];
+            submission.coverage = std::iter::once(TimeUs::MIN..TimeUs::MAX).collect();
             let counting = Counting::of(root, counts, &submission).await?;
             let shape = counting.shape(&job.logic);
             submission.coverage =
