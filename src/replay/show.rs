@@ -4,7 +4,6 @@
 //! largest changes.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::ops::Range;
 
 use serde::Serialize;
@@ -154,8 +153,7 @@ pub fn range(submission: &Submission) -> String {
 /// A replay's summary.
 pub fn summary(submission: &Submission, summary: &Summary) -> String {
     let mut text = tables(&summary.groups, &summary.largest, &summary.outcomes, &summary.partly);
-    let _ = write!(
-        text,
+    text += &format!(
         "\n{} rows of raw in range, {} count; logic {}",
         grouped(summary.rows_in_range),
         grouped(summary.rows_counted),
@@ -197,11 +195,8 @@ fn tables(groups: &[Group], largest: &[Largest], outcomes: &[Outcomes], partly: 
             text += "\n";
             text += &columns(&rows, 2);
             if days.len() > LINES_MAX {
-                let _ = writeln!(
-                    text,
-                    "… and {} more; --from and --to, or --output json, show them",
-                    days.len() - LINES_MAX
-                );
+                text +=
+                    &format!("… and {} more; --from and --to, or --output json, show them\n", days.len() - LINES_MAX);
             }
         }
     }
@@ -272,8 +267,7 @@ pub fn plan(plan: &Plan) -> String {
     let ranges: Vec<_> = plan.ranges.iter().map(|[from, to]| format!("{from} to {to}")).collect();
     let epochs =
         plan.epochs.map_or_else(|| "no epochs".to_owned(), |[first, last]| format!("epochs {first} to {last}"));
-    let _ = write!(
-        text,
+    text += &format!(
         "\n{}: reads {} files of raw ({}, at most {} rows, {epochs}), compares with {} files of counts ({}); about {}",
         ranges.join(", "),
         grouped(plan.raw_files),
