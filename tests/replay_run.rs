@@ -16,16 +16,19 @@ use floodmark::clock::{Clock, ManualClock};
 use floodmark::dataflow::Progress;
 use floodmark::dataflow::commit::Request;
 use floodmark::job::Job;
+use floodmark::ledger::{Fingerprint, Ledger, Orders};
 use floodmark::live::{Live, run};
+use floodmark::model::Lane;
 use floodmark::replay::ReplayError;
 use floodmark::replay::dataset::{self, Changes, Outcomes, Summary};
 use floodmark::replay::plan::{self, chunks, prepare, raw_files};
+use floodmark::replay::publish::{Direction, PublishError, Published, Publisher};
 use floodmark::replay::recount::{self, Replay};
 use floodmark::replay::submission::{Asked, Submission};
 use floodmark::source::script::{Script, ScriptRecord};
-use floodmark::table::counts::{Columns, read_segment, segment_of};
+use floodmark::table::counts::{Columns, lane_txn, read_segment, segment_of};
 use floodmark::table::log::commit_path;
-use floodmark::table::{Log, Root, State, TableError};
+use floodmark::table::{Log, Root, State, TableError, raw};
 use futures::TryStreamExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -193,27 +196,31 @@ fn root_of(inner: &Arc<InMemory>) -> Root {
     Root::on(Arc::clone(inner) as Arc<dyn ObjectStore>)
 }
 
-/// Tables of a job that has counted with `OLD`, then with `NEW`, and has stopped.
-static TABLES: LazyLock<Arc<InMemory>> = LazyLock::new(|| tables_of(|_| true));
+/// A topic, tables, and the job between them.
+struct World {
+    inner: Arc<InMemory>,
+    script: Script,
+    clock: ManualClock,
+    now: i64,
+    sent: Vec<Sent>,
+    job: Option<(Running, u64)>,
+}
 
-/// The same of some records.
-fn tables_of(is_sent: impl Fn(&Sent) -> bool) -> Arc<InMemory> {
-    let inner = Arc::new(InMemory::new());
-    let (script, clock) = (Script::new(2), ManualClock::at(BASE));
-    let (mut sent, mut now) = (0u64, BASE);
-    let mut logic = OLD;
-    let mut job = start(&inner, &script, &clock, logic);
-    let mut read_before = 0;
-    for mut records in epochs() {
-        records.retain(&is_sent);
-        if records.is_empty() {
-            continue;
-        }
-        if !records[0].is_old && logic == OLD {
-            job.stops();
-            (logic, read_before) = (NEW, sent);
-            job = start(&inner, &script, &clock, logic);
-        }
+impl World {
+    fn new() -> World {
+        let inner = Arc::new(InMemory::new());
+        World { inner, script: Script::new(2), clock: ManualClock::at(BASE), now: BASE, sent: Vec::new(), job: None }
+    }
+
+    /// Counts with a logic from now on.
+    fn counts_with(&mut self, logic: Logic) {
+        self.stop();
+        self.job = Some((start(&self.inner, &self.script, &self.clock, logic), self.sent.len() as u64));
+    }
+
+    /// Sends records, lets time go on, and waits until they are archived.
+    fn feed(&mut self, records: Vec<Sent>, seconds: i64) {
+        let (job, read_before) = self.job.as_ref().expect("a job runs");
         for record in records {
             let mut event = json!({"time": record.time / 1000, "action": record.action});
             if let Some(customer) = record.customer {
@@ -223,16 +230,43 @@ fn tables_of(is_sent: impl Fn(&Sent) -> bool) -> Arc<InMemory> {
                 event[field] = json!(value);
             }
             let value = Some(event.to_string().into_bytes());
-            script.push((sent % 2) as usize, ScriptRecord { timestamp_ms: Some(now / 1000), value });
-            sent += 1;
+            let record_of = ScriptRecord { timestamp_ms: Some(self.now / 1000), value };
+            self.script.push(self.sent.len() % 2, record_of);
+            self.sent.push(record);
         }
+        let sent = self.sent.len() as u64;
         job.reaches(|progress| read_before + progress.read.load(Ordering::Relaxed) >= sent);
-        now += 11 * SECOND;
-        clock.set(now);
-        job.reaches(|_| table(&inner, "raw").files.values().map(|file| file.rows).sum::<u64>() >= sent);
+        self.now += seconds * SECOND;
+        self.clock.set(self.now);
+        job.reaches(|_| table(&self.inner, "raw").files.values().map(|file| file.rows).sum::<u64>() >= sent);
     }
-    job.stops();
-    inner
+
+    fn stop(&mut self) {
+        if let Some((job, _)) = self.job.take() {
+            job.stops();
+        }
+    }
+}
+
+/// Tables of a job that has counted with `OLD`, then with `NEW`, and has stopped.
+static TABLES: LazyLock<Arc<InMemory>> = LazyLock::new(|| tables_of(|_| true));
+
+/// The same of some records.
+fn tables_of(is_sent: impl Fn(&Sent) -> bool) -> Arc<InMemory> {
+    let mut world = World::new();
+    world.counts_with(OLD);
+    let mut is_old = true;
+    for mut records in epochs() {
+        records.retain(&is_sent);
+        if records.iter().any(|record| !record.is_old) && std::mem::take(&mut is_old) {
+            world.counts_with(NEW);
+        }
+        if !records.is_empty() {
+            world.feed(records, 11);
+        }
+    }
+    world.stop();
+    world.inner
 }
 
 /// The tables, for one test.
@@ -269,6 +303,10 @@ fn try_submit(
     chunk_bytes: u64,
 ) -> Result<Submission, ReplayError> {
     let request = plan::Request { id: "r".to_owned(), asked: Asked::EventTimes(range), customers, chunk_bytes };
+    try_request(inner, logic, request)
+}
+
+fn try_request(inner: &Arc<InMemory>, logic: Logic, request: plan::Request) -> Result<Submission, ReplayError> {
     runtime().block_on(async {
         let root = root_of(inner);
         let prepared = prepare(&logic.job(), &root, request, 0).await?;
@@ -486,8 +524,12 @@ fn rows_with_another_outcome_are_those_of_a_recount_by_hand() {
 type Cell = (&'static str, String, String, i64, String);
 
 fn cells_now(inner: &Arc<InMemory>) -> BTreeMap<Cell, i64> {
+    cells_of(inner, &table(inner, "counts"))
+}
+
+fn cells_of(inner: &Arc<InMemory>, counts: &State) -> BTreeMap<Cell, i64> {
     let mut cells = BTreeMap::new();
-    for file in table(inner, "counts").files.values() {
+    for file in counts.files.values() {
         let granularity = segment_of(file).expect("a segment").granularity.name();
         let path = Path::from(format!("counts/{}", file.path));
         let bytes = block_on(async { inner.get(&path).await.expect("there").bytes().await.expect("bytes") });
@@ -591,7 +633,7 @@ fn killed(fault: fn() -> Fault, chunk_bytes: u64) {
         if !store.frozen() {
             // It had fewer steps: how many there are depends on who is first.
             let summary = first.end().expect("a replay");
-            dataset_of(&inner, &summary).is(&expected, &format!("not killed"));
+            dataset_of(&inner, &summary).is(&expected, "not killed");
             break;
         }
         struck += 1;
@@ -640,8 +682,8 @@ fn a_chunk_without_all_its_manifests_is_counted_again() {
     for (number, chunk) in all.iter().enumerate() {
         let inner = Arc::new(inner.fork());
         let is_manifest = |path: &String| path.ends_with(".json");
-        let manifests = files(&inner, &format!("replays/r/chunks/{chunk:06}")).into_keys().filter(is_manifest);
-        let gone = manifests.skip(number % 3).next().expect("three");
+        let mut manifests = files(&inner, &format!("replays/r/chunks/{chunk:06}")).into_keys().filter(is_manifest);
+        let gone = manifests.nth(number % 3).expect("three");
         block_on(inner.delete(&Path::from(gone))).expect("deleted");
         assert_eq!(whole_chunks(&inner).len() + 1, all.len());
         let (store, left) = (on(&inner), files_left(&inner, &submission));
@@ -863,4 +905,158 @@ fn some_customers_only() {
     assert_eq!(changes(Some(&["b", "nobody"])), expected);
     let nobody = Some(vec!["nobody".to_owned(), "nobody else".to_owned()]);
     is_empty(&Arc::new(inner.fork()), MORE, RANGE, nobody);
+}
+
+// ---- published beside live ----
+
+/// Publishes or undoes a replay while live takes in more.
+fn published(world: &mut World, id: &str, direction: Direction) -> Result<Published, PublishError> {
+    let publisher = Publisher {
+        root: root_of(&world.inner),
+        id: id.to_owned(),
+        direction,
+        clock: Clock::Manual(world.clock.clone()),
+        budget_bytes: 1,
+    };
+    let thread = std::thread::spawn(move || runtime().block_on(publisher.run(|_| {})));
+    for seconds in [11, 61] {
+        let time = world.now - 30 * MINUTE;
+        world.feed([kinds(world.now, false), kinds(time, false)].concat(), seconds);
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while !thread.is_finished() {
+        assert!(Instant::now() < deadline, "hangs");
+        world.feed(kinds(world.now, false), 11);
+    }
+    thread.join().expect("no panic")
+}
+
+/// Partition and offset → epoch, ingested_at.
+fn archived(inner: &Arc<InMemory>) -> BTreeMap<(i32, i64), (u64, i64)> {
+    let mut rows = BTreeMap::new();
+    for file in table(inner, "raw").files.values() {
+        let path = Path::from(format!("raw/{}", file.path));
+        let bytes = block_on(async { inner.get(&path).await.expect("there").bytes().await.expect("bytes") });
+        for records in raw::read_records(file, bytes, 0, u64::MAX).expect("raw") {
+            for record in records.expect("rows").iter() {
+                rows.insert((record.partition, record.offset), (record.epoch, record.ingested_at));
+            }
+        }
+    }
+    rows
+}
+
+/// Every version of `counts`, read from its log alone.
+fn versions(inner: &Arc<InMemory>) -> Vec<State> {
+    let copy = Arc::new(InMemory::new());
+    let newest = table(inner, "counts").version;
+    let entry = |version: u64| Path::from(format!("counts/{}", commit_path(version)));
+    (0..=newest)
+        .map(|version| {
+            block_on(async {
+                let bytes = inner.get(&entry(version)).await.expect("there").bytes().await.expect("bytes");
+                copy.put(&entry(version), bytes.into()).await.expect("written");
+            });
+            table(&copy, "counts")
+        })
+        .collect()
+}
+
+/// What a version holds, by its lanes and by the replays that are in force in it, named with their ranges.
+fn recount_of(world: &World, state: &State, switch: u64, replays: &[(&str, Range<i64>)]) -> BTreeMap<Cell, i64> {
+    let orders = Orders::of(state);
+    let lanes: BTreeMap<_, _> =
+        Lane::ALL.iter().map(|lane| (lane.name(), state.txn(&lane_txn(*lane)) as u64)).collect();
+    let archived = archived(&world.inner);
+    let mut cells = BTreeMap::new();
+    for (number, sent) in world.sent.iter().enumerate() {
+        let Some(&(epoch, ingested_at)) = archived.get(&((number % 2) as i32, (number / 2) as i64)) else { continue };
+        let is_replayed = replays.iter().any(|(id, range)| orders.in_force(id) && range.contains(&sent.time));
+        let logic = if epoch >= switch || is_replayed { NEW } else { OLD };
+        let (_, Some(customer)) = logic.outcome(sent) else { continue };
+        let mut count = |lane: &str, granularity, dimension: &str, start, value: &str| {
+            if epoch <= lanes[lane] {
+                let cell = (granularity, customer.to_owned(), dimension.to_owned(), start, value.to_owned());
+                *cells.entry(cell).or_default() += 1;
+            }
+        };
+        for (granularity, length, grace) in [("minute", MINUTE, 20), ("hour", HOUR, 60), ("day", DAY, 300)] {
+            let start = sent.time - sent.time.rem_euclid(length);
+            let is_late = ingested_at >= start + length + grace * SECOND;
+            let lane = if is_late { "late" } else { granularity };
+            count(lane, granularity, "total", start, "");
+            if granularity != "minute" {
+                count(lane, granularity, "action", start, sent.action);
+            }
+        }
+        let january = RANGE.start - 28 * DAY;
+        let month = if sent.time < january + 31 * DAY { january } else { january + 31 * DAY };
+        count("coarse", "month", "total", month, "");
+        // New, and no range here holds the week.
+        if epoch >= switch {
+            count("coarse", "week", "action", RANGE.start - 3 * DAY, sent.action);
+        }
+    }
+    cells
+}
+
+#[test]
+fn promise_1_two_overlapping_replays_in_turn_beside_live() {
+    let mut world = World::new();
+    world.counts_with(OLD);
+    for (index, records) in epochs().into_iter().filter(|records| records[0].is_old).enumerate() {
+        world.feed(records, if index % 2 == 0 { 11 } else { 301 });
+    }
+    world.counts_with(NEW);
+    world.feed(kinds(world.now, false), 11);
+    let (switch, newest) = Ledger::of(&table(&world.inner, "counts")).newest().expect("live has recorded it");
+    assert_eq!(newest, Fingerprint::of(&NEW.job().logic));
+
+    let one = RANGE;
+    let two = RANGE.start + DAY..RANGE.end + DAY;
+    let submitted = |world: &World, id: &str, range: &Range<i64>| {
+        let asked = Asked::EventTimes(range.clone());
+        let request = plan::Request { id: id.to_owned(), asked, customers: None, chunk_bytes: 1 };
+        let submission = try_request(&world.inner, NEW, request).expect("submitted");
+        begin(&on(&world.inner), NEW, &submission, (2, 4096))
+    };
+    // Both are prepared at once, while live goes on.
+    let runs = [submitted(&world, "one", &one), submitted(&world, "two", &two)];
+    world.feed(kinds(world.now - HOUR, false), 61);
+    runs.into_iter().for_each(|run| assert!(run.end().expect("a replay").cells.total() > 0));
+
+    assert_eq!(published(&mut world, "two", Direction::Publish).expect("published").order, 1);
+    let error = published(&mut world, "one", Direction::Publish).expect_err("it was compared before");
+    assert!(matches!(&error, PublishError::Overtaken { other, .. } if other == "two"), "{error}");
+    let again = submitted(&world, "one-again", &one);
+    world.feed(kinds(world.now - HOUR, false), 61);
+    again.end().expect("a replay");
+    assert_eq!(published(&mut world, "one-again", Direction::Publish).expect("published").order, 2);
+
+    let error = published(&mut world, "two", Direction::Undo).expect_err("the newest goes first");
+    assert!(matches!(&error, PublishError::UndoFirst { other, .. } if other == "one-again"), "{error}");
+    assert_eq!(published(&mut world, "one-again", Direction::Undo).expect("undone").order, 3);
+    assert_eq!(published(&mut world, "two", Direction::Undo).expect("undone").order, 4);
+    world.stop();
+
+    let replays = [("one", one.clone()), ("two", two), ("one-again", one)];
+    let states = versions(&world.inner);
+    let mut seen = BTreeSet::new();
+    for state in &states {
+        let expected = recount_of(&world, state, switch, &replays);
+        let found = cells_of(&world.inner, state);
+        let differ = expected.iter().find(|(cell, count)| found.get(cell) != Some(count));
+        assert_eq!(
+            differ,
+            None,
+            "version {} does not hold it, but {:?}",
+            state.version,
+            differ.map(|(cell, _)| found.get(cell))
+        );
+        assert_eq!(found.len(), expected.len(), "version {}", state.version);
+        let orders = Orders::of(state);
+        seen.insert(replays.iter().map(|(id, _)| orders.in_force(id)).collect::<Vec<_>>());
+    }
+    assert!(states.len() > 20, "{} versions", states.len());
+    assert_eq!(seen.len(), 3, "none, the second, both: {seen:?}");
 }
