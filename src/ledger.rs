@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::job::{COUNTING, Logic};
 use crate::model::{Epoch, Granularity, TimeUs};
-use crate::table::store::{look_at_file, write_file};
+use crate::table::store::{load_json, look_at_file, write_file};
 use crate::table::{Root, State, TableError};
 
 const LOGIC: &str = "logic/";
@@ -180,7 +180,10 @@ pub async fn text(root: &Root, fingerprint: Fingerprint) -> Result<Result<LogicT
 /// [`TableError::Storage`].
 pub async fn known(root: &Root, fingerprint: Fingerprint) -> Result<Known, TableError> {
     Ok(match text(root, fingerprint).await? {
-        Ok(text) if text.counting == COUNTING => Known::Logic(Box::new(text.logic)),
+        Ok(LogicText { counting: COUNTING, logic }) => match Fingerprint::of(&logic) {
+            found if found == fingerprint => Known::Logic(Box::new(logic)),
+            found => Known::Gone(format!("the text under its name is of logic {found}")),
+        },
         Ok(text) => Known::Gone(format!("it was counted by code number {}, this build has {COUNTING}", text.counting)),
         Err(why) => Known::Gone(why),
     })
@@ -236,18 +239,6 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Whether it covers an instant.
-    pub fn covers(&self, time: TimeUs) -> bool {
-        let after = self.coverage.partition_point(|stretch| stretch.start <= time);
-        after > 0 && time < self.coverage[after - 1].end
-    }
-
-    /// Whether it covers all of a stretch of time.
-    pub fn covers_all(&self, stretch: &Range<TimeUs>) -> bool {
-        let after = self.coverage.partition_point(|covered| covered.start <= stretch.start);
-        after > 0 && stretch.end <= self.coverage[after - 1].end
-    }
-
     /// Whether both count some row.
     pub fn overlaps(&self, other: &Entry) -> bool {
         let customers = match (&self.customers, &other.customers) {
@@ -272,15 +263,10 @@ impl Entry {
     /// [`TableError::Storage`]; [`TableError::Corrupt`] when it is not there or can not be read.
     pub async fn load(root: &Root, id: &str) -> Result<Entry, TableError> {
         let path = Entry::path(id);
-        let corrupt = |what: String| TableError::Corrupt { table: "counts".to_owned(), what };
-        let bytes = match look_at_file(root.store().as_ref(), &Path::from(path.as_str())).await {
-            Ok(bytes) => bytes,
-            Err(StoreError::NotFound { .. }) => {
-                return Err(corrupt(format!("replay {id} was published, but {path} is not there")));
-            }
-            Err(error) => return Err(TableError::storage(format!("reading {path}"), error)),
-        };
-        serde_json::from_slice(&bytes).map_err(|error| corrupt(format!("{path}: {error}")))
+        load_json(root, &path).await?.ok_or_else(|| TableError::Corrupt {
+            table: "counts".to_owned(),
+            what: format!("replay {id} was published, but {path} is not there"),
+        })
     }
 
     /// Writes the entry of a replay.
@@ -349,6 +335,7 @@ pub async fn entries(root: &Root, counts: &State) -> Result<Vec<Entry>, TableErr
 mod tests {
     use super::*;
     use crate::job::Job;
+    use crate::model::covers;
 
     fn logic(extra: &str) -> Logic {
         let text = format!(
@@ -431,8 +418,8 @@ mod tests {
             whole_only: Vec::new(),
         };
         let a = entry(&[(0, 10), (20, 30)], None);
-        assert!(a.covers(0) && !a.covers(10) && a.covers(29) && !a.covers(-1));
-        assert!(a.covers_all(&(20..30)) && !a.covers_all(&(5..25)));
+        let covers = |time| covers(&a.coverage, time);
+        assert!(covers(0) && !covers(10) && covers(29) && !covers(-1));
         assert!(!a.overlaps(&entry(&[(10, 20)], None)) && a.overlaps(&entry(&[(10, 21)], None)));
         assert!(a.overlaps(&entry(&[(12, 13), (29, 40)], None)));
         let some = entry(&[(0, 10)], Some(&["a", "c"]));

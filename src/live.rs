@@ -20,7 +20,7 @@ use crate::dataflow::control::CommitterEnds;
 use crate::dataflow::protocol::{Answer, FailureKind};
 use crate::dataflow::raw::{Archiver, ToArchiver};
 use crate::dataflow::source::Inputs;
-use crate::dataflow::{Plan, Progress, build};
+use crate::dataflow::{Plan, Progress, build, drop_dataflows, run_until};
 use crate::job::Job;
 use crate::ledger::{self, Fingerprint, Ledger};
 use crate::model::{Epoch, Lane, TimeUs};
@@ -30,9 +30,6 @@ use crate::table::layout::Layout;
 use crate::table::log::WRITER_GENERATION;
 use crate::table::{Commit, Log, Root, State, TableError, counts, raw, retention};
 use crate::upkeep::Upkeep;
-
-/// How long a worker without work sleeps before it looks whether it is to be let go.
-const PARK: Duration = Duration::from_millis(100);
 
 /// How long the end waits for checkpoints under way. Ended in the middle, what writes them panics.
 const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(5);
@@ -392,17 +389,7 @@ impl Workers {
             })
         };
         build(worker, &self.plan, open, archiver, ends)?;
-        while worker.has_dataflows() && !self.abort.load(Ordering::Relaxed) {
-            worker.step_or_park(Some(PARK));
-        }
-        drop_dataflows(worker);
+        run_until(worker, &self.abort);
         Ok(())
-    }
-}
-
-/// Timely runs a worker on for as long as it has dataflows, and those of a job that has failed never end.
-fn drop_dataflows(worker: &mut Worker) {
-    for dataflow in worker.installed_dataflows() {
-        worker.drop_dataflow(dataflow);
     }
 }

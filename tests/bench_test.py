@@ -8,9 +8,7 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
-import traceback
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -19,6 +17,7 @@ BINARY = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/fl
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import runner  # noqa: E402
 from benchmarks import tables  # noqa: E402
 from benchmarks.proxy import CountingProxy  # noqa: E402
 
@@ -90,22 +89,5 @@ def test_the_proxy_counts_and_keeps_the_host(folder):
         store.shutdown()
 
 
-def main():
-    passed = failed = 0
-    for name, test in sorted(globals().items()):
-        if name.startswith("test_"):
-            with tempfile.TemporaryDirectory(dir=os.environ.get("FLOODMARK_TEST_DIR")) as folder:
-                try:
-                    test(Path(folder))
-                    passed += 1
-                    print(f"ok {name}")
-                except Exception:
-                    failed += 1
-                    traceback.print_exc()
-                    print(f"FAILED {name}")
-    print(f"{passed} passed, {failed} failed, 0 skipped")
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(runner.run(globals()))

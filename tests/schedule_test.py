@@ -8,14 +8,16 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-import traceback
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import kubernetes_validate
 import yaml
+
+sys.dont_write_bytecode = True
+
+import runner  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 REPLAY = ROOT / "scripts/replay"
@@ -169,21 +171,5 @@ def test_the_manifest_is_valid(_):
     assert done.returncode == 78 and container["args"][2] in done.stderr, done
 
 
-def main():
-    passed = failed = 0
-    for name, test in [(name, test) for name, test in globals().items() if name.startswith("test_")]:
-        with tempfile.TemporaryDirectory(dir=os.environ.get("FLOODMARK_TEST_DIR")) as folder:
-            try:
-                test(Path(folder))
-                passed += 1
-                print(f"ok {name}")
-            except Exception:
-                failed += 1
-                traceback.print_exc()
-                print(f"FAILED {name}")
-    print(f"{passed} passed, {failed} failed, 0 skipped")
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(runner.run(globals()))

@@ -33,9 +33,9 @@ def compare(folder):
     return sum(row[2] for row in job)
 
 
-def run(bench, args):
+def send(bench, args):
+    """Sends the events to a broker of ours; how many there are, of how many days, and the broker."""
     events = args.events or (400_000 if args.quick else DAY_EVENTS)
-    runs = args.runs or (1 if args.quick else 3)
     kafka = bench.server("kafka")
     # More events are more days: so there are more customers' windows too, and memory that grew with history would show.
     days = max(1, events // DAY_EVENTS)
@@ -43,6 +43,12 @@ def run(bench, args):
     traffic = ["--events", events, "--customers", 10_000, "--from", "2026-01-13", "--hours", 24 * days]
     bench.tell(f"sending {events:,} events of {days} day(s)")
     bench.floodmark(["dev", "gen", *topic, *traffic, "-X", "compression.type=lz4"], {}, "gen")
+    return events, days, kafka
+
+
+def run(bench, args):
+    runs = args.runs or (1 if args.quick else 3)
+    events, days, kafka = send(bench, args)
     folder = bench.folder
     environment = {"KAFKA_BOOTSTRAP": kafka["KAFKA_BOOTSTRAP"], "FLOODMARK_TABLES": str(folder / "tables")} | tables.LOG
     measured = {"job": [], "limit": []}

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from . import machine, tables
-from .drain import DAY_EVENTS, PARTITIONS
+from .drain import send
 from .machine import of
 
 # A year, so that every window of an event is whole in it.
@@ -22,15 +22,9 @@ def sums(db, source):
 
 
 def run(bench, args):
-    events = args.events or (400_000 if args.quick else DAY_EVENTS)
     runs = args.runs or (1 if args.quick else 3)
     folder = bench.folder
-    kafka = bench.server("kafka")
-    days = max(1, events // DAY_EVENTS)
-    topic = ["--brokers", kafka["KAFKA_BOOTSTRAP"], "--topic", "bench", "--partitions", PARTITIONS]
-    traffic = ["--events", events, "--customers", 10_000, "--from", "2026-01-13", "--hours", 24 * days]
-    bench.tell(f"sending {events:,} events of {days} day(s)")
-    bench.floodmark(["dev", "gen", *topic, *traffic, "-X", "compression.type=lz4"], {}, "gen")
+    events, _, kafka = send(bench, args)
     environment = {"KAFKA_BOOTSTRAP": kafka["KAFKA_BOOTSTRAP"], "FLOODMARK_TABLES": str(folder / "tables")}
     bench.tell("archiving and counting them")
     bench.floodmark(["run", "jobs/bench.toml", "--workers", 2, "--drain"], environment, "job")

@@ -30,9 +30,10 @@ mod tally_map;
 mod turn;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use timely::progress::frontier::MutableAntichain;
 use timely::worker::Worker;
@@ -122,6 +123,24 @@ pub fn build(
         pending.pending(batches, to_pending, total);
     });
     Ok(())
+}
+
+/// How long a worker without work sleeps before it looks whether it is to be let go.
+const PARK: Duration = Duration::from_millis(100);
+
+/// Runs a worker until its dataflows have ended, or it is to be let go.
+pub fn run_until(worker: &mut Worker, abort: &AtomicBool) {
+    while worker.has_dataflows() && !abort.load(Ordering::Relaxed) {
+        worker.step_or_park(Some(PARK));
+    }
+    drop_dataflows(worker);
+}
+
+/// Timely runs a worker on for as long as it has dataflows, and those of what has failed never end.
+pub fn drop_dataflows(worker: &mut Worker) {
+    for dataflow in worker.installed_dataflows() {
+        worker.drop_dataflow(dataflow);
+    }
 }
 
 /// Which epochs have ended for an operator: those that a tick opened and the frontier has passed. The end of the dataflow ends

@@ -36,9 +36,6 @@ const AT_ONCE_BESIDE: usize = 1;
 /// Segments that a worker merges at once when nothing else is to be done.
 const AT_ONCE_ALONE: usize = 2;
 
-/// Runs are merged into one of at most so many bytes: while it is made, it and what it is made from are there.
-const RUN_BYTES_MAX: usize = 32 << 20;
-
 /// What the operator needs beside its input.
 pub struct Pending {
     /// The worker's number.
@@ -107,8 +104,7 @@ impl LaneRuns {
         while let [.., (first, _, a), (next, last, b)] = self.runs.as_slice()
             && *first > self.ordered
             && *next > self.ordered
-            && b.len() * 2 > a.len()
-            && a.bytes() + b.bytes() <= RUN_BYTES_MAX
+            && a.merges_with(b)
         {
             let merged = (*first, *last, Arc::new(Run::merged(a, b)));
             self.runs.truncate(self.runs.len() - 2);

@@ -5,7 +5,7 @@ use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use crate::job::Logic;
-use crate::model::{Epoch, Granularity, Lane, TimeUs, Zone};
+use crate::model::{Epoch, Granularity, Lane, TimeUs, Zone, covers};
 
 /// Granularities that a route can name.
 const GRANULARITIES: usize = Granularity::ALL.len();
@@ -67,8 +67,7 @@ pub struct Scope {
 impl Scope {
     /// Whether an event time is counted.
     pub fn covers(&self, time: TimeUs) -> bool {
-        let after = self.coverage.partition_point(|stretch| stretch.start <= time);
-        after > 0 && time < self.coverage[after - 1].end
+        covers(&self.coverage, time)
     }
 
     /// Whether a customer is counted.

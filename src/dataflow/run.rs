@@ -15,6 +15,9 @@ const GROUP: usize = 1 + 2;
 /// Bytes of an update's key before a run's: the lane.
 const LANE: usize = 1;
 
+/// Runs are merged into one of at most so many bytes: while it is made, it and what it is made from are there.
+const MERGED_BYTES_MAX: usize = 32 << 20;
+
 /// Updates of one lane, sorted.
 #[derive(Debug, Default)]
 pub struct Run {
@@ -86,6 +89,12 @@ impl Run {
             from = to;
         }
         groups
+    }
+
+    /// Whether a run and the one after it should become one: they are of like length, so that each update is merged a logarithmic
+    /// number of times, and not too long.
+    pub fn merges_with(&self, next: &Run) -> bool {
+        next.len() * 2 > self.len() && self.bytes() + next.bytes() <= MERGED_BYTES_MAX
     }
 
     /// Two runs as one; what adds up to zero is left out.

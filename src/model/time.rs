@@ -1,6 +1,7 @@
 //! Epochs, windows, periods and lanes: all arithmetic on time, in microseconds since 1970 UTC.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use chrono::{DateTime, Datelike, NaiveDate, Utc};
@@ -23,6 +24,12 @@ pub enum Zone {
     /// Coordinated Universal Time.
     #[default]
     Utc,
+}
+
+/// Whether one of some stretches holds an instant; they do not touch, and ascend.
+pub fn covers(stretches: &[Range<TimeUs>], time: TimeUs) -> bool {
+    let after = stretches.partition_point(|stretch| stretch.start <= time);
+    after > 0 && time < stretches[after - 1].end
 }
 
 /// The length of a window.

@@ -5,9 +5,10 @@
 //! already; or a refusal that says what to do. State: none.
 
 use super::dataset::Summary;
-use super::submission::{Submission, load_json};
+use super::submission::Submission;
 use crate::ledger::{Entry, Fingerprint, Ledger, Orders};
 use crate::model::Epoch;
+use crate::table::store::load_json;
 use crate::table::{Root, State, TableError};
 
 /// What is done with a replay.

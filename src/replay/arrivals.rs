@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{Int32Builder, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
@@ -17,15 +17,15 @@ use timely::dataflow::operators::generic::operator::Operator;
 use crate::dataflow::decode::Decoded;
 use crate::dataflow::route::Scope;
 use crate::model::{Arrival, Epoch, Outcome, RecordRef, TimeUs};
+use crate::table::time_type;
 
 static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
-    let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
     Arc::new(Schema::new(vec![
         Field::new("epoch", DataType::Int64, false),
         Field::new("kafka_topic", DataType::Utf8, true),
         Field::new("kafka_partition", DataType::Int32, false),
         Field::new("kafka_offset", DataType::Int64, false),
-        Field::new("event_time", time, true),
+        Field::new("event_time", time_type(), true),
         Field::new("on_arrival", DataType::Utf8, false),
         Field::new("now", DataType::Utf8, false),
         Field::new("field", DataType::Utf8, true),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::json;
 
@@ -25,6 +25,7 @@ use crate::live_line::{LiveLine, duration, grouped};
 use crate::manage::Place;
 use crate::model::{Granularity, TimeUs};
 use crate::table::{Log, Root};
+use crate::verify::Output;
 
 /// Recompute a range of the past from the archive, see the difference, publish it, take it back
 #[derive(Subcommand, Clone, Debug)]
@@ -48,15 +49,6 @@ pub enum ReplayCommand {
     List(ListArgs),
     /// Delete a replay's files; not while it is published
     Discard(IdArgs),
-}
-
-/// How a result is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    Text,
-    /// One JSON object.
-    Json,
 }
 
 /// The range of a replay.

@@ -17,17 +17,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{StreamExt, TryStreamExt};
+use object_store::Error as StoreError;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 
-use super::dataset::{Change, Changes, Group, Largest, Part, Writer};
+use super::dataset::{Change, Changes, Group, Groups, Largest, Part, Writer};
+use super::not_kept;
 use super::runs::{Merged, RunSet, Sorted, Spool};
 use super::shape::{Lies, Shape, lies};
 use crate::dataflow::route::Scope;
 use crate::job::Logic;
-use crate::model::{Cell, CellParts, Granularity, Period, TimeUs, Zone, bucket_of};
-use crate::table::counts::{Columns, segment_of};
+use crate::model::{Cell, CellParts, Granularity, TimeUs, Zone, bucket_of};
+use crate::table::counts::Columns;
 use crate::table::fetch::{FetchError, fetch};
-use crate::table::{File, Log, Root, TableError};
+use crate::table::layout::Layout;
+use crate::table::{Log, Root, TableError};
 
 /// Rows of a batch of each live file.
 const BATCH_ROWS: usize = 2048;
@@ -44,7 +47,7 @@ pub struct Compare {
     /// The table `counts`.
     pub counts: Log,
     /// Its live files.
-    pub files: Vec<File>,
+    pub live: Layout,
     /// Buckets of customers.
     pub buckets: u32,
     /// The replay's logic.
@@ -103,15 +106,11 @@ fn corrupt(what: String) -> TableError {
     TableError::Corrupt { table: "counts".to_owned(), what }
 }
 
-/// Sums of changes: how many, what they count now, what they would count.
-type Sums = (Changes, i64, i64);
-
 /// What was found in one bucket.
 #[derive(Default)]
 struct Found {
     parts: Vec<Part>,
-    /// By granularity and dimension, which are few; and day.
-    groups: Vec<(Granularity, String, HashMap<TimeUs, Sums, foldhash::fast::FixedState>)>,
+    groups: Groups,
     largest: BTreeMap<Granularity, Vec<Change>>,
 }
 
@@ -141,18 +140,7 @@ impl Row {
 impl Found {
     fn add(&mut self, granularity: Granularity, texts: Texts<'_>, old: i64, new: i64) {
         let (_, dimension, window_start, _) = texts;
-        let day = Period::Day.start(window_start);
-        let by_day = match self.groups.iter().position(|(of, name, _)| *of == granularity && name == dimension) {
-            Some(at) => &mut self.groups[at].2,
-            None => {
-                self.groups.push((granularity, dimension.to_owned(), HashMap::default()));
-                &mut self.groups.last_mut().expect("it was just pushed").2
-            }
-        };
-        let (changes, old_sum, new_sum) = by_day.entry(day).or_default();
-        changes.add(old, new);
-        *old_sum += old;
-        *new_sum += new;
+        self.groups.add(granularity, dimension, window_start, old, new);
         let largest = self.largest.entry(granularity).or_default();
         if largest.len() < LARGEST
             || largest.last().is_some_and(|last| (last.new - last.old).abs() <= (new - old).abs())
@@ -181,29 +169,19 @@ pub(super) fn push_largest(largest: &mut Vec<Change>, change: &Change, most: usi
 impl Compare {
     fn sum(&self, found: Vec<Found>) -> Compared {
         let mut compared = Compared::default();
-        let mut groups: BTreeMap<(Granularity, String, TimeUs), Sums> = BTreeMap::new();
+        let mut groups = Groups::default();
         let mut largest: BTreeMap<Granularity, Vec<Change>> = BTreeMap::new();
         for found in found {
             compared.parts.extend(found.parts);
-            for (granularity, dimension, days) in found.groups {
-                for (day, (changes, old, new)) in days {
-                    let sums = groups.entry((granularity, dimension.clone(), day)).or_default();
-                    sums.0.merge(changes);
-                    sums.1 += old;
-                    sums.2 += new;
-                }
-            }
+            groups.merge(found.groups);
             for (granularity, changes) in found.largest {
                 let largest = largest.entry(granularity).or_default();
                 changes.iter().for_each(|change| push_largest(largest, change, LARGEST));
             }
         }
         compared.parts.sort_by(|a, b| a.path.cmp(&b.path));
-        for ((granularity, dimension, day), (changes, old_count, new_count)) in groups {
-            compared.changes.merge(changes);
-            let day = Period::Day.label(day);
-            compared.groups.push(Group { granularity, dimension, day, changes, old_count, new_count });
-        }
+        compared.changes = groups.changes();
+        compared.groups = groups.finish();
         for (granularity, changes) in largest {
             compared.largest.extend(changes.into_iter().map(|change| Largest::of(granularity, change)));
         }
@@ -294,26 +272,18 @@ impl Compare {
         runtime: &tokio::runtime::Handle,
     ) -> Result<Vec<Box<dyn Sorted + '_>>, TableError> {
         let mut inputs: Vec<Box<dyn Sorted>> = Vec::new();
-        for file in &self.files {
-            let segment = segment_of(file)?;
-            if (segment.granularity, segment.bucket) != (granularity, bucket) {
-                continue;
-            }
+        for (segment, file) in self.live.of(granularity, bucket) {
             // A window begins in its segment's period, and a week may end after it.
             let last = granularity.window_end(granularity.window_start(segment.period_end() - 1, Zone::Utc), Zone::Utc);
             let meets = |stretch: &Range<TimeUs>| stretch.start < last && segment.period_start < stretch.end;
             if !self.scope.coverage.iter().any(meets) {
                 continue;
             }
-            let fetched = runtime.block_on(fetch(self.counts.store().as_ref(), &file.path)).map_err(|error| match error {
-                FetchError::Store(object_store::Error::NotFound { .. }) => TableError::Invalid(format!(
-                    "{} of the version that is compared with is no longer kept: discard the replay and submit it again, or let the \
-                     tables keep dead files for longer (settings.dead_files_keep_hours)",
-                    file.path
-                )),
-                FetchError::Store(error) => TableError::storage(format!("reading {} of table counts", file.path), error),
-                FetchError::Scratch(_) => TableError::Invalid(error.to_string()),
-            })?;
+            let fetched =
+                runtime.block_on(fetch(self.counts.store().as_ref(), &file.path)).map_err(|error| match error {
+                    FetchError::Store(StoreError::NotFound { .. }) => not_kept("counts", &file.path),
+                    error => error.of_table(format!("reading {} of table counts", file.path)),
+                })?;
             let batches =
                 fetched.batches(None, None, BATCH_ROWS).map_err(|error| corrupt(format!("{}: {error}", file.path)))?;
             let windows = Windows::new(&self.scope.coverage, granularity);

@@ -5,15 +5,16 @@
 //! as files of `counts` are. `replays/<id>/rows/` has the rows of `raw` whose outcome is another one. `replays/<id>/summary.json` is
 //! written last, and once: with it a replay is complete.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{
     ArrayRef, AsArray, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondArray, TimestampMicrosecondBuilder,
 };
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use bytes::Bytes;
+use foldhash::fast::FixedState;
 use object_store::path::Path;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::arrow_writer::ArrowWriter;
@@ -21,20 +22,17 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
 
-use super::submission::{Submission, load_json};
-use crate::model::{Cell, Granularity, Period, TimeUs, Zone};
-use crate::table::store::{create_file, read_file, write_file};
-use crate::table::{Root, TableError};
+use super::submission::Submission;
+use crate::model::{Cell, Granularity, Period, TimeUs};
+use crate::table::counts::window_ends;
+use crate::table::store::{create_file, load_json, read_file, write_file};
+use crate::table::{Root, TableError, time_type};
 
 /// A part is at most about so many bytes: it is encoded in memory.
 const PART_BYTES_MAX: usize = 64 << 20;
 
 const BATCH_ROWS: usize = 8192;
 const ROW_GROUP_ROWS: usize = 262_144;
-
-fn time_type() -> DataType {
-    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
-}
 
 static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
@@ -226,20 +224,11 @@ impl Rows {
 
     fn finish(&mut self, granularity: Granularity) -> RecordBatch {
         let starts = self.window_start.finish();
-        // Neighbours mostly share their window: a month's end is looked up once, not once a row.
-        let mut last = (TimeUs::MIN, TimeUs::MIN);
-        let ends: Vec<TimeUs> = (starts.values().iter())
-            .map(|&start| {
-                if last.0 != start {
-                    last = (start, granularity.window_end(start, Zone::Utc));
-                }
-                last.1
-            })
-            .collect();
+        let ends = window_ends(granularity, &starts);
         let columns: Vec<ArrayRef> = vec![
             Arc::new(self.customer.finish()),
             Arc::new(starts.with_timezone("UTC")),
-            Arc::new(TimestampMicrosecondArray::from(ends).with_timezone("UTC")),
+            Arc::new(ends),
             Arc::new(self.dimension.finish()),
             Arc::new(self.value.finish()),
             Arc::new(self.old.finish()),
@@ -348,6 +337,71 @@ pub struct Group {
     pub old_count: i64,
     /// Sum of what they would count.
     pub new_count: i64,
+}
+
+/// Sums of changes by granularity, dimension and day.
+#[derive(Default)]
+pub struct Groups(Vec<(Granularity, String, HashMap<TimeUs, Sums, FixedState>)>);
+
+/// How many, what they count now, what they would count.
+type Sums = (Changes, i64, i64);
+
+impl Groups {
+    /// Takes in one change.
+    pub fn add(&mut self, granularity: Granularity, dimension: &str, window_start: TimeUs, old: i64, new: i64) {
+        let (changes, old_sum, new_sum) =
+            self.days(granularity, dimension).entry(Period::Day.start(window_start)).or_default();
+        changes.add(old, new);
+        *old_sum += old;
+        *new_sum += new;
+    }
+
+    /// Of granularities and dimensions there are few.
+    fn days(&mut self, granularity: Granularity, dimension: &str) -> &mut HashMap<TimeUs, Sums, FixedState> {
+        let found = self.0.iter().position(|(of, name, _)| *of == granularity && name == dimension);
+        let at = found.unwrap_or_else(|| {
+            self.0.push((granularity, dimension.to_owned(), HashMap::default()));
+            self.0.len() - 1
+        });
+        &mut self.0[at].2
+    }
+
+    /// Adds another's.
+    pub fn merge(&mut self, other: Groups) {
+        for (granularity, dimension, days) in other.0 {
+            let ours = self.days(granularity, &dimension);
+            for (day, (changes, old, new)) in days {
+                let sums = ours.entry(day).or_default();
+                sums.0.merge(changes);
+                sums.1 += old;
+                sums.2 += new;
+            }
+        }
+    }
+
+    /// All of them.
+    pub fn changes(&self) -> Changes {
+        let mut all = Changes::default();
+        self.0.iter().flat_map(|(_, _, days)| days.values()).for_each(|(changes, _, _)| all.merge(*changes));
+        all
+    }
+
+    /// The groups, in order.
+    pub fn finish(self) -> Vec<Group> {
+        let groups = self.0.into_iter().flat_map(|(granularity, dimension, days)| {
+            days.into_iter().map(move |(day, (changes, old_count, new_count))| Group {
+                granularity,
+                dimension: dimension.clone(),
+                day: Period::Day.label(day),
+                changes,
+                old_count,
+                new_count,
+            })
+        });
+        let mut groups: Vec<_> = groups.collect();
+        groups.sort_by(|a, b| (a.granularity, &a.dimension, &a.day).cmp(&(b.granularity, &b.dimension, &b.day)));
+        groups
+    }
 }
 
 /// One of the largest changes.

@@ -27,9 +27,6 @@ use crate::model::{Cell, Epoch, Granularity, Lane};
 use crate::table::store::write_file;
 use crate::table::{Root, TableError};
 
-/// Runs are merged into one of at most so many bytes: while it is made, it and what it is made from are there.
-const RUN_BYTES_MAX: usize = 32 << 20;
-
 /// Rows whose outcome is another one wait in memory up to so many bytes.
 const ROWS_BYTES_MAX: usize = 16 << 20;
 
@@ -170,7 +167,7 @@ fn receive(batch: &Batch, chunks: &mut BTreeMap<Chunk, Held>) {
         cursor.step_key(batch);
     }
     for ((chunk, _), run) in new {
-        push_merging(&mut chunks.entry(chunk).or_default().runs, run, RUN_BYTES_MAX);
+        push_merging(&mut chunks.entry(chunk).or_default().runs, run);
     }
 }
 

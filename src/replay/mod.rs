@@ -102,6 +102,14 @@ pub enum ReplayError {
     Bug(String),
 }
 
+/// A file of a version that a replay reads is gone.
+fn not_kept(table: &str, path: &str) -> TableError {
+    TableError::Invalid(format!(
+        "{path} of the version of table {table} that the replay reads is no longer kept: discard the replay and submit it again, or \
+         let the tables keep dead files for longer (settings.dead_files_keep_hours)"
+    ))
+}
+
 impl ReplayError {
     /// The process' exit code (DESIGN, "Cluster").
     pub fn exit_code(&self) -> u8 {

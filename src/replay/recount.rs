@@ -8,7 +8,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
@@ -22,17 +21,15 @@ use super::gather::{Gather, Manifest, Rest, encode_rows, gather};
 use super::plan::{Counting, Tables, chunks, partly, raw_files, scope};
 use super::runs::RunSet;
 use super::source::{Chunk, Gathered, Share, source};
-use super::submission::{Asked, Submission, load_json};
+use super::submission::{Asked, Submission};
 use crate::dataflow::route::{Router, Scope};
-use crate::dataflow::{combine, decode, pending, roll_up};
+use crate::dataflow::{combine, decode, pending, roll_up, run_until};
 use crate::decode::Decoder;
 use crate::job::Job;
-use crate::table::fetch::{FetchError, fetch};
-use crate::table::store::{look_at_file, try_read, write_file};
+use crate::table::fetch::{Fetched, fetch};
+use crate::table::layout::Layout;
+use crate::table::store::{load_json, look_at_file, try_read, write_file};
 use crate::table::{File, Log, Root, TableError, counts};
-
-/// How long a worker without work sleeps before it looks whether it is to be let go.
-const PARK: Duration = Duration::from_millis(100);
 
 /// What a replay needs.
 pub struct Replay {
@@ -130,7 +127,7 @@ async fn recount(replay: &Replay, submission: &Submission) -> Result<Summary, Re
             id: submission.id.clone(),
             counts,
             buckets: counts::buckets(&counts_state)?,
-            files: counts_state.files.into_values().collect(),
+            live: Layout::new(counts_state.files.values(), |_| true)?,
             logic: job.logic.clone(),
             shape: shape.clone(),
             scope,
@@ -162,11 +159,8 @@ async fn recount(replay: &Replay, submission: &Submission) -> Result<Summary, Re
     })
 }
 
-async fn fetched(root: &Root, path: &str) -> Result<crate::table::fetch::Fetched, TableError> {
-    fetch(root.store().as_ref(), path).await.map_err(|error| match error {
-        FetchError::Store(error) => TableError::storage(format!("reading {path}"), error),
-        FetchError::Scratch(_) => TableError::Invalid(error.to_string()),
-    })
+async fn fetched(root: &Root, path: &str) -> Result<Fetched, TableError> {
+    fetch(root.store().as_ref(), path).await.map_err(|error| error.of_table(format!("reading {path}")))
 }
 
 /// Rows whose outcome is another one, as files of the dataset. How they are spread over files depends on the workers, so each run
@@ -380,12 +374,6 @@ impl Workers {
             let batches = pending::arrange(cells);
             gather(batches, told, gathering, gathered, fail());
         });
-        while worker.has_dataflows() && !self.abort.load(Ordering::Relaxed) {
-            worker.step_or_park(Some(PARK));
-        }
-        // Timely runs a worker on for as long as it has dataflows, and those of a replay that has failed never end.
-        for dataflow in worker.installed_dataflows() {
-            worker.drop_dataflow(dataflow);
-        }
+        run_until(worker, &self.abort);
     }
 }

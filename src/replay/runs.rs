@@ -2,7 +2,8 @@
 //!
 //! A key is granularity, bucket and cell, as in [`Run`]; `week` stands for days that the coarse lane has taken in, from which
 //! weeks, months and years are made. A file is Parquet, `key` (front-coded) and `count`, with one row group for each granularity
-//! and bucket, so that one of them can be read alone. State of a merge: one batch of each input; at most [`FAN_IN`] of them.
+//! and bucket, so that one of them can be read alone. State of a merge: one batch of each input; fewer than [`FAN_IN`] of those that
+//! were merged equally often before.
 
 use std::io::Seek;
 use std::ops::Range;
@@ -199,8 +200,12 @@ impl<'a> Merged<'a> {
 #[derive(Default)]
 pub struct RunSet {
     memory: Vec<Arc<Run>>,
-    files: Vec<(Vec<(Granularity, u16)>, Fetched)>,
+    /// By how often they were merged.
+    levels: Vec<Vec<FetchedRun>>,
 }
+
+/// What its row groups are of, and the file.
+type FetchedRun = (Vec<(Granularity, u16)>, Fetched);
 
 impl RunSet {
     /// Adds a run in memory.
@@ -208,20 +213,25 @@ impl RunSet {
         self.memory.push(run);
     }
 
-    /// Adds a file that was fetched. When there are too many, they become one, in a temporary file.
+    /// Adds a file that was fetched. Every [`FAN_IN`] that were merged equally often become one, in a temporary file.
     ///
     /// # Errors
     /// [`TableError`] when a run can not be read or written.
     pub fn push_file(&mut self, groups: Vec<(Granularity, u16)>, file: Fetched) -> Result<(), TableError> {
-        self.files.push((groups, file));
-        if self.files.len() < FAN_IN {
-            return Ok(());
+        let mut run = (groups, file);
+        for level in 0.. {
+            if level == self.levels.len() {
+                self.levels.push(Vec::new());
+            }
+            self.levels[level].push(run);
+            if self.levels[level].len() < FAN_IN {
+                break;
+            }
+            let inputs = RunSet { memory: Vec::new(), levels: vec![std::mem::take(&mut self.levels[level])] };
+            let mut disk = tempfile::tempfile().map_err(scratch)?;
+            let groups = write(&inputs, &mut disk)?;
+            run = (groups, Fetched::of_disk(disk));
         }
-        let mut disk = tempfile::tempfile().map_err(scratch)?;
-        let inputs = RunSet { memory: Vec::new(), files: std::mem::take(&mut self.files) };
-        let groups = write(&inputs, &mut disk)?;
-        disk.rewind().map_err(scratch)?;
-        self.files.push((groups, Fetched::of_disk(disk)));
         Ok(())
     }
 
@@ -231,7 +241,7 @@ impl RunSet {
             run.groups().into_iter().map(|(granularity, bucket, _)| (granularity, bucket)).collect::<Vec<_>>()
         };
         let mut groups: Vec<_> = self.memory.iter().flat_map(of_memory).collect();
-        groups.extend(self.files.iter().flat_map(|(groups, _)| groups.iter().copied()));
+        groups.extend(self.levels.iter().flatten().flat_map(|(groups, _)| groups.iter().copied()));
         groups.sort_unstable();
         groups.dedup();
         groups
@@ -250,7 +260,7 @@ impl RunSet {
                 }
             }
         }
-        for (groups, file) in &self.files {
+        for (groups, file) in self.levels.iter().flatten() {
             let row_groups: Vec<_> = groups
                 .iter()
                 .enumerate()
@@ -317,13 +327,12 @@ fn batch(keys: &mut BinaryBuilder, counts: &mut Int64Builder) -> RecordBatch {
         .expect("every key has a count")
 }
 
-/// Appends a run to others, merging those of like length up to `bytes_max`: each update is merged a logarithmic number of times.
-pub fn push_merging(runs: &mut Vec<Arc<Run>>, mut run: Run, bytes_max: usize) {
+/// Appends a run to others, merging those that should become one.
+pub fn push_merging(runs: &mut Vec<Arc<Run>>, mut run: Run) {
     run.shrink();
     runs.push(Arc::new(run));
     while let [.., a, b] = runs.as_slice()
-        && b.len() * 2 > a.len()
-        && a.bytes() + b.bytes() <= bytes_max
+        && a.merges_with(b)
     {
         let merged = Arc::new(Run::merged(a, b));
         runs.truncate(runs.len() - 2);

@@ -10,13 +10,13 @@ use serde::Serialize;
 
 use super::ReplayError;
 use super::compare::{push_largest, rfc3339};
-use super::dataset::{self, Changes, Group, Largest, Outcomes, Partly, Summary};
+use super::dataset::{self, Changes, Group, Groups, Largest, Outcomes, Partly, Summary};
 use super::list::{Listed, Standing};
 use super::plan::Plan;
 use super::publish::PublishError;
 use super::submission::{Asked, Submission};
 use crate::live_line::{bytes, duration, grouped};
-use crate::model::{Granularity, Period, TimeUs};
+use crate::model::{Granularity, TimeUs};
 use crate::table::{Root, counts};
 
 /// Lines of a table before it is cut.
@@ -69,8 +69,7 @@ pub async fn diff(root: &Root, id: &str, filter: &Filter) -> Result<Diff, Replay
         }
         None => None,
     };
-    let mut cells = Changes::default();
-    let mut groups: BTreeMap<(Granularity, String, TimeUs), (Changes, i64, i64)> = BTreeMap::new();
+    let mut groups = Groups::default();
     let mut largest: BTreeMap<Granularity, Vec<dataset::Change>> = BTreeMap::new();
     for part in &summary.parts {
         let wanted = filter.granularity.is_none_or(|granularity| granularity == part.granularity);
@@ -85,23 +84,10 @@ pub async fn diff(root: &Root, id: &str, filter: &Filter) -> Result<Diff, Replay
             {
                 continue;
             }
-            cells.add(change.old, change.new);
-            let key = (part.granularity, cell.dimension.clone(), Period::Day.start(cell.window_start));
-            let (changes, old, new) = groups.entry(key).or_default();
-            changes.add(change.old, change.new);
-            *old += change.old;
-            *new += change.new;
+            groups.add(part.granularity, &cell.dimension, cell.window_start, change.old, change.new);
             push_largest(largest.entry(part.granularity).or_default(), &change, filter.top);
         }
     }
-    let group = |((granularity, dimension, day), (changes, old_count, new_count))| Group {
-        granularity,
-        dimension,
-        day: Period::Day.label(day),
-        changes,
-        old_count,
-        new_count,
-    };
     let mut all: Vec<_> = (largest.into_iter())
         .flat_map(|(granularity, changes)| changes.into_iter().map(move |change| Largest::of(granularity, change)))
         .collect();
@@ -109,8 +95,8 @@ pub async fn diff(root: &Root, id: &str, filter: &Filter) -> Result<Diff, Replay
     all.truncate(filter.top);
     Ok(Diff {
         submission,
-        cells,
-        groups: groups.into_iter().map(group).collect(),
+        cells: groups.changes(),
+        groups: groups.finish(),
         largest: all,
         outcomes: summary.outcomes,
         partly: summary.partly,

@@ -16,6 +16,7 @@ use timely::dataflow::operators::generic::operator::source as source_operator;
 use timely::dataflow::{Scope, StreamVec};
 use timely::scheduling::Activator;
 
+use super::not_kept;
 use crate::dataflow::route::Scope as Range;
 use crate::model::{Epoch, Records};
 use crate::table::store::read_file;
@@ -96,13 +97,11 @@ impl Share {
             wake();
             for file in files {
                 let path = Path::from(file.path.as_str());
-                let bytes = runtime.block_on(read_file(self.log.store().as_ref(), &path)).map_err(|error| match error {
-                    object_store::Error::NotFound { .. } => TableError::Invalid(format!(
-                        "{path} of the version of table raw that is read is no longer kept: discard the replay and submit it again, \
-                         or let the tables keep dead files for longer (settings.dead_files_keep_hours)"
-                    )),
-                    error => TableError::storage(format!("reading {path} of table raw"), error),
-                })?;
+                let bytes =
+                    runtime.block_on(read_file(self.log.store().as_ref(), &path)).map_err(|error| match error {
+                        object_store::Error::NotFound { .. } => not_kept("raw", path.as_ref()),
+                        error => TableError::storage(format!("reading {path} of table raw"), error),
+                    })?;
                 let prunes = prunes.clone();
                 let keep = move |epoch, time: Option<i64>| {
                     epoch <= up_to && prunes.as_ref().is_none_or(|range| time.is_none_or(|time| range.covers(time)))

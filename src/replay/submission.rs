@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ledger::{Entry, Fingerprint};
 use crate::model::{Epoch, Granularity, Lane, TimeUs};
-use crate::table::store::look_at_file;
+use crate::table::store::load_json;
 use crate::table::{Root, TableError};
 
 /// The folder of all replays, beside the tables.
@@ -103,22 +103,4 @@ impl Submission {
             whole_only: self.whole_only.clone(),
         })
     }
-}
-
-/// Reads a JSON file beside the tables; `None` where it is not there.
-///
-/// # Errors
-/// [`TableError::Storage`]; [`TableError::Corrupt`] when it is not what it should be.
-pub(super) async fn load_json<T: serde::de::DeserializeOwned>(
-    root: &Root,
-    path: &str,
-) -> Result<Option<T>, TableError> {
-    let bytes = match look_at_file(root.store().as_ref(), &Path::from(path)).await {
-        Ok(bytes) => bytes,
-        Err(StoreError::NotFound { .. }) => return Ok(None),
-        Err(error) => return Err(TableError::storage(format!("reading {path}"), error)),
-    };
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|error| TableError::Corrupt { table: "counts".to_owned(), what: format!("{path}: {error}") })
 }

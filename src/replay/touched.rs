@@ -16,7 +16,7 @@ use super::ReplayError;
 use super::compare::rfc3339;
 use crate::decode::{Decoder, Event};
 use crate::job::Logic;
-use crate::model::{Arrival, Epoch, Granularity, Outcome, RecordRef, TimeUs, Zone};
+use crate::model::{Arrival, Epoch, Granularity, Outcome, RecordRef, TimeUs, Zone, covers};
 use crate::table::store::read_file;
 use crate::table::{File, Log, TableError, raw};
 
@@ -151,8 +151,7 @@ impl Look {
                 }
                 let mut is_in = false;
                 times.of(record, arrival, |time| {
-                    let after = windows.partition_point(|window| window.start <= time);
-                    is_in |= after > 0 && time < windows[after - 1].end;
+                    is_in |= covers(&windows, time);
                 });
                 if is_in {
                     let at = record.ingested_at;

@@ -7,16 +7,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::arrow::arrow_writer::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
-use super::TableError;
 use super::log::{Definition, File, State};
 use super::stats::{Stats, widen};
+use super::{TableError, time_type};
 use crate::model::{Granularity, Lane, Period, Segment, TimeUs, Zone};
 
 /// The table property that pins the number of buckets.
@@ -37,10 +37,6 @@ pub fn lane_txn(lane: Lane) -> String {
 /// The application transaction that says up to which time (ms) a lane is complete.
 pub fn complete_until_txn(lane: Lane) -> String {
     format!("complete_until/{}", lane.name())
-}
-
-fn time_type() -> DataType {
-    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
 static FILE_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
@@ -164,6 +160,21 @@ impl Columns {
     }
 }
 
+/// The ends of windows that start then: the column beside that of their starts.
+pub(crate) fn window_ends(granularity: Granularity, starts: &TimestampMicrosecondArray) -> TimestampMicrosecondArray {
+    // Neighbours mostly share their window: a month's end is looked up once, not once a row.
+    let mut last = (TimeUs::MIN, TimeUs::MIN);
+    let ends: Vec<TimeUs> = (starts.values().iter())
+        .map(|&start| {
+            if last.0 != start {
+                last = (start, granularity.window_end(start, Zone::Utc));
+            }
+            last.1
+        })
+        .collect();
+    TimestampMicrosecondArray::from(ends).with_timezone("UTC")
+}
+
 impl SegmentWriter {
     /// An empty segment.
     ///
@@ -201,21 +212,11 @@ impl SegmentWriter {
         self.first_customer.get_or_insert_with(|| columns.customer.value(0).to_owned());
         columns.customer.value(columns.len() - 1).clone_into(&mut self.last_customer);
 
-        let granularity = self.segment.granularity;
-        // Neighbours mostly share their window: a month's end is looked up once, not once a row.
-        let mut last = (TimeUs::MIN, TimeUs::MIN);
-        let ends: Vec<TimeUs> = (columns.window_start.values().iter())
-            .map(|&start| {
-                if last.0 != start {
-                    last = (start, granularity.window_end(start, Zone::Utc));
-                }
-                last.1
-            })
-            .collect();
+        let ends = window_ends(self.segment.granularity, &columns.window_start);
         let arrays: Vec<ArrayRef> = vec![
             Arc::new(columns.customer),
             Arc::new(columns.window_start.with_timezone("UTC")),
-            Arc::new(TimestampMicrosecondArray::from(ends).with_timezone("UTC")),
+            Arc::new(ends),
             Arc::new(columns.dimension),
             Arc::new(columns.value),
             Arc::new(columns.event_count),

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt};
+use object_store::{Error as StoreError, GetResult, ObjectStore, ObjectStoreExt};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 
+use super::TableError;
 use super::store::{Backoff, may_pass};
 
 /// A larger file goes to disk.
@@ -75,6 +76,16 @@ pub enum FetchError {
     Scratch(#[from] std::io::Error),
 }
 
+impl FetchError {
+    /// As a table's error; `doing`: what was being done.
+    pub fn of_table(self, doing: String) -> TableError {
+        match self {
+            FetchError::Store(error) => TableError::storage(doing, error),
+            FetchError::Scratch(_) => TableError::Invalid(self.to_string()),
+        }
+    }
+}
+
 /// Fetches a file that is there. While the store is away it waits.
 ///
 /// # Errors
@@ -96,8 +107,16 @@ pub async fn fetch(store: &dyn ObjectStore, path: &str) -> Result<Fetched, Fetch
 async fn fetch_once(store: &dyn ObjectStore, path: &Path) -> Result<Fetched, FetchError> {
     let found = store.get(path).await?;
     if found.meta.size <= MEMORY_BYTES_MAX {
-        return Ok(Fetched(Content::Memory(found.bytes().await?)));
+        return Ok(Fetched::of_memory(found.bytes().await?));
     }
+    to_disk(found).await
+}
+
+/// Puts what a store answers into a temporary file.
+///
+/// # Errors
+/// [`FetchError`].
+pub async fn to_disk(found: GetResult) -> Result<Fetched, FetchError> {
     let mut disk = tempfile::tempfile()?;
     let mut chunks = found.into_stream();
     while let Some(chunk) = chunks.try_next().await? {
@@ -107,6 +126,11 @@ async fn fetch_once(store: &dyn ObjectStore, path: &Path) -> Result<Fetched, Fet
 }
 
 impl Fetched {
+    /// A Parquet file in memory.
+    pub fn of_memory(bytes: Bytes) -> Fetched {
+        Fetched(Content::Memory(bytes))
+    }
+
     /// A Parquet file that is on this machine already.
     pub fn of_disk(disk: DiskFile) -> Fetched {
         Fetched(Content::Disk(Disk(Arc::new(disk))))

@@ -82,6 +82,11 @@ impl Layout {
         before.into_iter().chain(within)
     }
 
+    /// The live files of a granularity and bucket, by time.
+    pub fn of(&self, granularity: Granularity, bucket: u16) -> impl Iterator<Item = &(Segment, File)> {
+        self.files.get(&(granularity, bucket)).into_iter().flat_map(|files| files.values())
+    }
+
     /// All of one granularity and bucket, by time.
     pub fn groups(&self) -> impl Iterator<Item = impl Iterator<Item = &(Segment, File)>> {
         self.files.values().map(|files| files.values())

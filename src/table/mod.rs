@@ -10,9 +10,16 @@ pub mod retention;
 mod stats;
 pub mod store;
 
+use arrow::datatypes::{DataType, TimeUnit};
+
 pub use load::{Listing, Tombstones};
 pub use log::{Commit, File, Log, State};
 pub use store::Root;
+
+/// The Arrow type of every time in a table.
+pub(crate) fn time_type() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
 
 /// What went wrong with a table, by what the caller does next.
 #[derive(Debug, thiserror::Error)]

@@ -11,9 +11,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BinaryBuilder, Int32Builder, Int64Builder, ListBuilder, RecordBatch, StringBuilder,
     StructBuilder, TimestampMicrosecondBuilder,
 };
-use arrow::datatypes::{
-    DataType, Field, Fields, Int32Type, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
-};
+use arrow::datatypes::{DataType, Field, Fields, Int32Type, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use parquet::arrow::ProjectionMask;
@@ -24,9 +22,9 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
 
-use super::TableError;
 use super::log::{Definition, File, State};
 use super::stats::{Stats, widen};
+use super::{TableError, time_type};
 use crate::model::{Arrival, Epoch, Granularity, Outcome, Period, Reason, RecordRef, Records, TimeUs, TimestampType};
 
 /// The application transaction that names the newest epoch.
@@ -90,10 +88,6 @@ impl Kind {
             Kind::Apart => "apart",
         }
     }
-}
-
-fn time_type() -> DataType {
-    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
 fn header_fields() -> Fields {

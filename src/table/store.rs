@@ -10,6 +10,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 use url::Url;
 
@@ -231,4 +232,19 @@ pub async fn create_file(store: &dyn ObjectStore, path: &str, bytes: Bytes) -> R
             Err(error) => return Err(TableError::storage(format!("writing {path}"), error)),
         }
     }
+}
+
+/// Reads a JSON file beside the tables; `None` where it is not there.
+///
+/// # Errors
+/// [`TableError::Storage`]; [`TableError::Corrupt`] when it is not what it should be.
+pub(crate) async fn load_json<T: DeserializeOwned>(root: &Root, path: &str) -> Result<Option<T>, TableError> {
+    let bytes = match look_at_file(root.store().as_ref(), &Path::from(path)).await {
+        Ok(bytes) => bytes,
+        Err(StoreError::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(TableError::storage(format!("reading {path}"), error)),
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| TableError::Corrupt { table: "counts".to_owned(), what: format!("{path}: {error}") })
 }

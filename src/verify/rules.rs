@@ -94,12 +94,7 @@ impl Rules {
         let known = if fingerprint == Fingerprint::of(&job.logic) {
             Known::Logic(Box::new(job.logic.clone()))
         } else {
-            match ledger::known(root, fingerprint).await? {
-                Known::Logic(logic) if Fingerprint::of(&logic) != fingerprint => {
-                    Known::Gone(format!("the text under its name is of logic {}", Fingerprint::of(&logic)))
-                }
-                known => known,
-            }
+            ledger::known(root, fingerprint).await?
         };
         self.logics.push(Rule { fingerprint, known });
         Ok(self.logics.len() - 1)

@@ -1,20 +1,14 @@
 //! Files of a table, fetched a few ahead of their reader. Small ones are held in memory, larger ones in a temporary file without
 //! a name: memory is bounded by [`AHEAD`] × [`MEMORY_BYTES_MAX`], whatever the size of a file.
 
-use std::fs::File as DiskFile;
-use std::io::Write;
-
 use arrow::array::{RecordBatch, RecordBatchReader};
 use arrow::datatypes::SchemaRef;
-use bytes::Bytes;
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
-use parquet::file::reader::ChunkReader;
 
 use super::VerifyError;
+use crate::table::fetch::{FetchError, Fetched, to_disk};
 use crate::table::store::look_at_file;
 use crate::table::{File, Log, TableError};
 
@@ -31,12 +25,7 @@ const BATCH_ROWS: usize = 4096;
 pub(super) struct Spooled {
     table: String,
     file: File,
-    content: Content,
-}
-
-enum Content {
-    Memory(Bytes),
-    Disk(DiskFile),
+    content: Fetched,
 }
 
 /// Fetches files in order.
@@ -62,15 +51,13 @@ async fn fetch(log: &Log, file: File) -> Result<Spooled, VerifyError> {
     };
     let path = Path::from(file.path.as_str());
     let content = if file.size <= MEMORY_BYTES_MAX {
-        Content::Memory(look_at_file(log.store().as_ref(), &path).await.map_err(failed)?)
+        Fetched::of_memory(look_at_file(log.store().as_ref(), &path).await.map_err(failed)?)
     } else {
         let found = log.store().get(&path).await.map_err(failed)?;
-        let mut disk = tempfile::tempfile().map_err(VerifyError::Spill)?;
-        let mut chunks = found.into_stream();
-        while let Some(chunk) = chunks.try_next().await.map_err(failed)? {
-            disk.write_all(&chunk).map_err(VerifyError::Spill)?;
-        }
-        Content::Disk(disk)
+        to_disk(found).await.map_err(|error| match error {
+            FetchError::Store(error) => failed(error),
+            FetchError::Scratch(error) => VerifyError::Spill(error),
+        })?
     };
     Ok(Spooled { table, file, content })
 }
@@ -94,10 +81,7 @@ impl Spooled {
         let corrupt = move |what: String| {
             VerifyError::Table(TableError::Corrupt { table: table.clone(), what: format!("{}: {what}", file.path) })
         };
-        let reader = match content {
-            Content::Memory(bytes) => reader(bytes, columns),
-            Content::Disk(disk) => reader(disk, columns),
-        };
+        let reader = content.batches(Some(columns), None, BATCH_ROWS);
         let reader = reader.map_err(|error| corrupt(error.to_string()))?;
         for name in columns {
             let found = reader.schema().field_with_name(name).map(|field| field.data_type().clone());
@@ -109,13 +93,4 @@ impl Spooled {
         }
         Ok(reader.map(move |batch| batch.map_err(|error| corrupt(error.to_string()))))
     }
-}
-
-fn reader(
-    content: impl ChunkReader + 'static,
-    columns: &[&str],
-) -> Result<ParquetRecordBatchReader, parquet::errors::ParquetError> {
-    let builder = ParquetRecordBatchReaderBuilder::try_new(content)?;
-    let projection = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
-    builder.with_projection(projection).with_batch_size(BATCH_ROWS).build()
 }
