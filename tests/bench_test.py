@@ -56,6 +56,12 @@ def test_the_age_of_minutes_is_a_saw(folder):
     # From 2 to 12 s, and from 2 to 15 s.
     assert ages["worst_seconds"] == 15 and ages["publishes"] == 3, ages
     assert abs(ages["median_seconds"] - 7.75) < 0.01, ages
+    # Of a part of it: from 8 to 12 s, and from 2 to 5 s. Commits of others do not matter.
+    other = folder / "counts/_delta_log" / f"{5:020}.json"
+    other.write_text(json.dumps({"txn": {"appId": "replay/r", "version": 1}}))
+    os.utime(other, (20, 20))
+    ages = tables.minute_ages(folder, 18, 25)
+    assert ages["worst_seconds"] == 12 and ages["publishes"] == 1, ages
 
 
 def test_the_proxy_counts_and_keeps_the_host(folder):

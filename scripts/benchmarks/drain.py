@@ -33,22 +33,27 @@ def compare(folder):
     return sum(row[2] for row in job)
 
 
-def send(bench, args):
-    """Sends the events to a broker of ours; how many there are, of how many days, and the broker."""
+def size(args):
+    """How many events, and of how many days: more events are more days, so there are more customers' windows too, and memory
+    that grew with history would show."""
     events = args.events or (400_000 if args.quick else DAY_EVENTS)
+    return events, max(1, events // DAY_EVENTS)
+
+
+def send(bench, events, days):
+    """Sends events to a broker of ours; returns the broker."""
     kafka = bench.server("kafka")
-    # More events are more days: so there are more customers' windows too, and memory that grew with history would show.
-    days = max(1, events // DAY_EVENTS)
     topic = ["--brokers", kafka["KAFKA_BOOTSTRAP"], "--topic", "bench", "--partitions", PARTITIONS]
     traffic = ["--events", events, "--customers", 10_000, "--from", "2026-01-13", "--hours", 24 * days]
     bench.tell(f"sending {events:,} events of {days} day(s)")
     bench.floodmark(["dev", "gen", *topic, *traffic, "-X", "compression.type=lz4"], {}, "gen")
-    return events, days, kafka
+    return kafka
 
 
 def run(bench, args):
     runs = args.runs or (1 if args.quick else 3)
-    events, days, kafka = send(bench, args)
+    events, days = size(args)
+    kafka = send(bench, events, days)
     folder = bench.folder
     environment = {"KAFKA_BOOTSTRAP": kafka["KAFKA_BOOTSTRAP"], "FLOODMARK_TABLES": str(folder / "tables")} | tables.LOG
     measured = {"job": [], "limit": []}

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from . import machine, tables
-from .drain import send
+from .drain import send, size
 from .machine import of
 
 # A year, so that every window of an event is whole in it.
@@ -24,7 +24,8 @@ def sums(db, source):
 def run(bench, args):
     runs = args.runs or (1 if args.quick else 3)
     folder = bench.folder
-    events, _, kafka = send(bench, args)
+    events, days = size(args)
+    kafka = send(bench, events, days)
     environment = {"KAFKA_BOOTSTRAP": kafka["KAFKA_BOOTSTRAP"], "FLOODMARK_TABLES": str(folder / "tables")}
     bench.tell("archiving and counting them")
     bench.floodmark(["run", "jobs/bench.toml", "--workers", 2, "--drain"], environment, "job")

@@ -91,26 +91,50 @@ def seconds_of(text):
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
+def epochs(folder):
+    """What the archive's log says of epochs: when each was opened, and the newest event time in it."""
+    opened, newest = {}, {}
+    for commit in commits(Path(folder) / "raw"):
+        for add in commit["add"]:
+            least, most = add["stats"]["minValues"], add["stats"]["maxValues"]
+            if least["epoch"] == most["epoch"]:
+                epoch = least["epoch"]
+                opened[epoch] = seconds_of(least["ingested_at"])
+                if "event_time" in most:
+                    newest[epoch] = max(newest.get(epoch, 0), seconds_of(most["event_time"]))
+    return opened, newest
+
+
 def minute_ages(folder, begin, end):
     """How old the newest published minute was, between two moments.
 
     What an epoch has read is complete when the epoch closes: at the next one's ingested_at. It can be seen when a commit of
     counts has its lane. In between, and until the next such commit, readers see it age.
     """
-    opened = {}
-    for commit in commits(Path(folder) / "raw"):
-        for add in commit["add"]:
-            least, most = add["stats"]["minValues"], add["stats"]["maxValues"]
-            if least["epoch"] == most["epoch"]:
-                opened[least["epoch"]] = seconds_of(least["ingested_at"])
+    opened, _ = epochs(folder)
     points = []
     for commit in commits(Path(folder) / "counts"):
         epoch = commit["txn"].get("lane/minute")
-        closed = opened.get((epoch or 0) + 1)
-        if closed is not None and begin <= commit["seen"] <= end:
+        closed = None if epoch is None else opened.get(epoch + 1)
+        if closed is not None:
             points.append((commit["seen"], closed))
-    # A saw: at once after a publish, and just before the next one.
-    teeth = [(seen - closed, after - closed) for (seen, closed), (after, _) in zip(points, points[1:])]
+    return saw(points, begin, end)
+
+
+def complete_ages(folder, begin, end):
+    """How long ago the newest minutes ended that are published and complete: the grace and the epoch's length come on top."""
+    until = [(commit["seen"], commit["txn"].get("complete_until/minute")) for commit in commits(Path(folder) / "counts")]
+    return saw([(seen, ms / 1000) for seen, ms in until if ms is not None], begin, end)
+
+
+def saw(points, begin, end):
+    """Median and worst age, from moments at which something could be seen and its time: at once after a publish it is
+    youngest, just before the next one oldest."""
+    teeth = []
+    for (seen, time), (after, _) in zip(points, points[1:]):
+        low, high = max(seen, begin), min(after, end)
+        if low < high:
+            teeth.append((low - time, high - time))
     if not teeth:
         return None
     total = sum(high - low for low, high in teeth)
@@ -119,4 +143,15 @@ def minute_ages(folder, begin, end):
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if below(middle) < total / 2 else (low, middle)
-    return {"median_seconds": high, "worst_seconds": max(high for _, high in teeth), "publishes": len(points)}
+    publishes = sum(begin <= seen <= end for seen, _ in points)
+    return {"median_seconds": high, "worst_seconds": max(high for _, high in teeth), "publishes": publishes}
+
+
+def behind(folder, begin, end):
+    """Between two moments: rows that were archived, and how far the newest event of an epoch was behind its end, at worst."""
+    opened, newest = epochs(folder)
+    seen = [commit for commit in commits(Path(folder) / "raw") if begin <= commit["seen"] <= end]
+    rows = sum(add["rows"] for commit in seen for add in commit["add"])
+    numbers = {commit["txn"].get("epoch", 0) for commit in seen}
+    seconds = [opened[epoch + 1] - newest[epoch] for epoch in numbers if epoch in newest and epoch + 1 in opened]
+    return {"rows": rows, "worst_seconds": max(seconds, default=None)}
