@@ -618,6 +618,26 @@ fn another_logic_counts_from_the_next_epoch_on() {
 }
 
 #[test]
+fn complete_until_does_not_go_back_with_a_longer_grace() {
+    let mut world = World::new("");
+    let job = world.start(2, world.store());
+    one_epoch(&mut world, &job);
+    job.ends_in_order(Request::Stop);
+    let until = |world: &World| world.table("counts").txn(&counts::complete_until_txn(Lane::Minute));
+    let before = until(&world);
+    assert!(before > 0);
+    world.set("\n[granularities.minute]\ngrace_seconds = 60");
+    start_and_count(&mut world, 1).ends_in_order(Request::Stop);
+    assert_eq!(until(&world), before);
+    // Until the longer grace has passed too.
+    let job = world.start(2, world.store());
+    world.advance(60 * SECOND);
+    job.ends_in_order(Request::Drain);
+    assert!(until(&world) > before);
+    world.is_exact();
+}
+
+#[test]
 fn another_logic_is_refused_while_lanes_are_apart() {
     let mut world = World::new("");
     let first = level(&mut world);

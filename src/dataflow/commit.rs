@@ -432,7 +432,10 @@ impl Committer {
             txns.push((counts::lane_txn(*lane), epoch as i64));
             if let Some(ingested_at) = at_end {
                 let until = (ingested_at - self.graces_us[*lane as usize]).div_euclid(1000);
-                txns.push((counts::complete_until_txn(*lane), until));
+                let txn = counts::complete_until_txn(*lane);
+                // It may be of a logic with a shorter grace, and readers rely on what was said.
+                let said = self.counts.state.txns.get(&txn).copied().unwrap_or(until);
+                txns.push((txn, until.max(said)));
             }
         }
         let commit = loop {
