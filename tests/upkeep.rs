@@ -686,7 +686,7 @@ fn on_disk() -> (tempfile::TempDir, String, Tables) {
     let path = folder.path().join("tables").to_str().expect("UTF-8").to_owned();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let tables = runtime.block_on(async {
-        let tables = Tables::in_root(Root::open(&path, &BTreeMap::new()).expect("a root")).await;
+        let tables = Tables::in_root(Root::make(&path, &BTreeMap::new()).expect("a root")).await;
         a_day(&tables).await;
         tables
     });

@@ -69,10 +69,21 @@ pub(crate) fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("floodmark: {error:#}");
+            eprintln!("floodmark: {}", said(&error));
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+/// An error with its causes; those that its own text has already are not said again.
+fn said(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {

@@ -45,7 +45,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
         Some(workers) => usize::from(workers),
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
-    let root = Root::open(&job.tables.url, &job.tables.options).map_err(LiveError::Table)?;
+    let root = Root::make(&job.tables.url, &job.tables.options).map_err(LiveError::Table)?;
     let source = Kafka::new(&job, args.accept_gap);
     let progress = Arc::new(Progress::default());
     let (request, requested) = watch::channel(if args.drain { Request::Drain } else { Request::Run });

@@ -82,7 +82,7 @@ pub struct LongLifeArgs {
 /// As a job; and when nothing moves for two minutes.
 pub(super) fn run(args: &LongLifeArgs) -> anyhow::Result<()> {
     let job = Job::load(&args.job)?;
-    let root = Root::open(&job.tables.url, &job.tables.options)?;
+    let root = Root::make(&job.tables.url, &job.tables.options)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let log = Log::new(&root, "counts");
     if runtime.block_on(log.load())?.is_some() {

@@ -91,7 +91,7 @@ pub(super) fn run(args: &PreloadArgs) -> anyhow::Result<()> {
     let job = Job::load(&args.job)?;
     let now_ms = Clock::System.now_ms();
     let until = args.until.map_or_else(|| Granularity::Hour.window_start(now_ms * 1000, Zone::Utc), |ms| ms * 1000);
-    let root = Root::open(&job.tables.url, &job.tables.options)?;
+    let root = Root::make(&job.tables.url, &job.tables.options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let (raw_log, counts_log) = (Log::new(&root, "raw"), Log::new(&root, "counts"));
     let properties = retention::properties(job.settings.dead_files_keep_hours);

@@ -140,7 +140,7 @@ struct Target {
 
 impl Target {
     async fn open(to: &str, place: &Place) -> Result<Target, ManageError> {
-        let root = Root::open(to, &place.options)?;
+        let root = Root::make(to, &place.options)?;
         let folder = root.url().to_file_path().ok().filter(|_| root.url().scheme() == "file");
         if let Some(folder) = &folder {
             if ["_delta_log", "raw/_delta_log", "counts/_delta_log"].iter().any(|log| folder.join(log).is_dir()) {

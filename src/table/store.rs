@@ -39,8 +39,20 @@ impl Root {
     /// Opens a local path, `file://`, `s3://`, `gs://`, `az://` or `memory://`. `options` are named as object_store names them.
     ///
     /// # Errors
-    /// [`TableError::Invalid`] when the URL or an option is not understood.
+    /// [`TableError::Invalid`] when the URL or an option is not understood, or a local folder is not there.
     pub fn open(location: &str, options: &BTreeMap<String, String>) -> Result<Root, TableError> {
+        Root::at(location, options, false)
+    }
+
+    /// Opens it as [`Root::open`] does; a local folder that is not there is made.
+    ///
+    /// # Errors
+    /// [`TableError::Invalid`], also when the folder can not be made.
+    pub fn make(location: &str, options: &BTreeMap<String, String>) -> Result<Root, TableError> {
+        Root::at(location, options, true)
+    }
+
+    fn at(location: &str, options: &BTreeMap<String, String>, make: bool) -> Result<Root, TableError> {
         let invalid = |why: String| TableError::Invalid(format!("tables.url = {location:?}: {why}"));
         let url = match Url::parse(location) {
             // A single letter is a drive, not a scheme.
@@ -52,9 +64,15 @@ impl Root {
         };
         if url.scheme() == "file" {
             let path = url.to_file_path().map_err(|()| invalid("expected file:///an/absolute/path".to_owned()))?;
-            std::fs::create_dir_all(&path).map_err(|error| {
-                invalid(format!("the folder can not be made: {error}; check the path and its permissions"))
-            })?;
+            if make {
+                std::fs::create_dir_all(&path).map_err(|error| {
+                    invalid(format!("the folder can not be made: {error}; check the path and its permissions"))
+                })?;
+            } else if !path.is_dir() {
+                return Err(invalid(
+                    "there is no such folder: run the job first (floodmark run JOB), or name the one where its tables are".to_owned(),
+                ));
+            }
             let store = LocalFileSystem::new_with_prefix(&path).map_err(|error| invalid(error.to_string()))?;
             // Folders of periods that are over would pile up.
             let store = store.with_automatic_cleanup(true);
