@@ -79,11 +79,15 @@ fn a_wrong_field_its_fix_and_the_past_recounted() {
     let to = ["dev", "gen", "--brokers", &world.brokers, "--topic", "web-analytics"];
     world.ends(0, &[&to[..], &traffic].concat());
     world.job(FIELD, WRONG_FIELD);
+    let plan = [&["replay", "plan", "job.toml"], &RANGE[..]].concat();
+    for command in [&plan, &run("fix", &[]), &vec!["verify", "job.toml"], &vec!["status", "job.toml"]] {
+        world.refused(78, command, "floodmark run JOB");
+    }
+    assert!(!world.folder.path().join("tables").exists(), "who only looks makes no folder");
     world.ends(0, &["run", "job.toml", "--drain"]);
 
     // Before live counts with the fix there are only previews, and nothing is submitted that asked to be published.
     world.job(FIELD, FIELD);
-    let plan = [&["replay", "plan", "job.toml"], &RANGE[..]].concat();
     assert_eq!(world.json(0, &plan)["can_be_published"], false);
     world.refused(1, &run("fix", &["--publish"]), "Restart live with this job file first");
     assert_eq!(world.standings(), []);
@@ -106,12 +110,32 @@ fn a_wrong_field_its_fix_and_the_past_recounted() {
     let rest = world.json(0, &["replay", "diff", "fix", "--job", "job.toml", "--dimension", "total"]);
     assert_eq!(rest["groups"], serde_json::json!([]));
     world.is_exact();
+    for (top, lines) in [(&[][..], 10), (&["--top", "3"], 3), (&["--top", "0"], 0)] {
+        let of = |command: Vec<&str>| {
+            let text = world.ends(0, &[&command[..], top].concat());
+            text.split("\n\n").find(|table| table.starts_with("largest changes")).unwrap_or_default().to_owned()
+        };
+        let (largest, by_diff) = (of(run("fix", &[])), of(vec!["replay", "diff", "fix", "--job", "job.toml"]));
+        assert_eq!((largest.lines().skip(1).count(), &largest), (lines, &by_diff), "{top:?}");
+    }
+    let some = world.ends(0, &run("some", &["--customers", "shop-00000"]));
+    assert!(some.contains(" rows of raw in range (of all customers), "), "{some}");
+    world.ends(0, &["replay", "discard", "some", "--job", "job.toml"]);
 
     let published = world.ends(0, &["replay", "publish", "fix", "--job", "job.toml"]);
     assert!(published.starts_with("replay fix is published: "), "{published}");
     world.is_exact();
     let again = world.ends(0, &["replay", "publish", "fix", "--job", "job.toml"]);
     assert!(again.contains("already"), "{again}");
+    // What says which rows it counts is lost, and written again.
+    let entry = world.folder.path().join("tables/web-analytics/replays/fix/entry.json");
+    let written = fs::read(&entry).expect("an entry");
+    fs::remove_file(&entry).expect("removed");
+    world.refused(1, &["verify", "job.toml"], "replays/fix/entry.json is not there");
+    world.refused(1, &["verify", "job.toml"], "floodmark replay publish fix");
+    world.ends(0, &["replay", "publish", "fix", "--job", "job.toml"]);
+    assert_eq!(fs::read(&entry).expect("an entry"), written);
+    world.is_exact();
     world.ends(0, &run("second", &["--detailed-exitcode"]));
     world.refused(1, &["replay", "discard", "fix", "--job", "job.toml"], "floodmark replay undo fix");
 
@@ -121,7 +145,11 @@ fn a_wrong_field_its_fix_and_the_past_recounted() {
     assert_eq!(undone, ["preview", "fix", "second"]);
     assert_eq!(world.standings()[1].1, "{\"undone\":2}");
     // What was found before is found no more: the cells are the old ones again.
-    world.ends(3, &run("third", &["--detailed-exitcode", "--publish"]));
+    // 3 is for what was found, also when it is published, and was before.
+    for done in ["replay third is published: ", "replay third is published already "] {
+        let said = world.ends(3, &run("third", &["--detailed-exitcode", "--publish"]));
+        assert!(said.contains(done), "{said}");
+    }
     world.is_exact();
     world.refused(1, &["replay", "publish", "fix", "--job", "job.toml"], "was compared before replay third");
 
@@ -135,6 +163,11 @@ fn a_wrong_field_its_fix_and_the_past_recounted() {
         &["replay", "plan", "nothing.toml", "--from", "2026-01-13", "--to", "2026-01-14"],
         "nothing.toml",
     );
+    for command in [&["run"][..], &["verify"], &["replay", "run", "--from", "2026-01-13", "--to", "2026-01-14"]] {
+        let output = world.floodmark(&[command, &["nothing.toml"]].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), said.matches("No such file").count()), (Some(78), 1), "{command:?}: {said}");
+    }
     world.refused(2, &["replay", "plan", "job.toml", "--from", "yesterday", "--to", "2026-01-14"], "expected a date");
     for id in ["fix", "preview"] {
         world.ends(0, &["replay", "discard", id, "--job", "job.toml"]);

@@ -21,6 +21,7 @@ use floodmark::live::{Live, run};
 use floodmark::model::Lane;
 use floodmark::replay::ReplayError;
 use floodmark::replay::dataset::{self, Changes, Outcomes, Summary};
+use floodmark::replay::list::discard;
 use floodmark::replay::plan::{self, chunks, prepare, raw_files};
 use floodmark::replay::publish::{Direction, PublishError, Published, Publisher};
 use floodmark::replay::recount::{self, Replay};
@@ -28,6 +29,7 @@ use floodmark::replay::submission::{Asked, Submission};
 use floodmark::source::script::{Script, ScriptRecord};
 use floodmark::table::counts::{Columns, lane_txn, read_segment, segment_of};
 use floodmark::table::log::commit_path;
+use floodmark::table::store::write_file;
 use floodmark::table::{Log, Root, State, TableError, raw};
 use futures::TryStreamExt;
 use object_store::memory::InMemory;
@@ -720,6 +722,40 @@ fn another_run_of_it_ends_while_this_one_stands_still_at_every_step() {
         step += 1;
     }
     assert!(step > 20, "{step} steps");
+}
+
+#[test]
+fn discarded_while_it_stands_still_at_every_step_it_leaves_nothing() {
+    let prepared = tables();
+    let submission = submit(&prepared, 20_000);
+    let refused = (1..)
+        .map_while(|step| {
+            let inner = Arc::new(prepared.fork());
+            let store = on(&inner);
+            store.at(step, if step % 2 == 0 { Fault::FreezeBefore } else { Fault::FreezeAfter });
+            let slow = begin(&store, NEW, &submission, (1 + step % 3, 4096));
+            slow.waits(|run| run.store.frozen());
+            if !store.frozen() {
+                slow.end().expect("a replay");
+                return None;
+            }
+            let root = root_of(&inner);
+            runtime().block_on(discard(&root, "r")).expect("discarded");
+            store.thaw();
+            let error = slow.end().err();
+            assert_eq!(files(&inner, "replays"), BTreeMap::new(), "step {step}: {error:?}");
+            if let Some(error) = &error {
+                assert!(error.to_string().contains("was discarded while it ran: nothing of it is left"), "{error}");
+            }
+            // Of one that was killed then, it deletes what is left.
+            let leftover = Submission::path("r", "chunks/00000/x.json");
+            runtime().block_on(write_file(root.store().as_ref(), &leftover, Bytes::new())).expect("written");
+            assert_eq!(runtime().block_on(discard(&root, "r")).expect("discarded"), 1);
+            Some(error.is_some())
+        })
+        .filter(|refused| *refused)
+        .count();
+    assert!(refused > 20, "{refused} steps");
 }
 
 #[test]

@@ -217,6 +217,17 @@ impl Replay {
             _ => entry.store(root).await,
         }
     }
+
+    /// Writes the entry of a replay in force again, where it was lost: nothing that it covers can be recounted without it.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub(super) async fn mend(&self, root: &Root) -> Result<(), TableError> {
+        match load_json::<Entry>(root, &Entry::path(&self.submission.id)).await? {
+            Some(_) => Ok(()),
+            None => self.record(root).await,
+        }
+    }
 }
 
 /// The newest of the other replays of these orders that covers the same windows.

@@ -70,7 +70,8 @@ pub struct RangeArgs {
     /// End of that, exclusive
     #[arg(long, value_name = "TIME", value_parser = times::parse, requires = "ingest_from", conflicts_with_all = ["from", "to"])]
     ingest_to: Option<TimeUs>,
-    /// Only this customer; more than once for more, or @FILE with one a line
+    /// Only this customer; more than once for more, or @FILE with one a line. Numbers of rows are of all customers even then: a
+    /// rejected row has none
     #[arg(long, value_name = "ID|@FILE")]
     customers: Vec<String>,
     /// Worker threads; default: one for each core
@@ -91,8 +92,8 @@ pub struct PlanArgs {
 /// Options of `replay run`.
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed or refused, 2 usage, 3 with --detailed-exitcode where cells differ, 75 try again, \
-    78 configuration. The same id again is the same replay: a retried submission goes on, or says what was found."
+    after_help = "Exit codes: 0 done, 1 failed or refused, 2 usage, 3 with --detailed-exitcode where cells differ, published or \
+    not, 75 try again, 78 configuration. The same id again is the same replay: a retried submission goes on, or says what was found."
 )]
 pub struct RunArgs {
     #[command(flatten)]
@@ -103,9 +104,12 @@ pub struct RunArgs {
     /// Publish at once what was found
     #[arg(long)]
     publish: bool,
-    /// Exit with 3 where cells differ
+    /// Exit with 3 where cells differ, also when `--publish` has published them: 0 is for nothing to do
     #[arg(long)]
     detailed_exitcode: bool,
+    /// So many of the largest changes, at most ten of each granularity: `replay diff` shows more
+    #[arg(long, value_name = "N", default_value_t = TOP)]
+    top: usize,
     /// Memory for what was counted; beyond it sorted runs go to the store
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     memory_mib: u32,
@@ -166,9 +170,12 @@ pub struct DiffArgs {
     #[arg(long, value_name = "TIME", value_parser = times::parse)]
     to: Option<TimeUs>,
     /// So many of the largest changes
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = TOP)]
     top: usize,
 }
+
+/// Lines of the largest changes.
+const TOP: usize = 10;
 
 /// An id is part of paths and of transaction names.
 fn parse_id(text: &str) -> Result<String, String> {
@@ -304,7 +311,7 @@ async fn replay(args: &RunArgs) -> Result<u8, ReplayError> {
     let value = Result { submission: &submission, summary: &summary, published: &published };
     print(args.range.output, &value, || {
         let took = duration(started.elapsed().as_secs_f64());
-        let mut text = show::summary(&submission, &summary);
+        let mut text = show::summary(&submission, &summary, args.top);
         text += &format!("\nreplay {}: {} in {took}", submission.id, show::changes(summary.cells));
         if let Some(published) = &published {
             text += "\n";

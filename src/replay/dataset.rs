@@ -471,11 +471,11 @@ pub struct Summary {
     pub groups: Vec<Group>,
     /// The largest changes, of the finest windows.
     pub largest: Vec<Largest>,
-    /// Rows of `raw` in range.
+    /// Rows of `raw` in range: of all customers, also where only some are recounted.
     pub rows_in_range: u64,
     /// Of them, those that count.
     pub rows_counted: u64,
-    /// Rows whose outcome is another one now.
+    /// Rows whose outcome is another one now: of all customers, as a rejected row has none.
     pub outcomes: Vec<Outcomes>,
     /// Windows that lie only partly in the range.
     pub partly: Vec<Partly>,

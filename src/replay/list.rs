@@ -68,14 +68,11 @@ pub async fn list(root: &Root) -> Result<Vec<Listed>, TableError> {
     Ok(replays)
 }
 
-/// Deletes a replay's files, but for its entry; how many.
+/// Deletes a replay's files, but for its entry; how many. Also what a run of it wrote that went on after it was discarded.
 ///
 /// # Errors
 /// [`PublishError::Unknown`]; [`PublishError::InForce`]; [`PublishError::Table`]: then run it again.
 pub async fn discard(root: &Root, id: &str) -> Result<u64, PublishError> {
-    if Submission::load(root, id).await?.is_none() {
-        return Err(PublishError::Unknown(id.to_owned()));
-    }
     let counts: State = Log::new(root, "counts").load().await?.unwrap_or_default();
     if Orders::of(&counts).in_force(id) {
         return Err(PublishError::InForce(id.to_owned()));
@@ -86,6 +83,9 @@ pub async fn discard(root: &Root, id: &str) -> Result<u64, PublishError> {
     let (plan, summary) = (Submission::path(id, "plan.json"), Submission::path(id, "summary.json"));
     let mut paths: Vec<Path> = listed.into_iter().map(|meta| meta.location).collect();
     paths.retain(|path| path.as_ref() != Entry::path(id));
+    if paths.is_empty() {
+        return Err(PublishError::Unknown(id.to_owned()));
+    }
     // Without its summary it can not be published; without its submission it is not there, so that goes last.
     paths.sort_by_key(|path| (path.as_ref() == plan, path.as_ref() != summary));
     for path in &paths {

@@ -80,7 +80,12 @@ impl Publisher {
         };
         let replay = Replay::load(&self.root, &self.id).await?;
         let work = match replay.admit(&self.root, &state, self.direction).await? {
-            Admitted::Already(order) => return Ok(self.already(&replay, &state, order)),
+            Admitted::Already(order) => {
+                if self.direction == Direction::Publish {
+                    replay.mend(&self.root).await?;
+                }
+                return Ok(self.already(&replay, &state, order));
+            }
             Admitted::Order(order) => UnderWay {
                 publisher: self,
                 layout: Arc::new(Layout::new(state.files.values(), |_| true)?),

@@ -14,10 +14,12 @@ use object_store::path::Path;
 use timely::worker::Worker;
 
 use super::ReplayError;
+use super::admission::PublishError;
 use super::arrivals::{Tallies, arrivals};
 use super::compare::{Compare, compare};
 use super::dataset::{Outcomes, Summary};
 use super::gather::{Gather, Manifest, Rest, encode_rows, gather};
+use super::list::discard;
 use super::plan::{Counting, Tables, chunks, partly, raw_files, scope};
 use super::runs::RunSet;
 use super::source::{Chunk, Gathered, Share, source};
@@ -64,15 +66,30 @@ pub async fn run(replay: &Replay, submission: &Submission) -> Result<Summary, Re
     let Replay { root, .. } = replay;
     let id = &submission.id;
     let summary = match Summary::load(root, id).await? {
-        Some(summary) => summary,
+        Some(summary) => Ok(summary),
         None => match recount(replay, submission).await {
-            Ok(summary) => summary.store(root, id).await?,
+            Ok(summary) => summary.store(root, id).await.map_err(Into::into),
             // Another run of it may have been faster: what this one still needed is deleted then.
-            Err(error) => Summary::load(root, id).await.ok().flatten().ok_or(error)?,
+            Err(error) => Summary::load(root, id).await.ok().flatten().ok_or(error),
         },
     };
+    if matches!(Submission::load(root, id).await, Ok(None)) {
+        return Err(discarded(root, id).await);
+    }
+    let summary = summary?;
     tidy(root, id, &summary).await;
     Ok(summary)
+}
+
+/// What was written since it was discarded is deleted too.
+async fn discarded(root: &Root, id: &str) -> ReplayError {
+    let left = match discard(root, id).await {
+        Ok(_) | Err(PublishError::Unknown(_)) => "nothing of it is left".to_owned(),
+        Err(error) => format!("run `floodmark replay discard {id}` again, which deletes what is left of it ({error})"),
+    };
+    ReplayError::Refused(format!(
+        "replay {id} was discarded while it ran: {left}; submit it again if it is still wanted"
+    ))
 }
 
 /// Counts and compares; the dataset is written, but for its summary.

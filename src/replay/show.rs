@@ -88,19 +88,24 @@ pub async fn diff(root: &Root, id: &str, filter: &Filter) -> Result<Diff, Replay
             push_largest(largest.entry(part.granularity).or_default(), &change, filter.top);
         }
     }
-    let mut all: Vec<_> = (largest.into_iter())
+    let largest = (largest.into_iter())
         .flat_map(|(granularity, changes)| changes.into_iter().map(move |change| Largest::of(granularity, change)))
         .collect();
-    all.sort_by_key(|largest| std::cmp::Reverse((largest.new_count - largest.old_count).abs()));
-    all.truncate(filter.top);
     Ok(Diff {
         submission,
         cells: groups.changes(),
         groups: groups.finish(),
-        largest: all,
+        largest: top(largest, filter.top),
         outcomes: summary.outcomes,
         partly: summary.partly,
     })
+}
+
+/// The largest of all granularities.
+fn top(mut largest: Vec<Largest>, most: usize) -> Vec<Largest> {
+    largest.sort_by_key(|largest| std::cmp::Reverse((largest.new_count - largest.old_count).abs()));
+    largest.truncate(most);
+    largest
 }
 
 impl Diff {
@@ -136,11 +141,13 @@ pub fn range(submission: &Submission) -> String {
     format!("{what}{} to {}{customers}", rfc3339(range.start), rfc3339(range.end))
 }
 
-/// A replay's summary.
-pub fn summary(submission: &Submission, summary: &Summary) -> String {
-    let mut text = tables(&summary.groups, &summary.largest, &summary.outcomes, &summary.partly);
+/// A replay's summary, with so many of the largest changes.
+pub fn summary(submission: &Submission, summary: &Summary, most: usize) -> String {
+    let largest = top(summary.largest.clone(), most);
+    let mut text = tables(&summary.groups, &largest, &summary.outcomes, &summary.partly);
+    let of = if submission.customers.is_some() { " (of all customers)" } else { "" };
     text += &format!(
-        "\n{} rows of raw in range, {} count; logic {}",
+        "\n{} rows of raw in range{of}, {} count; logic {}",
         grouped(summary.rows_in_range),
         grouped(summary.rows_counted),
         submission.logic
