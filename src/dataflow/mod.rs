@@ -12,6 +12,7 @@
 //! `══` crosses workers, the rest stays on one. The timestamp is the epoch.
 
 mod balance;
+mod chunk;
 pub mod combine;
 pub mod commit;
 pub mod control;

@@ -11,13 +11,13 @@ use std::sync::atomic::Ordering;
 
 use differential_dataflow::trace::cursor::{Cursor, Navigable};
 use differential_dataflow::trace::implementations::KeySpine;
-use differential_dataflow::trace::implementations::chunker::ContainerChunker;
 use differential_dataflow::trace::implementations::{KeyBatcher, KeyBuilder};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::operator::Operator;
 use tokio::sync::Semaphore;
 
+use super::chunk::Chunker;
 use super::control::{Answers, Inbox};
 use super::merge::Merge;
 use super::plan::Wanted;
@@ -65,7 +65,7 @@ pub fn arrange<'scope>(updates: StreamVec<'scope, Epoch, Triple>) -> StreamVec<'
     differential_dataflow::operators::arrange::arrangement::arrange_core::<
         _,
         _,
-        ContainerChunker<Vec<Triple>>,
+        Chunker,
         KeyBatcher<Key, Epoch, Tally>,
         KeyBuilder<Key, Epoch, Tally>,
         KeySpine<Key, Epoch, Tally>,
