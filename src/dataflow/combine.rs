@@ -103,7 +103,8 @@ pub fn combine<'scope>(
                         }
                     }
                     if map.bytes() > MAP_BYTES_MAX {
-                        send(&std::mem::take(map), output.session(held));
+                        send(map, output.session(held));
+                        map.clear();
                     }
                 }
             });

@@ -27,7 +27,7 @@ pub mod roll_up;
 pub mod route;
 pub mod run;
 pub mod source;
-mod tally_map;
+pub mod tally_map;
 mod turn;
 
 use std::ops::Range;

@@ -18,6 +18,9 @@ const NONE: u32 = 0xf;
 pub struct Route(u32);
 
 impl Route {
+    /// In a replay, where nothing is late: days that count, and that weeks, months and years are made of.
+    pub const BOTH: Lane = Lane::Late;
+
     /// The lane of a granularity, if any wants the record.
     pub fn lane(self, granularity: Granularity) -> Option<Lane> {
         Lane::ALL.get(((self.0 >> (4 * granularity as u32)) & 0xf) as usize).copied()
@@ -33,6 +36,27 @@ impl Route {
         let wanted =
             |granularity| self.lane(granularity).is_some() || (granularity == Granularity::Day && self.coarse());
         Granularity::ALL[from as usize..].iter().copied().find(|&granularity| wanted(granularity))
+    }
+
+    /// For a replay: late or not is one, and a day that counts and is a part of counted weeks, months or years is one update, in
+    /// [`Route::BOTH`].
+    fn joined(self) -> Route {
+        let mut joined = u32::MAX;
+        let mut set = |granularity: Granularity, lane: Lane| {
+            let shift = 4 * granularity as u32;
+            joined = (joined & !(NONE << shift)) | ((lane as u32) << shift);
+        };
+        let wanted = |granularity: &Granularity| self.lane(*granularity).is_some();
+        let both = wanted(&Granularity::Day) && self.coarse();
+        for granularity in Granularity::ALL.into_iter().filter(wanted) {
+            match granularity {
+                Granularity::Minute | Granularity::Hour => set(granularity, granularity.lane()),
+                Granularity::Day => set(granularity, if both { Route::BOTH } else { Lane::Day }),
+                _ if !both => set(granularity, Lane::Coarse),
+                _ => {}
+            }
+        }
+        Route(joined)
     }
 
     /// As bytes of a key.
@@ -76,9 +100,9 @@ impl Scope {
     }
 }
 
-/// The lanes of one record.
+/// The lanes of one record; and whether they are of a replay, which publishes nothing by lanes.
 #[derive(Clone, Copy, Debug)]
-pub struct Lanes([Option<Lane>; GRANULARITIES]);
+pub struct Lanes([Option<Lane>; GRANULARITIES], bool);
 
 impl Router {
     /// `absorbed`: per lane of [`Lane::ALL`] the epoch that it had at the start; rows up to it are in it already.
@@ -104,9 +128,9 @@ impl Router {
     /// The lanes of a record: on time or late for each window, as far as that lane has not absorbed it.
     pub fn lanes(&self, epoch: Epoch, ingested_at: TimeUs, event_time: TimeUs) -> Lanes {
         if self.scope.as_ref().is_some_and(|scope| !scope.covers(event_time)) {
-            return Lanes([None; GRANULARITIES]);
+            return Lanes([None; GRANULARITIES], true);
         }
-        Lanes(Granularity::ALL.map(|granularity| {
+        let lanes = Granularity::ALL.map(|granularity| {
             let own = granularity.lane();
             let late = || {
                 let end = granularity.window_end(granularity.window_start(event_time, Zone::Utc), Zone::Utc);
@@ -114,7 +138,8 @@ impl Router {
             };
             let lane = if own != Lane::Coarse && late() { Lane::Late } else { own };
             self.wanted[lane as usize].contains(&epoch).then_some(lane)
-        }))
+        });
+        Lanes(lanes, self.scope.is_some())
     }
 }
 
@@ -135,6 +160,7 @@ impl Lanes {
                 wanted = true;
             }
         }
-        wanted.then_some(Route(route))
+        let route = Route(route);
+        wanted.then_some(if self.1 { route.joined() } else { route })
     }
 }

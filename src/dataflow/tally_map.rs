@@ -1,4 +1,7 @@
 //! A hash map from keys of bytes to tallies, with all keys in one allocation.
+//!
+//! Entries stay in the order in which they came, and with their hashes: growing hashes nothing again, and who reads all of them reads
+//! memory from front to back.
 
 use std::hash::BuildHasher;
 
@@ -9,34 +12,64 @@ use crate::model::{Arena, Span, Tally};
 
 /// Sums tallies by key.
 #[derive(Default)]
-pub(super) struct TallyMap {
+pub struct TallyMap {
     keys: Arena,
-    table: HashTable<(Span, Tally)>,
+    entries: Vec<(u64, Span, Tally)>,
+    /// Places in `entries`.
+    table: HashTable<u32>,
     hasher: FixedState,
 }
 
 impl TallyMap {
     /// Adds `tally` to the key's.
-    pub(super) fn add(&mut self, key: &[u8], tally: Tally) {
+    pub fn add(&mut self, key: &[u8], tally: Tally) {
         use differential_dataflow::difference::Semigroup;
         let hash = self.hasher.hash_one(key);
-        match self.table.find_mut(hash, |(span, _)| self.keys.get(*span) == key) {
-            Some((_, sum)) => sum.plus_equals(&tally),
+        let TallyMap { keys, entries, table, .. } = self;
+        let is_it = |at: &u32| {
+            let (known, span, _) = &entries[*at as usize];
+            *known == hash && keys.get(*span) == key
+        };
+        match table.find(hash, is_it) {
+            Some(at) => entries[*at as usize].2.plus_equals(&tally),
             None => {
-                let span = self.keys.push(key);
-                let (keys, hasher) = (&self.keys, &self.hasher);
-                self.table.insert_unique(hash, (span, tally), |(span, _)| hasher.hash_one(keys.get(*span)));
+                let at = u32::try_from(entries.len()).expect("its user empties it long before");
+                entries.push((hash, keys.push(key), tally));
+                table.insert_unique(hash, at, |at| entries[*at as usize].0);
             }
         }
     }
 
     /// Bytes of the keys.
-    pub(super) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.keys.len()
     }
 
-    /// All keys with their sums, in no order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], Tally)> {
-        self.table.iter().map(|(span, tally)| (self.keys.get(*span), *tally))
+    /// All keys with their sums, in the order in which they came.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], Tally)> {
+        (0..self.len()).map(|at| self.entry(at))
+    }
+
+    /// A key and its sum, by the order in which keys came.
+    pub fn entry(&self, at: usize) -> (&[u8], Tally) {
+        let (_, span, tally) = self.entries[at];
+        (self.keys.get(span), tally)
+    }
+
+    /// Number of keys.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Forgets all, and keeps the room.
+    pub fn clear(&mut self) {
+        self.keys.clear();
+        self.entries.clear();
+        self.table.clear();
     }
 }

@@ -16,6 +16,11 @@ pub struct Arena {
 }
 
 impl Arena {
+    /// With room for so many bytes.
+    pub fn with_room(bytes: usize) -> Arena {
+        Arena { bytes: Vec::with_capacity(bytes) }
+    }
+
     /// Appends `bytes` and says where they are.
     pub fn push(&mut self, bytes: &[u8]) -> Span {
         let start = u32::try_from(self.bytes.len()).expect("a chunk is cut long before 4 GiB");
@@ -26,6 +31,11 @@ impl Arena {
     /// The bytes at `span`.
     pub fn get(&self, span: Span) -> &[u8] {
         &self.bytes[span.start as usize..span.start as usize + span.len as usize]
+    }
+
+    /// Forgets all, and keeps the room.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
     }
 
     /// Bytes held.

@@ -95,6 +95,11 @@ pub struct Records {
 }
 
 impl Records {
+    /// With room for so many bytes of keys, values and headers.
+    pub fn with_room(bytes: usize) -> Records {
+        Records { arena: Arena::with_room(bytes), ..Records::default() }
+    }
+
     /// Says of the record that was pushed last what became of it on arrival, and which event time it had then. Of all records
     /// of a chunk, or of none.
     pub fn arrived(&mut self, arrival: Arrival, event_time: Option<TimeUs>) {

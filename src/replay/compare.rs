@@ -25,8 +25,9 @@ use super::not_kept;
 use super::runs::{Merged, RunSet, Sorted, Spool};
 use super::shape::{Lies, Shape, lies};
 use crate::dataflow::route::Scope;
+use crate::dataflow::tally_map::TallyMap;
 use crate::job::Logic;
-use crate::model::{Cell, CellParts, Granularity, TimeUs, Zone, bucket_of};
+use crate::model::{Cell, CellParts, Granularity, Tally, TimeUs, Zone, bucket_of};
 use crate::table::counts::Columns;
 use crate::table::fetch::{FetchError, fetch};
 use crate::table::layout::Layout;
@@ -206,21 +207,17 @@ impl Compare {
         found: &mut Found,
     ) -> Result<(), TableError> {
         let mut windows = Windows::new(&self.scope.coverage, granularity);
-        let mut old = Merged::new(self.table(granularity, bucket, runtime)?);
-        let mut new = Merged::new(self.recounted(granularity, bucket)?);
-        let mut differences = Merged::new(parts.take(granularity)?);
+        let mut old = Merged::of(self.table(granularity, bucket, runtime)?)?;
+        let mut new = Merged::of(self.recounted(granularity, bucket)?)?;
+        let mut differences = Merged::of(parts.take(granularity)?)?;
         let mut writer = Writer::new(&self.root, &self.id, granularity, bucket);
-        let (mut cell, mut scratch, mut row) = (Vec::new(), Vec::new(), Row::default());
+        let mut row = Row::default();
         let mut compared = 0u64;
-        while let Some(least) = [old.cell(), new.cell(), differences.cell()].into_iter().flatten().min() {
-            cell.clear();
-            cell.extend_from_slice(least);
-            let mut take = |input: &mut Merged<'_>| match input.cell() == Some(&cell) {
-                true => input.take(&mut scratch),
-                false => Ok(None),
-            };
-            let (was, counted, difference) = (take(&mut old)?, take(&mut new)?, take(&mut differences)?);
-            let part = CellParts::of(&cell).expect("a cell's bytes");
+        while let Some(cell) = [old.cell(), new.cell(), differences.cell()].into_iter().flatten().min() {
+            let of = |input: &dyn Sorted| (input.cell() == Some(cell)).then(|| input.count());
+            let (was, counted, difference) = (of(&*old), of(&*new), of(&*differences));
+            let here = [was.is_some(), counted.is_some(), difference.is_some()];
+            let part = CellParts::of(cell).expect("a cell's bytes");
             let was = was.unwrap_or(0);
             let is = match windows.lies(part.window_start) {
                 Lies::Inside => counted.unwrap_or(0),
@@ -231,17 +228,20 @@ impl Compare {
             if compared.is_multiple_of(BATCH_ROWS as u64) {
                 self.progress.fetch_add(BATCH_ROWS as u64, Ordering::Relaxed);
             }
-            if was == is && !parts.takes_out {
-                continue;
+            if was != is || parts.takes_out {
+                parts.add(granularity, part, was, is)?;
             }
-            parts.add(granularity, part, was, is)?;
-            if was == is {
-                continue;
+            if was != is {
+                let texts = row.read(cell).ok_or_else(|| corrupt(format!("no cell: {cell:?}")))?;
+                found.add(granularity, texts, was, is);
+                if writer.push_row(texts, was, is)? {
+                    runtime.block_on(writer.store())?;
+                }
             }
-            let texts = row.read(&cell).ok_or_else(|| corrupt(format!("no cell: {cell:?}")))?;
-            found.add(granularity, texts, was, is);
-            if writer.push_row(texts, was, is)? {
-                runtime.block_on(writer.store())?;
+            for (input, is_here) in [&mut old, &mut new, &mut differences].into_iter().zip(here) {
+                if is_here {
+                    input.advance()?;
+                }
             }
         }
         parts.flush()?;
@@ -252,14 +252,30 @@ impl Compare {
 
     /// What was counted anew, of a granularity.
     fn recounted(&self, granularity: Granularity, bucket: u16) -> Result<Vec<Box<dyn Sorted + '_>>, TableError> {
-        if granularity <= Granularity::Day {
-            return self.runs.of(granularity, bucket);
+        // As what runs have days that count, and those that longer windows are made of: `gather`.
+        let days = |of: Granularity| -> Result<Vec<Box<dyn Sorted + '_>>, TableError> {
+            let mut runs = self.runs.of(of, bucket)?;
+            runs.extend(self.runs.of(Granularity::Month, bucket)?);
+            Ok(runs)
+        };
+        match granularity {
+            Granularity::Minute | Granularity::Hour => return self.runs.of(granularity, bucket),
+            Granularity::Day => return days(Granularity::Day),
+            Granularity::Week | Granularity::Month | Granularity::Year => {}
         }
-        let days = Merged::new(self.runs.of(Granularity::Week, bucket)?);
+        let days = Merged::of(days(Granularity::Week)?)?;
         let counts = |dimension: &crate::job::Dimension| dimension.granularities.contains(&granularity);
         let dimensions = self.logic.dimensions.iter().filter(|dimension| counts(dimension));
         let dimensions = dimensions.map(|dimension| dimension.name.as_bytes()).collect();
-        let mut longer = Longer { granularity, dimensions, days, cells: Vec::new(), at: 0 };
+        let mut longer = Longer {
+            granularity,
+            dimensions,
+            days,
+            head: Vec::new(),
+            sums: TallyMap::default(),
+            order: Vec::new(),
+            at: 0,
+        };
         longer.advance()?;
         Ok(vec![Box::new(longer)])
     }
@@ -374,48 +390,49 @@ impl Sorted for TableRows<'_> {
 struct Longer<'a> {
     granularity: Granularity,
     dimensions: Vec<&'a [u8]>,
-    days: Merged<'a>,
-    cells: Vec<(Vec<u8>, i64)>,
+    days: Box<dyn Sorted + 'a>,
+    head: Vec<u8>,
+    sums: TallyMap,
+    /// Places in `sums`, by key.
+    order: Vec<usize>,
     at: usize,
 }
 
 impl Sorted for Longer<'_> {
     fn cell(&self) -> Option<&[u8]> {
-        self.cells.get(self.at).map(|(cell, _)| cell.as_slice())
+        self.order.get(self.at).map(|at| self.sums.entry(*at).0)
     }
 
     fn count(&self) -> i64 {
-        self.cells.get(self.at).map_or(0, |(_, count)| *count)
+        self.order.get(self.at).map_or(0, |at| self.sums.entry(*at).1.event_count)
     }
 
     fn advance(&mut self) -> Result<(), TableError> {
         self.at += 1;
-        while self.at >= self.cells.len() && self.days.cell().is_some() {
-            let mut sums: BTreeMap<Vec<u8>, i64> = BTreeMap::new();
-            let (mut head, mut day, mut longer) = (None::<Vec<u8>>, Vec::new(), Vec::new());
-            while let Some(next) = self.days.cell() {
-                let parts = CellParts::of(next).expect("a cell's bytes");
-                if head.as_ref().is_some_and(|head| head != parts.head) {
+        let mut longer = Vec::new();
+        while self.at >= self.order.len() && self.days.cell().is_some() {
+            self.head.clear();
+            self.sums.clear();
+            while let Some(day) = self.days.cell() {
+                let parts = CellParts::of(day).expect("a cell's bytes");
+                if self.head.is_empty() {
+                    self.head.extend_from_slice(parts.head);
+                } else if self.head != parts.head {
                     break;
                 }
-                head.get_or_insert_with(|| parts.head.to_vec());
-                let count = self.days.take(&mut day)?.unwrap_or(0);
-                let parts = CellParts::of(&day).expect("a cell's bytes");
                 if self.dimensions.contains(&parts.dimension) {
                     longer.clear();
                     longer.extend_from_slice(parts.head);
-                    Cell::encode_tail(
-                        self.granularity.window_start(parts.window_start, Zone::Utc),
-                        parts.value,
-                        &mut longer,
-                    );
-                    match sums.get_mut(&longer) {
-                        Some(sum) => *sum += count,
-                        None => _ = sums.insert(longer.clone(), count),
-                    }
+                    let start = self.granularity.window_start(parts.window_start, Zone::Utc);
+                    Cell::encode_tail(start, parts.value, &mut longer);
+                    self.sums.add(&longer, Tally { event_count: self.days.count() });
                 }
+                self.days.advance()?;
             }
-            self.cells = sums.into_iter().collect();
+            self.order.clear();
+            self.order.extend(0..self.sums.len());
+            let sums = &self.sums;
+            self.order.sort_unstable_by_key(|at| sums.entry(*at).0);
             self.at = 0;
         }
         Ok(())
@@ -434,6 +451,8 @@ struct Parts<'a> {
     /// Of the customer and dimension at hand, by granularity and cell.
     sums: BTreeMap<(Granularity, Vec<u8>), i64>,
     head: Vec<u8>,
+    /// By granularity and a base window's start: the start of the longer window that is partly in range.
+    partly: HashMap<(Granularity, TimeUs), Option<TimeUs>, foldhash::fast::FixedState>,
 }
 
 impl<'a> Parts<'a> {
@@ -447,6 +466,7 @@ impl<'a> Parts<'a> {
             growing: BTreeMap::new(),
             sums: BTreeMap::new(),
             head: Vec::new(),
+            partly: HashMap::default(),
         }
     }
 
@@ -461,8 +481,11 @@ impl<'a> Parts<'a> {
             cell.head.clone_into(&mut self.head);
         }
         for part in &shape.parts {
-            let start = part.granularity.window_start(cell.window_start, Zone::Utc);
-            if lies(&self.compare.scope.coverage, part.granularity, start) == Lies::Partly {
+            let partly = self.partly.entry((part.granularity, cell.window_start)).or_insert_with(|| {
+                let start = part.granularity.window_start(cell.window_start, Zone::Utc);
+                (lies(&self.compare.scope.coverage, part.granularity, start) == Lies::Partly).then_some(start)
+            });
+            if let Some(start) = *partly {
                 let mut longer = cell.head.to_vec();
                 Cell::encode_tail(start, cell.value, &mut longer);
                 *self.sums.entry((part.granularity, longer)).or_default() +=

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
+use differential_dataflow::difference::Semigroup;
 use differential_dataflow::trace::cursor::{Cursor, Navigable};
 use parquet::arrow::arrow_writer::ArrowWriter;
 use serde::{Deserialize, Serialize};
@@ -22,8 +23,9 @@ use super::runs::{RunFile, RunSet, push_merging, write};
 use super::source::{Chunk, Gathered, chunk_of};
 use super::submission::Submission;
 use crate::dataflow::pending::Batch;
+use crate::dataflow::route::Route;
 use crate::dataflow::run::Run;
-use crate::model::{Cell, Epoch, Granularity, Lane};
+use crate::model::{Cell, Epoch, Granularity, Lane, Tally};
 use crate::table::store::write_file;
 use crate::table::{Root, TableError};
 
@@ -150,20 +152,33 @@ pub fn gather<'scope>(
     );
 }
 
+/// What an update stands under in runs.
+fn kept_as(lane: Lane, granularity: Granularity) -> Granularity {
+    match (granularity, lane) {
+        (Granularity::Day, Lane::Coarse) => Granularity::Week,
+        (Granularity::Day, Route::BOTH) => Granularity::Month,
+        _ => granularity,
+    }
+}
+
 fn receive(batch: &Batch, chunks: &mut BTreeMap<Chunk, Held>) {
     let mut new: BTreeMap<(Chunk, u8), Run> = BTreeMap::new();
     let mut cursor = batch.cursor();
     let mut key = Vec::new();
+    let mut sums: Vec<(Chunk, Tally)> = Vec::new();
     while let Some(update) = cursor.get_key(batch) {
         let (lane, granularity, bucket, cell) = Cell::decode_head(update).expect("roll_up wrote the key");
         key.clear();
-        // Days for the coarse lane; days of their own are another sum.
-        key.push(if lane == Lane::Coarse { Granularity::Week } else { granularity } as u8);
+        key.push(kept_as(lane, granularity) as u8);
         key.extend_from_slice(&bucket.to_be_bytes());
         key.extend_from_slice(cell);
-        cursor.map_times(batch, |epoch, tally| {
-            new.entry((chunk_of(*epoch), lane as u8)).or_default().push(&key, *tally);
+        cursor.map_times(batch, |epoch, tally| match sums.last_mut() {
+            Some((chunk, sum)) if *chunk == chunk_of(*epoch) => sum.plus_equals(tally),
+            _ => sums.push((chunk_of(*epoch), *tally)),
         });
+        for (chunk, tally) in sums.drain(..) {
+            new.entry((chunk, lane as u8)).or_default().push(&key, tally);
+        }
         cursor.step_key(batch);
     }
     for ((chunk, _), run) in new {

@@ -1,7 +1,7 @@
 //! Sorted runs of a replay: in memory, in files of the store, and several as one.
 //!
-//! A key is granularity, bucket and cell, as in [`Run`]; `week` stands for days that the coarse lane has taken in, from which
-//! weeks, months and years are made. A file is Parquet, `key` (front-coded) and `count`, with one row group for each granularity
+//! A key is granularity, bucket and cell, as in [`Run`]. Days that count stand under `day`, days of which weeks, months and years are
+//! made under `week`, and those that are both under `month`. A file is Parquet, `key` (front-coded) and `count`, with one row group for each granularity
 //! and bucket, so that one of them can be read alone. State of a merge: one batch of each input; fewer than [`FAN_IN`] of those that
 //! were merged equally often before.
 
@@ -9,7 +9,7 @@ use std::io::Seek;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{Array, AsArray, BinaryArray, BinaryBuilder, Int64Array, Int64Builder, RecordBatch};
+use arrow::array::{Array, ArrayBuilder, AsArray, BinaryArray, BinaryBuilder, Int64Array, Int64Builder, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use parquet::arrow::arrow_writer::ArrowWriter;
@@ -131,51 +131,31 @@ impl Sorted for Rows {
     }
 }
 
-/// Several inputs as one, with the counts of equal cells summed.
+/// Several inputs as one, with the counts of equal cells summed; a sum may be zero.
 pub struct Merged<'a> {
     inputs: Vec<Box<dyn Sorted + 'a>>,
     /// Those that are not at their end, as a heap: the least cell first.
     heap: Vec<usize>,
+    cell: Vec<u8>,
+    count: Option<i64>,
 }
 
 impl<'a> Merged<'a> {
-    /// Of any inputs.
-    pub fn new(inputs: Vec<Box<dyn Sorted + 'a>>) -> Merged<'a> {
-        let heap = (0..inputs.len()).filter(|input| inputs[*input].cell().is_some()).collect();
-        let mut merged = Merged { inputs, heap };
-        for at in (0..merged.heap.len() / 2).rev() {
-            merged.sift(at);
-        }
-        merged
-    }
-
-    /// The least cell that is left.
-    pub fn cell(&self) -> Option<&[u8]> {
-        self.heap.first().and_then(|input| self.inputs[*input].cell())
-    }
-
-    /// Takes the least cell into `cell` and returns its count; `None` at the end. A sum may be zero.
+    /// Of any inputs, each of which has a cell once.
     ///
     /// # Errors
     /// As [`Sorted::advance`].
-    pub fn take(&mut self, cell: &mut Vec<u8>) -> Result<Option<i64>, TableError> {
-        cell.clear();
-        match self.cell() {
-            Some(least) => cell.extend_from_slice(least),
-            None => return Ok(None),
+    pub fn of(mut inputs: Vec<Box<dyn Sorted + 'a>>) -> Result<Box<dyn Sorted + 'a>, TableError> {
+        if inputs.len() == 1 {
+            return Ok(inputs.remove(0));
         }
-        let mut sum = 0;
-        while let Some(&input) = self.heap.first()
-            && self.inputs[input].cell() == Some(cell)
-        {
-            sum += self.inputs[input].count();
-            self.inputs[input].advance()?;
-            if self.inputs[input].cell().is_none() {
-                self.heap.swap_remove(0);
-            }
-            self.sift(0);
+        let heap = (0..inputs.len()).filter(|input| inputs[*input].cell().is_some()).collect();
+        let mut merged = Merged { inputs, heap, cell: Vec::new(), count: None };
+        for at in (0..merged.heap.len() / 2).rev() {
+            merged.sift(at);
         }
-        Ok(Some(sum))
+        merged.advance()?;
+        Ok(Box::new(merged))
     }
 
     fn sift(&mut self, mut at: usize) {
@@ -193,6 +173,38 @@ impl<'a> Merged<'a> {
             self.heap.swap(at, least);
             at = least;
         }
+    }
+}
+
+impl Sorted for Merged<'_> {
+    fn cell(&self) -> Option<&[u8]> {
+        self.count.map(|_| self.cell.as_slice())
+    }
+
+    fn count(&self) -> i64 {
+        self.count.unwrap_or(0)
+    }
+
+    fn advance(&mut self) -> Result<(), TableError> {
+        self.count = None;
+        while let Some(&input) = self.heap.first() {
+            let least = &mut self.inputs[input];
+            match self.count {
+                None => {
+                    self.cell.clear();
+                    self.cell.extend_from_slice(least.cell().unwrap_or_default());
+                    self.count = Some(least.count());
+                }
+                Some(_) if least.cell() != Some(&self.cell) => break,
+                Some(sum) => self.count = Some(sum + least.count()),
+            }
+            least.advance()?;
+            if least.cell().is_none() {
+                self.heap.swap_remove(0);
+            }
+            self.sift(0);
+        }
+        Ok(())
     }
 }
 
@@ -294,22 +306,22 @@ pub fn write<W: std::io::Write + Send>(runs: &RunSet, sink: W) -> Result<Vec<(Gr
     let mut writer = ArrowWriter::try_new(sink, Arc::clone(&SCHEMA), Some(properties)).map_err(corrupt)?;
     let mut written = Vec::new();
     let mut key = Vec::new();
-    let mut cell = Vec::new();
     for (granularity, bucket) in runs.groups() {
-        let mut merged = Merged::new(runs.of(granularity, bucket)?);
+        let mut merged = Merged::of(runs.of(granularity, bucket)?)?;
         let (mut keys, mut counts) = (BinaryBuilder::new(), Int64Builder::new());
         let mut rows = 0;
-        while let Some(count) = merged.take(&mut cell)? {
-            if count != 0 {
+        while let Some(cell) = merged.cell() {
+            if merged.count() != 0 {
                 key.clear();
                 key.push(granularity as u8);
                 key.extend_from_slice(&bucket.to_be_bytes());
-                key.extend_from_slice(&cell);
+                key.extend_from_slice(cell);
                 keys.append_value(&key);
-                counts.append_value(count);
+                counts.append_value(merged.count());
                 rows += 1;
             }
-            if rows % BATCH_ROWS == 0 || merged.cell().is_none() {
+            merged.advance()?;
+            if keys.len() >= BATCH_ROWS || merged.cell().is_none() {
                 writer.write(&batch(&mut keys, &mut counts)).map_err(corrupt)?;
             }
         }
@@ -454,15 +466,15 @@ mod tests {
     fn read(runs: &RunSet) -> Updates {
         let mut found = Updates::new();
         for (granularity, bucket) in runs.groups() {
-            let mut merged = Merged::new(runs.of(granularity, bucket).expect("readable"));
-            let mut cell = Vec::new();
+            let mut merged = Merged::of(runs.of(granularity, bucket).expect("readable")).expect("readable");
             let mut last: Option<Vec<u8>> = None;
-            while let Some(count) = merged.take(&mut cell).expect("readable") {
+            while let Some(cell) = merged.cell().map(<[u8]>::to_vec) {
                 assert!(last.as_ref().is_none_or(|last| *last < cell), "ascending, each once");
                 last = Some(cell.clone());
-                if count != 0 {
-                    found.insert((granularity as u8, bucket, cell.clone()), count);
+                if merged.count() != 0 {
+                    found.insert((granularity as u8, bucket, cell), merged.count());
                 }
+                merged.advance().expect("readable");
             }
         }
         found

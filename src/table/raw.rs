@@ -551,7 +551,8 @@ fn records_of(
         }
         None => None,
     };
-    let mut records = Records::default();
+    let bytes = values.value_offsets().last().zip(values.value_offsets().first()).map_or(0, |(end, start)| end - start);
+    let mut records = Records::with_room(bytes as usize);
     for row in 0..batch.num_rows() {
         let epoch = epochs.value(row) as Epoch;
         let event_time = arrivals.as_ref().and_then(|(_, _, times, ..)| times.is_valid(row).then(|| times.value(row)));
