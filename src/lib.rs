@@ -1,6 +1,7 @@
 //! Floodmark: Kafka to exact, always-current counts in Parquet.
 
 pub mod clock;
+pub mod cluster;
 pub mod dataflow;
 pub mod decode;
 pub mod dev;

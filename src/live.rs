@@ -1,7 +1,8 @@
-//! A live job in one process: check, fence, read, feed, run, end.
+//! A live job: check, fence, read, feed, run, end; in this process alone, or in one of several.
 //!
-//! Nothing is fenced before all that can be checked was checked. Each table's state is read after its own fence, so what is
-//! read is what this writer goes on from. The tables are the only state: a restart is a start.
+//! Nothing is fenced before all that can be checked was checked, and all processes are there. Each table's state is read after its
+//! own fence, so what is read is what this writer goes on from; process 0 reads it and hands it to all ([`Start`]). The tables are
+//! the only state: a restart is a start.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,29 +11,36 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+use timely::scheduling::SyncActivator;
 use timely::worker::Worker;
-use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::watch;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::{oneshot, watch};
 
 use crate::clock::Clock;
+use crate::cluster::{ClusterError, Member, Network};
 use crate::dataflow::commit::{CommitError, Committer, Request, Table, lane_epochs, lane_graces_us};
 use crate::dataflow::control::CommitterEnds;
-use crate::dataflow::protocol::{Answer, FailureKind};
+use crate::dataflow::protocol::{Answer, FailureKind, Order};
 use crate::dataflow::raw::{Archiver, ToArchiver};
 use crate::dataflow::source::Inputs;
 use crate::dataflow::{Plan, Progress, build, drop_dataflows, run_until};
 use crate::job::Job;
 use crate::ledger::{self, Fingerprint, Ledger};
 use crate::model::{Epoch, Lane, TimeUs};
-use crate::source::archive::FeedPlan;
-use crate::source::{SourceError, SourceFactory};
+use crate::source::archive::{FeedPlan, FeedRows};
+use crate::source::{PartitionStart, SourceError, SourceFactory};
 use crate::table::layout::Layout;
 use crate::table::log::WRITER_GENERATION;
-use crate::table::{Commit, Log, Root, State, TableError, counts, raw, retention};
+use crate::table::{Commit, File, Log, Root, State, TableError, counts, raw, retention};
 use crate::upkeep::Upkeep;
 
 /// How long the end waits for checkpoints under way. Ended in the middle, what writes them panics.
 const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the orderly end of several processes waits for all workers to have ended. All is published by then.
+const WORKERS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a live job needs.
 pub struct Live {
@@ -62,6 +70,9 @@ pub enum LiveError {
     /// The committer, or a worker through it.
     #[error(transparent)]
     Commit(#[from] CommitError),
+    /// The other processes of the job.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// The system gave no thread.
     #[error("the system gave no thread: {0}; raise the limit of processes, or use fewer workers")]
     Thread(String),
@@ -77,6 +88,7 @@ impl LiveError {
                 TableError::Storage { .. } => 75,
                 TableError::Lost { .. } | TableError::Corrupt { .. } => 1,
             },
+            LiveError::Cluster(error) => error.exit_code(),
             LiveError::Source(SourceError::Invalid(_)) => 78,
             LiveError::Source(SourceError::Retry(_)) | LiveError::Commit(CommitError::Retry(_)) => 75,
             LiveError::Commit(_) | LiveError::Thread(_) => 1,
@@ -91,42 +103,88 @@ struct Tables {
     buckets: u32,
 }
 
-/// Runs a job until it is asked to end.
+/// What the workers of a process start from: read by the process that leads, the same for all.
+#[derive(Debug, Serialize, Deserialize)]
+struct Start {
+    generation: i64,
+    buckets: u32,
+    absorbed: [Epoch; Lane::ALL.len()],
+    /// Live files of `counts`.
+    live: Vec<File>,
+    feed: FeedRows,
+    /// Where each partition goes on.
+    partitions: Vec<PartitionStart>,
+}
+
+/// What only the process that leads has: it commits.
+struct Lead {
+    raw: Table,
+    counts: Table,
+    layout: Layout,
+    last_ingested_at: TimeUs,
+}
+
+/// Runs a job until it is asked to end, in this process alone.
 ///
 /// # Errors
 /// [`LiveError`]; nothing that was not committed can be seen by anybody, and the next start goes on from the tables.
 pub fn run(live: Live, request: watch::Receiver<Request>) -> Result<(), LiveError> {
+    on_runtime(&live.root.clone(), |runtime| {
+        live.source.check()?;
+        let (lead, start) = runtime.block_on(lead(&live))?;
+        run_alone(runtime, live, lead, start, request)
+    })
+}
+
+/// Runs this process of a job over several until all are asked to end, or one of them is lost.
+///
+/// # Errors
+/// [`LiveError`], as [`run`]; [`LiveError::Cluster`] for what another process ended with.
+pub fn run_as(mut member: Member, live: Live, request: watch::Receiver<Request>) -> Result<(), LiveError> {
+    on_runtime(&live.root.clone(), |runtime| {
+        let result = match member.index() {
+            0 => run_leading(runtime, &mut member, live, request),
+            _ => run_following(runtime, &mut member, live, request),
+        };
+        match &result {
+            Ok(()) => member.end(0, ""),
+            Err(error) => member.end(error.exit_code(), &error.to_string()),
+        }
+        result
+    })
+}
+
+fn on_runtime(root: &Root, run: impl FnOnce(&Runtime) -> Result<(), LiveError>) -> Result<(), LiveError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("storage")
         .enable_all()
         .build()
         .map_err(|error| LiveError::Thread(error.to_string()))?;
-    let root = live.root.clone();
-    let result = run_on(&runtime, live, request);
+    let result = run(&runtime);
     runtime.block_on(root.finish(CHECKPOINT_PATIENCE));
     // Uploads of a job that has failed are of no use to anybody.
     runtime.shutdown_background();
     result
 }
 
-fn run_on(runtime: &tokio::runtime::Runtime, live: Live, request: watch::Receiver<Request>) -> Result<(), LiveError> {
-    live.source.check()?;
-    let mut tables = runtime.block_on(open(&live))?;
+/// Checks, fences, reads. The source was checked.
+async fn lead(live: &Live) -> Result<(Lead, Start), LiveError> {
+    let mut tables = open(live).await?;
     // Before the fence, so that a start that must be refused does not end the job that runs.
     live.source.resume(&tables.raw.state)?;
     changes_from(&tables, &live.job)?;
     let resumed_from = progress_of(&tables.raw.state);
-    let generation = runtime.block_on(take(&mut tables, live.clock.now_ms()))?;
-    runtime.block_on(keep(&mut tables, &live))?;
-    runtime.block_on(record_logic(&mut tables, &live, generation))?;
+    let generation = take(&mut tables, live.clock.now_ms()).await?;
+    keep(&mut tables, live).await?;
+    record_logic(&mut tables, live, generation).await?;
     let Tables { raw, counts, buckets } = tables;
     if progress_of(&raw.state) != resumed_from {
         live.source.resume(&raw.state)?;
     }
     let absorbed = lane_epochs(&counts.state);
     let feed = feed_plan(&raw, absorbed)?;
-    let graces_us = runtime.block_on(least_graces_us(&live, &counts.state))?;
+    let graces_us = least_graces_us(live, &counts.state).await?;
     let last_ingested_at = last_ingested_at(&raw.state, &counts.state, graces_us)?;
     tracing::info!(
         generation,
@@ -136,76 +194,206 @@ fn run_on(runtime: &tokio::runtime::Runtime, live: Live, request: watch::Receive
         tables = %live.root.url(),
         "job started"
     );
-
-    // What can fail comes before the threads, that only the committer ends.
+    let start = Start {
+        generation,
+        buckets,
+        absorbed,
+        live: counts.state.files.values().cloned().collect(),
+        feed: feed.rows().clone(),
+        partitions: live.source.starts(),
+    };
     let layout = Layout::new(counts.state.files.values(), |_| true)?;
-    let upkeep = Upkeep { root: live.root.clone(), settings: live.job.settings.clone(), clock: live.clock.clone() };
-    let _upkeep = upkeep.start(runtime.handle(), request.clone());
-    let (orders, orders_receiver) = mpsc::channel();
-    let (answers, answers_receiver) = tokio::sync::mpsc::unbounded_channel();
-    let (wake, wake_receiver) = mpsc::channel();
-    let archiver = Archiver {
-        log: raw.log.clone(),
-        name: format!("g{generation:06}-p0"),
-        workers: live.workers,
-        runtime: runtime.handle().clone(),
-    };
-    let workers = Workers {
-        plan: Plan {
-            counts: counts.log.clone(),
-            live: Arc::new(counts.state.files.values().cloned().collect()),
-            buckets,
-            absorbed,
-            generation,
-            workers_per_process: live.workers,
-            runtime: runtime.handle().clone(),
-            turn: Arc::new(tokio::sync::Semaphore::new(1)),
-            progress: Arc::clone(&live.progress),
-            job: Arc::new(live.job.clone()),
-        },
-        source: Arc::clone(&live.source),
-        feed,
-        archiver: Mutex::new(archiver.start().map_err(|error| LiveError::Thread(error.to_string()))?),
-        ends: Mutex::new(Some(CommitterEnds { orders: orders_receiver, answers: answers.clone(), wake })),
-        answers,
-        abort: Arc::new(AtomicBool::new(false)),
-    };
+    Ok((Lead { raw, counts, layout, last_ingested_at }, start))
+}
+
+fn run_alone(
+    runtime: &Runtime,
+    live: Live,
+    lead: Lead,
+    start: Start,
+    request: watch::Receiver<Request>,
+) -> Result<(), LiveError> {
+    let _upkeep = upkeep(&live).start(runtime.handle(), request.clone());
+    let (ends, waiting) = committer_ends();
+    let workers = Workers::new(runtime, &live, start, (0, None), (Some(ends), waiting.answers.clone()))?;
     let abort = Arc::clone(&workers.abort);
+    let generation = workers.plan.generation;
     let guards = timely::execute(timely::Config::process(live.workers), move |worker| workers.run(worker))
         .map_err(LiveError::Thread)?;
-
-    let result = match wake_receiver.recv() {
-        Ok(wake) => {
-            let committer = Committer {
-                layout,
-                raw,
-                counts,
-                generation,
-                workers: live.workers,
-                processes: 1,
-                graces_us: lane_graces_us(&live.job.logic),
-                settings: live.job.settings,
-                clock: live.clock,
-                last_ingested_at,
-                orders,
-                wake,
-                answers: answers_receiver,
-                request,
-                progress: live.progress,
-            };
-            runtime.block_on(committer.run())
-        }
-        Err(_) => Err(CommitError::Failed("worker 0 did not start; see the log above".to_owned())),
+    let result = match waiting.committer(lead, live, generation, 1, request) {
+        Ok(committer) => runtime.block_on(committer.run()),
+        Err(error) => Err(error),
     };
     if result.is_err() {
         abort.store(true, Ordering::Relaxed);
     }
+    join(guards);
+    Ok(result?)
+}
+
+/// Process 0: reads for all, commits for all.
+fn run_leading(
+    runtime: &Runtime,
+    member: &mut Member,
+    live: Live,
+    request: watch::Receiver<Request>,
+) -> Result<(), LiveError> {
+    live.source.check()?;
+    member.ready()?;
+    let (lead, start) = runtime.block_on(async {
+        tokio::select! {
+            led = lead(&live) => led,
+            end = member.ended() => Err(ClusterError::Ended(end).into()),
+        }
+    })?;
+    let bytes =
+        bincode::serialize(&start).map_err(|error| CommitError::Failed(format!("the start of others: {error}")))?;
+    tracing::debug!(bytes = bytes.len(), "handed to the other processes");
+    member.hand_out(bytes);
+    let (network, down) = member.network()?;
+    let _upkeep = upkeep(&live).start(runtime.handle(), request.clone());
+    let (ends, waiting) = committer_ends();
+    let workers = Workers::new(runtime, &live, start, (0, Some(down)), (Some(ends), waiting.answers.clone()))?;
+    let generation = workers.plan.generation;
+    let joined = execute_in(network, workers)?;
+    let committer = waiting.committer(lead, live, generation, member.processes(), request)?;
+    runtime.block_on(async {
+        tokio::select! {
+            biased;
+            committed = committer.run() => committed.map_err(LiveError::from),
+            end = member.ended() => Err(ClusterError::Ended(end).into()),
+        }
+    })?;
+    // All is published: what is left is to end together.
+    member.end(0, "");
+    runtime.block_on(until_joined(joined));
+    Ok(())
+}
+
+/// Any other process: workers.
+fn run_following(
+    runtime: &Runtime,
+    member: &mut Member,
+    live: Live,
+    mut request: watch::Receiver<Request>,
+) -> Result<(), LiveError> {
+    live.source.check()?;
+    member.ready()?;
+    let start: Start = bincode::deserialize(&member.receive()?)
+        .map_err(|error| CommitError::Failed(format!("what process 0 has read: {error}")))?;
+    let generation = start.generation;
+    live.source.start_at(start.partitions.clone());
+    let (network, down) = member.network()?;
+    let (answers, mut failures) = tokio::sync::mpsc::unbounded_channel();
+    let workers = Workers::new(runtime, &live, start, (member.index(), Some(down)), (None, answers))?;
+    let joined = execute_in(network, workers)?;
+    tracing::info!(generation, process = member.index(), workers = live.workers, "workers started");
+    let end = runtime.block_on(async {
+        let mut asked = false;
+        loop {
+            tokio::select! {
+                end = member.ended() => break Ok(end),
+                Some(answer) = failures.recv() => {
+                    if let Answer::Failed { kind, what } = answer {
+                        break Err(CommitError::of(kind, what));
+                    }
+                }
+                stop = request.wait_for(|request| *request == Request::Stop), if !asked => {
+                    asked = true;
+                    if stop.is_ok() {
+                        member.ask_to_stop();
+                    }
+                }
+            }
+        }
+    })?;
+    match end.code {
+        0 => {
+            runtime.block_on(until_joined(joined));
+            Ok(())
+        }
+        _ => Err(ClusterError::Ended(end).into()),
+    }
+}
+
+/// Runs workers on a network; answers when they, and its threads, have ended.
+fn execute_in((builders, others): Network, workers: Workers) -> Result<oneshot::Receiver<()>, LiveError> {
+    let config = timely::WorkerConfig::default();
+    let guards = timely::execute::execute_from(builders, others, config, move |worker| workers.run(worker))
+        .map_err(LiveError::Thread)?;
+    let (sender, joined) = oneshot::channel();
+    std::thread::spawn(move || {
+        join(guards);
+        // Who no longer waits ends without.
+        sender.send(()).ok();
+    });
+    Ok(joined)
+}
+
+/// All was published when this is waited for: what does not end in time is left.
+async fn until_joined(joined: impl Future<Output = Result<(), oneshot::error::RecvError>>) {
+    if tokio::time::timeout(WORKERS_PATIENCE, joined).await.is_err() {
+        tracing::debug!("workers did not end in time, left");
+    }
+}
+
+fn join(guards: timely::communication::WorkerGuards<()>) {
     for worker in guards.join() {
         if let Err(what) = worker {
             tracing::error!(what, "a worker panicked");
         }
     }
-    Ok(result?)
+}
+
+fn upkeep(live: &Live) -> Upkeep {
+    Upkeep { root: live.root.clone(), settings: live.job.settings.clone(), clock: live.clock.clone() }
+}
+
+/// Ends of the channels between the committer and worker 0 that the committer will take.
+struct Waiting {
+    orders: Sender<Order>,
+    answers: UnboundedSender<Answer>,
+    answers_receiver: UnboundedReceiver<Answer>,
+    wake: mpsc::Receiver<SyncActivator>,
+}
+
+fn committer_ends() -> (CommitterEnds, Waiting) {
+    let (orders, orders_receiver) = mpsc::channel();
+    let (answers, answers_receiver) = tokio::sync::mpsc::unbounded_channel();
+    let (wake_sender, wake) = mpsc::channel();
+    let ends = CommitterEnds { orders: orders_receiver, answers: answers.clone(), wake: wake_sender };
+    (ends, Waiting { orders, answers, answers_receiver, wake })
+}
+
+impl Waiting {
+    /// The committer, when worker 0 runs.
+    fn committer(
+        self,
+        lead: Lead,
+        live: Live,
+        generation: i64,
+        processes: usize,
+        request: watch::Receiver<Request>,
+    ) -> Result<Committer, CommitError> {
+        let wake = self.wake.recv();
+        Ok(Committer {
+            layout: lead.layout,
+            raw: lead.raw,
+            counts: lead.counts,
+            generation,
+            workers: live.workers * processes,
+            processes,
+            graces_us: lane_graces_us(&live.job.logic),
+            settings: live.job.settings,
+            clock: live.clock,
+            last_ingested_at: lead.last_ingested_at,
+            orders: self.orders,
+            wake: wake.map_err(|_| CommitError::Failed("worker 0 did not start; see the log above".to_owned()))?,
+            answers: self.answers_receiver,
+            request,
+            progress: live.progress,
+        })
+    }
 }
 
 /// Reads both tables, making them where there are none.
@@ -356,12 +544,58 @@ struct Workers {
     ends: Mutex<Option<CommitterEnds>>,
     answers: UnboundedSender<Answer>,
     abort: Arc<AtomicBool>,
+    /// Whether a process that they exchange with is lost.
+    down: Option<Arc<AtomicBool>>,
 }
 
 impl Workers {
+    /// Those of a process. `ends` where the committer is; `answers` is told of a panic.
+    fn new(
+        runtime: &Runtime,
+        live: &Live,
+        start: Start,
+        (process, down): (usize, Option<Arc<AtomicBool>>),
+        (ends, answers): (Option<CommitterEnds>, UnboundedSender<Answer>),
+    ) -> Result<Workers, LiveError> {
+        let generation = start.generation;
+        let raw = Log::new(&live.root, "raw");
+        let archiver = Archiver {
+            log: raw.clone(),
+            name: format!("g{generation:06}-p{process}"),
+            workers: live.workers,
+            runtime: runtime.handle().clone(),
+        };
+        Ok(Workers {
+            plan: Plan {
+                counts: Log::new(&live.root, "counts"),
+                live: Arc::new(start.live),
+                buckets: start.buckets,
+                absorbed: start.absorbed,
+                generation,
+                workers_per_process: live.workers,
+                runtime: runtime.handle().clone(),
+                turn: Arc::new(tokio::sync::Semaphore::new(1)),
+                progress: Arc::clone(&live.progress),
+                job: Arc::new(live.job.clone()),
+            },
+            source: Arc::clone(&live.source),
+            feed: FeedPlan::of(raw, start.feed),
+            archiver: Mutex::new(archiver.start().map_err(|error| LiveError::Thread(error.to_string()))?),
+            ends: Mutex::new(ends),
+            answers,
+            abort: Arc::default(),
+            down,
+        })
+    }
+
     /// A worker's life. A panic is told to the committer, which ends the job: a sibling would wait for ever.
     fn run(&self, worker: &mut Worker) {
-        let what = match catch_unwind(AssertUnwindSafe(|| self.steps(worker))) {
+        let result = catch_unwind(AssertUnwindSafe(|| self.steps(worker)));
+        while self.down.as_ref().is_some_and(|down| down.load(Ordering::Acquire)) {
+            // What happened follows from the loss of another process, which ends this one.
+            std::thread::park();
+        }
+        let what = match result {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
             Err(panic) => {

@@ -8,6 +8,7 @@
 mod e2e {
     mod away;
     mod check;
+    mod cluster;
     mod identity;
     mod job;
     mod kafka;

@@ -1,4 +1,4 @@
-//! `floodmark run`: a live job in this process.
+//! `floodmark run`: a live job in this process, or this process' part of one.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Args;
 use floodmark::clock::Clock;
+use floodmark::cluster::{ClusterArgs, Member};
 use floodmark::dataflow::Progress;
 use floodmark::dataflow::commit::Request;
 use floodmark::job::Job;
@@ -22,12 +23,13 @@ use tokio::sync::watch;
 #[derive(Args)]
 #[command(
     after_help = "SIGTERM and SIGINT commit what was read, publish all lanes and exit 0, within settings.shutdown_grace_seconds; \
-    a second one leaves at once. Killing the process at any moment loses nothing and doubles nothing: start it again."
+    a second one leaves at once. Killing the process at any moment loses nothing and doubles nothing: start it again. Of several \
+    processes, a signal to one is an orderly stop of all, and the loss of one ends all with 75: start them again."
 )]
 pub(crate) struct RunArgs {
     /// The job file
     job: PathBuf,
-    /// Worker threads; default: one for each core
+    /// Worker threads of each process; default: one for each core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: Option<u16>,
     /// Read every partition up to where it ends now, publish all lanes, and exit 0
@@ -37,6 +39,8 @@ pub(crate) struct RunArgs {
     /// was made anew. The job says which range is in doubt when it refuses
     #[arg(long)]
     accept_gap: bool,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
@@ -45,27 +49,46 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
         Some(workers) => usize::from(workers),
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
+    let membership = args.cluster.membership(&|name| std::env::var(name).ok()).map_err(LiveError::Cluster)?;
     let root = Root::make(&job.tables.url, &job.tables.options).map_err(LiveError::Table)?;
     let source = Kafka::new(&job, args.accept_gap);
     let progress = Arc::new(Progress::default());
     let (request, requested) = watch::channel(if args.drain { Request::Drain } else { Request::Run });
     let request = Arc::new(request);
     stop_on_signals(Arc::clone(&request), Duration::from_secs(job.settings.shutdown_grace_seconds))?;
+    let member = match membership {
+        Some(membership) => {
+            let stops = || *requested.borrow() == Request::Stop;
+            let stop = Arc::clone(&request);
+            let on_stop = Box::new(move || drop(stop.send_replace(Request::Stop)));
+            let member = Member::join(membership, &job, workers, &stops, on_stop);
+            Some(member.map_err(LiveError::Cluster)?)
+        }
+        None => None,
+    };
+    // Only who commits knows of epochs.
+    let commits = member.as_ref().is_none_or(|member| member.index() == 0);
     let ended = Arc::new(AtomicBool::new(false));
-    let line = show(Arc::clone(&progress), Arc::clone(&ended));
+    let line = show(Arc::clone(&progress), commits, Arc::clone(&ended));
 
     let started = Instant::now();
     let live =
         Live { job, root, workers, clock: Clock::System, source: Arc::new(source), progress: Arc::clone(&progress) };
-    let result = live::run(live, requested);
+    let result = match member {
+        Some(member) => live::run_as(member, live, requested),
+        None => live::run(live, requested),
+    };
     ended.store(true, Ordering::Relaxed);
     line.join().ok();
     result?;
 
     let outcomes = progress.outcomes();
-    let (epoch, _) = progress.epochs();
+    let stand = match progress.epochs() {
+        (epoch, _) if commits => format!("raw and all lanes stand at epoch {epoch}"),
+        _ => "all processes have ended in order".to_owned(),
+    };
     eprintln!(
-        "floodmark: archived {} records in {}: {} counted, {} filtered, {} rejected; raw and all lanes stand at epoch {epoch}",
+        "floodmark: archived {} records in {}: {} counted, {} filtered, {} rejected; {stand}",
         grouped(outcomes.total()),
         duration(started.elapsed().as_secs_f64()),
         grouped(outcomes.counted),
@@ -102,7 +125,7 @@ fn stop_on_signals(request: Arc<watch::Sender<Request>>, grace: Duration) -> any
 }
 
 /// Shows how the job goes until it has ended.
-fn show(progress: Arc<Progress>, ended: Arc<AtomicBool>) -> std::thread::JoinHandle<()> {
+fn show(progress: Arc<Progress>, commits: bool, ended: Arc<AtomicBool>) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
         let mut line = LiveLine::new("run", None);
         while !ended.load(Ordering::Relaxed) {
@@ -116,10 +139,11 @@ fn show(progress: Arc<Progress>, ended: Arc<AtomicBool>) -> std::thread::JoinHan
                     .map_or_else(|| "—".to_owned(), |time| time.format("%Y-%m-%dT%H:%M:%SZ").to_string());
                 let fed = progress.fed.load(Ordering::Relaxed);
                 let fed = if fed > 0 { format!(" · fed {}", grouped(fed)) } else { String::new() };
-                format!(
-                    "epoch {epoch}, published {published} · complete until {until} · rejected {}{fed}",
-                    grouped(outcomes.rejected())
-                )
+                let rejected = format!("rejected {}{fed}", grouped(outcomes.rejected()));
+                match commits {
+                    true => format!("epoch {epoch}, published {published} · complete until {until} · {rejected}"),
+                    false => rejected,
+                }
             });
         }
         line.clear();

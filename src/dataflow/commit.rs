@@ -66,6 +66,16 @@ pub enum CommitError {
     },
 }
 
+impl CommitError {
+    /// A worker's.
+    pub fn of(kind: FailureKind, what: String) -> CommitError {
+        match kind {
+            FailureKind::Retry => CommitError::Retry(what),
+            FailureKind::Fatal => CommitError::Failed(what),
+        }
+    }
+}
+
 /// A table and its newest state.
 pub struct Table {
     /// Its log.
@@ -252,8 +262,7 @@ impl Committer {
                     publishing.idle.retain(|lane| staged.idle.contains(lane));
                 }
             }
-            Answer::Failed { kind: FailureKind::Retry, what } => return Err(CommitError::Retry(what)),
-            Answer::Failed { kind: FailureKind::Fatal, what } => return Err(CommitError::Failed(what)),
+            Answer::Failed { kind, what } => return Err(CommitError::of(kind, what)),
         }
         Ok(())
     }

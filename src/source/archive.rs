@@ -7,6 +7,7 @@
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
 use object_store::path::Path;
+use serde::{Deserialize, Serialize};
 
 use super::Waker;
 use crate::model::{Epoch, Records};
@@ -20,6 +21,12 @@ const CHUNKS_WAITING: usize = 4;
 #[derive(Clone, Debug)]
 pub struct FeedPlan {
     log: Log,
+    rows: FeedRows,
+}
+
+/// The same without the way to the table, for the other processes of the job.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FeedRows {
     /// With their greatest epoch.
     files: Vec<(Epoch, File)>,
     after: Epoch,
@@ -42,21 +49,32 @@ impl FeedPlan {
             }
             files.sort_by_key(|(greatest, _)| std::cmp::Reverse(*greatest));
         }
-        Ok(FeedPlan { log, files, after, up_to })
+        Ok(FeedPlan::of(log, FeedRows { files, after, up_to }))
+    }
+
+    /// These rows of the table with that log.
+    pub fn of(log: Log, rows: FeedRows) -> FeedPlan {
+        FeedPlan { log, rows }
+    }
+
+    /// The rows.
+    pub fn rows(&self) -> &FeedRows {
+        &self.rows
     }
 
     /// Files to read.
     pub fn files(&self) -> usize {
-        self.files.len()
+        self.rows.files.len()
     }
 
     /// Starts to read a worker's share.
     pub fn open(&self, worker: usize, workers: usize, runtime: &tokio::runtime::Handle, waker: Waker) -> Feed {
-        let files = self.files.iter().enumerate().filter(|(index, _)| index % workers == worker);
+        let FeedRows { files, after, up_to } = &self.rows;
+        let files = files.iter().enumerate().filter(|(index, _)| index % workers == worker);
         let files = files.map(|(_, file)| file.clone()).collect();
         let (sender, receiver) = sync_channel(CHUNKS_WAITING);
-        let share = FeedPlan { log: self.log.clone(), files, after: self.after, up_to: self.up_to };
-        if share.files.is_empty() {
+        let share = FeedPlan::of(self.log.clone(), FeedRows { files, after: *after, up_to: *up_to });
+        if share.files() == 0 {
             // Known at once: what waits for the feed need not wait for a thread. The channel has room, and its receiver is here.
             sender.send(Message::DownTo(0)).ok();
             return Feed { receiver };
@@ -81,7 +99,8 @@ impl FeedPlan {
         sender: &SyncSender<Message>,
         waker: &Waker,
     ) -> Result<(), TableError> {
-        for (greatest, file) in &self.files {
+        let FeedRows { files, after, up_to } = &self.rows;
+        for (greatest, file) in files {
             if sender.send(Message::DownTo(*greatest)).is_err() {
                 return Ok(());
             }
@@ -90,7 +109,7 @@ impl FeedPlan {
             let bytes = runtime
                 .block_on(read_file(self.log.store().as_ref(), &path))
                 .map_err(|error| TableError::storage(format!("reading {path} of table raw"), error))?;
-            for records in raw::read_records(file, bytes, self.after, self.up_to)? {
+            for records in raw::read_records(file, bytes, *after, *up_to)? {
                 if sender.send(Message::Chunk(records?)).is_err() {
                     return Ok(());
                 }

@@ -21,7 +21,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::{RecordSource, SourceError, SourceFactory, Stamp, Waker};
+use super::{PartitionStart, RecordSource, SourceError, SourceFactory, Stamp, Waker};
 use crate::dataflow::protocol::Position;
 use crate::job::{Job, Start};
 use crate::model::{Epoch, RecordRef, Records, TimestampType};
@@ -78,19 +78,6 @@ impl ClientContext for Context {
 impl ConsumerContext for Context {}
 
 type KafkaConsumer = BaseConsumer<Context>;
-
-/// Where reading of a partition begins.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct PartitionStart {
-    topic: u16,
-    partition: i32,
-    /// The first offset to read.
-    offset: i64,
-    /// Where the partition ended when that was decided: what a drain reads up to.
-    end: i64,
-    /// Not in `raw` yet: the first commit pins it.
-    pin: bool,
-}
 
 /// The job's topics.
 pub struct Kafka {
@@ -412,10 +399,17 @@ impl SourceFactory for Kafka {
 
     fn resume(&self, raw: &State) -> Result<(), SourceError> {
         let consumer = self.consumer()?;
-        let starts = self.decide(&consumer, raw)?;
+        self.start_at(self.decide(&consumer, raw)?);
+        Ok(())
+    }
+
+    fn starts(&self) -> Vec<PartitionStart> {
+        lock(&self.known.starts).clone()
+    }
+
+    fn start_at(&self, starts: Vec<PartitionStart>) {
         self.known.count.store(starts.len(), Ordering::Release);
         *lock(&self.known.starts) = starts;
-        Ok(())
     }
 
     fn open(&self, worker: usize, workers: usize, waker: Waker) -> Result<Box<dyn RecordSource>, SourceError> {

@@ -7,6 +7,8 @@ pub mod script;
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::dataflow::protocol::Position;
 use crate::model::{Epoch, Records, TimeUs};
 use crate::table::State;
@@ -21,6 +23,21 @@ pub struct Stamp {
     pub epoch: Epoch,
     /// Its `ingested_at`.
     pub ingested_at: TimeUs,
+}
+
+/// Where reading of a partition begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionStart {
+    /// Index among the job's topics.
+    pub topic: u16,
+    /// Partition.
+    pub partition: i32,
+    /// The first offset to read.
+    pub offset: i64,
+    /// Where the partition ended when that was decided: what a drain reads up to.
+    pub end: i64,
+    /// Not in `raw` yet: the first commit pins it.
+    pub pin: bool,
 }
 
 /// What went wrong at a source, by what the caller does next.
@@ -65,6 +82,16 @@ pub trait SourceFactory: Send + Sync {
     /// # Errors
     /// See [`SourceError`].
     fn resume(&self, raw: &State) -> Result<(), SourceError>;
+
+    /// Where each partition goes on, as [`SourceFactory::resume`] has decided it: for the other processes of the job.
+    fn starts(&self) -> Vec<PartitionStart> {
+        Vec::new()
+    }
+
+    /// In another process than the one that has decided it.
+    fn start_at(&self, starts: Vec<PartitionStart>) {
+        drop(starts);
+    }
 
     /// A worker's share.
     ///

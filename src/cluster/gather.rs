@@ -1,0 +1,447 @@
+//! Gathers the processes of a job: each listens, and connects to all of a lower index, until all are connected with all.
+//!
+//! Out: the control connections, watched; for each pair of processes the one socket that timely takes. Who goes away before all are
+//! here is forgotten and waited for again; process 0 says when all are here, and of which start each must be. Bounded: handshakes at
+//! once ([`HANDSHAKES_MAX`]), each by time and bytes. A stray connection costs a thread for seconds at most.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use socket2::{SockRef, TcpKeepalive};
+
+use super::hello::{self, Card, HelloError, Purpose, Verdict};
+use super::options::Membership;
+use super::watch::{End, Ended, Heard, SILENCE_MAX, Watch};
+use super::{ClusterError, name};
+
+/// Handshakes under way; whoever comes beyond them is let go, and a member comes again.
+const HANDSHAKES_MAX: usize = 64;
+
+const RETRY: Duration = Duration::from_millis(200);
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How long a place may be taken by a connection that may be dead: a host that is gone is noticed within this.
+const TAKEN_MAX: Duration = Duration::from_secs(15);
+
+/// When it is said first whom we wait for, and how often again.
+const SAY_FIRST: Duration = Duration::from_secs(2);
+const SAY_AGAIN: Duration = Duration::from_secs(10);
+
+/// Once process 0 has said that all are here.
+const BEGUN_MAX: Duration = Duration::from_secs(15);
+
+struct Joined {
+    stream: TcpStream,
+    run: u64,
+}
+
+enum Place {
+    Empty,
+    Here(Joined),
+    /// In use.
+    HandedOn,
+}
+
+type Key = (usize, bool);
+
+fn key(peer: usize, purpose: Purpose) -> Key {
+    (peer, purpose == Purpose::Control)
+}
+
+struct Gathering {
+    membership: Membership,
+    card: Card,
+    ended: Ended,
+    /// What is needed; `true`: for control.
+    places: Mutex<BTreeMap<Key, Place>>,
+    /// By index: why there is no connection yet.
+    trouble: Mutex<BTreeMap<usize, String>>,
+    /// Who spoke our protocol and is not of this job.
+    refused: Mutex<Option<String>>,
+    handshakes: AtomicUsize,
+    stray_said: AtomicBool,
+    done: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends the threads that connect.
+struct Done(Arc<Gathering>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.0.done.store(true, Ordering::Release);
+    }
+}
+
+/// Returns when all are here: the sockets for timely, by index, and the control connections.
+///
+/// # Errors
+/// [`ClusterError`]; [`ClusterError::Stopped`] when `stops` says so before all are here.
+pub(super) fn gather(
+    membership: &Membership,
+    card: Card,
+    ended: Ended,
+    stops: &dyn Fn() -> bool,
+    watch: impl FnOnce(Vec<Option<TcpStream>>) -> io::Result<Watch>,
+) -> Result<(Vec<Option<TcpStream>>, Watch), ClusterError> {
+    let (index, processes) = (membership.index, membership.hosts.len());
+    let others = (0..processes).filter(|peer| *peer != index);
+    let keys = others.flat_map(|peer| {
+        let control = index == 0 || peer == 0;
+        [Some((peer, false)), control.then_some((peer, true))].into_iter().flatten()
+    });
+    let gathering = Arc::new(Gathering {
+        membership: membership.clone(),
+        card,
+        ended,
+        places: Mutex::new(keys.map(|key| (key, Place::Empty)).collect()),
+        trouble: Mutex::default(),
+        refused: Mutex::default(),
+        handshakes: AtomicUsize::new(0),
+        stray_said: AtomicBool::new(false),
+        done: AtomicBool::new(false),
+    });
+    let _done = Done(Arc::clone(&gathering));
+    for peer in 0..index {
+        let purposes = if peer == 0 { vec![Purpose::Control, Purpose::Data] } else { vec![Purpose::Data] };
+        for purpose in purposes {
+            let gathering = Arc::clone(&gathering);
+            thread::Builder::new()
+                .name(format!("call-{peer}"))
+                .spawn(move || gathering.call(peer, purpose))
+                .map_err(no_thread)?;
+        }
+    }
+    gathering.wait(stops, watch)
+}
+
+fn no_thread(error: io::Error) -> ClusterError {
+    ClusterError::Retry(format!("the system gave no thread: {error}"))
+}
+
+impl Gathering {
+    fn wait(
+        self: &Arc<Self>,
+        stops: &dyn Fn() -> bool,
+        watch: impl FnOnce(Vec<Option<TcpStream>>) -> io::Result<Watch>,
+    ) -> Result<(Vec<Option<TcpStream>>, Watch), ClusterError> {
+        let (started, mut say_at) = (Instant::now(), SAY_FIRST);
+        let (index, limit) = (self.membership.index, self.membership.wait);
+        let mut listener = None;
+        let mut make_watch = Some(watch);
+        let mut watch: Option<(Watch, Instant)> = None;
+        let mut begun: Option<Vec<u64>> = None;
+        loop {
+            self.listen(&mut listener);
+            if let Some(end) = self.ended.get() {
+                return Err(ClusterError::Ended(end));
+            }
+            if stops() && watch.is_none() {
+                return Err(ClusterError::Stopped);
+            }
+            let missing = self.missing();
+            let ready = if index == 0 { missing.is_empty() } else { self.is_spoken_to() };
+            if ready && let Some(make) = make_watch.take() {
+                let runs = self.runs();
+                let made = make(self.take(true)).map_err(no_thread)?;
+                if index == 0 {
+                    made.begin(runs);
+                    return Ok((self.take(false), made));
+                }
+                watch = Some((made, Instant::now()));
+            }
+            let heard = watch.as_ref().and_then(|(watch, _)| watch.hear_soon(Duration::ZERO));
+            if let Some(Heard::Begin(runs)) = heard {
+                begun = Some(runs);
+            }
+            // Who was started again meanwhile connects again.
+            let is_whole = |runs: &Vec<u64>| missing.is_empty() && *runs == self.runs();
+            if begun.as_ref().is_some_and(is_whole)
+                && let Some((watch, _)) = watch.take()
+            {
+                return Ok((self.take(false), watch));
+            }
+            let late = watch.as_ref().is_some_and(|(_, since)| since.elapsed() > BEGUN_MAX);
+            let waited = started.elapsed();
+            if late || waited >= limit {
+                return Err(self.give_up(&missing, waited));
+            }
+            if waited >= say_at {
+                say_at = waited + SAY_AGAIN;
+                tracing::info!("{}", self.waiting(&missing, waited));
+            }
+            thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// Accepts whoever has come; each is heard on a thread of its own.
+    fn listen(self: &Arc<Self>, listener: &mut Option<TcpListener>) {
+        let index = self.membership.index;
+        let accepting = match listener {
+            Some(listener) => listener,
+            None => match TcpListener::bind(&self.membership.hosts[index])
+                .and_then(|it| it.set_nonblocking(true).map(|()| it))
+            {
+                Ok(bound) => {
+                    lock(&self.trouble).remove(&index);
+                    listener.insert(bound)
+                }
+                Err(error) => {
+                    lock(&self.trouble).insert(index, format!("can not listen there: {error}"));
+                    return;
+                }
+            },
+        };
+        while let Ok((stream, from)) = accepting.accept() {
+            if self.handshakes.load(Ordering::Acquire) >= HANDSHAKES_MAX {
+                tracing::debug!(%from, "too many connections at once, let go");
+                continue;
+            }
+            self.handshakes.fetch_add(1, Ordering::AcqRel);
+            let gathering = Arc::clone(self);
+            let hear = move || {
+                gathering.answer(stream, from);
+                gathering.handshakes.fetch_sub(1, Ordering::AcqRel);
+            };
+            if let Err(error) = thread::Builder::new().name("answer".to_owned()).spawn(hear) {
+                self.handshakes.fetch_sub(1, Ordering::AcqRel);
+                tracing::warn!(%error, "no thread to answer a connection");
+            }
+        }
+    }
+
+    fn answer(&self, stream: TcpStream, from: SocketAddr) {
+        let decide = |purpose, theirs: &Card| self.decide(purpose, theirs);
+        let heard = hello::accept(&stream, &self.membership.secret, rand::random(), &self.card, decide);
+        match heard {
+            Ok((Verdict::Welcome, purpose, theirs)) => self.join(stream, purpose, &theirs),
+            Ok((Verdict::Taken, _, theirs)) => {
+                tracing::info!(%from, process = theirs.index, "another process with this index is here, told to wait");
+            }
+            Ok((Verdict::Differs, _, theirs)) => self.differs(&theirs, &from.to_string()),
+            Err(HelloError::Refused(why)) => {
+                let mut refused = lock(&self.refused);
+                if refused.is_none() {
+                    tracing::warn!(%from, "connection refused: {why}");
+                }
+                *refused = Some(format!("a process at {from} was refused: {why}"));
+            }
+            Err(HelloError::Stray(why) | HelloError::Broken(why)) => {
+                if self.stray_said.swap(true, Ordering::Relaxed) {
+                    tracing::debug!(%from, why, "stray connection");
+                } else {
+                    tracing::info!(%from, why, "stray connection let go; more are only logged at debug");
+                }
+            }
+        }
+    }
+
+    fn decide(&self, purpose: Purpose, theirs: &Card) -> Verdict {
+        if self.card.differences(theirs).is_some() {
+            return Verdict::Differs;
+        }
+        match lock(&self.places).get(&key(theirs.index, purpose)) {
+            Some(Place::Empty) => Verdict::Welcome,
+            Some(Place::Here(joined)) if joined.run == theirs.run || !is_alive(&joined.stream) => Verdict::Welcome,
+            // Or it was led here by a wrong hostfile, and sees so from our card.
+            _ => Verdict::Taken,
+        }
+    }
+
+    fn join(&self, stream: TcpStream, purpose: Purpose, theirs: &Card) {
+        if let Err(error) = tune(&stream) {
+            tracing::warn!(%error, process = theirs.index, "a connection can not be set up");
+            return;
+        }
+        let mut places = lock(&self.places);
+        let Some(place) = places.get_mut(&key(theirs.index, purpose)) else { return };
+        let free = match place {
+            Place::Empty => true,
+            Place::Here(joined) => joined.run == theirs.run || !is_alive(&joined.stream),
+            Place::HandedOn => false,
+        };
+        if free {
+            tracing::debug!(process = theirs.index, ?purpose, "connected");
+            *place = Place::Here(Joined { stream, run: theirs.run });
+        }
+    }
+
+    fn differs(&self, theirs: &Card, place: &str) {
+        if let Some(what) = self.card.differences(theirs) {
+            let what = format!("process {} at {place} is of another job or build: {what}", theirs.index);
+            self.ended.set(End { code: 78, what });
+        }
+    }
+
+    /// Connects to a process of a lower index, and again when that goes away.
+    fn call(&self, peer: usize, purpose: Purpose) {
+        let mut taken: Option<Instant> = None;
+        while !self.done.load(Ordering::Acquire) && self.ended.get().is_none() {
+            if matches!(lock(&self.places).get(&key(peer, purpose)), Some(Place::Empty)) {
+                let said = self.call_once(peer, purpose);
+                match said {
+                    Ok(Verdict::Taken) => {
+                        let since = *taken.get_or_insert_with(Instant::now);
+                        lock(&self.trouble).insert(peer, "our index is taken there".to_owned());
+                        if since.elapsed() > TAKEN_MAX {
+                            let (ours, theirs) = (self.membership.index, name(&self.membership, peer));
+                            let what = format!(
+                                "{theirs} has another process {ours}: two were started with --process-index {ours}"
+                            );
+                            self.ended.set(End { code: 78, what });
+                        }
+                    }
+                    Ok(_) => taken = None,
+                    Err(HelloError::Refused(why)) => {
+                        let what = format!("{} refuses: {why}", name(&self.membership, peer));
+                        self.ended.set(End { code: 78, what });
+                    }
+                    Err(HelloError::Stray(why) | HelloError::Broken(why)) => {
+                        lock(&self.trouble).insert(peer, why);
+                    }
+                }
+            }
+            thread::sleep(RETRY);
+        }
+    }
+
+    fn call_once(&self, peer: usize, purpose: Purpose) -> Result<Verdict, HelloError> {
+        let stream = connect(&self.membership.hosts[peer])?;
+        let (verdict, theirs) =
+            hello::connect(&stream, &self.membership.secret, rand::random(), (purpose, &self.card))?;
+        if theirs.index != peer {
+            return Err(HelloError::Refused(format!(
+                "found process {} there, expected process {peer}; compare the hostfiles",
+                theirs.index
+            )));
+        }
+        match verdict {
+            Verdict::Welcome => {
+                lock(&self.trouble).remove(&peer);
+                self.join(stream, purpose, &theirs);
+            }
+            Verdict::Taken => {}
+            Verdict::Differs => self.differs(&theirs, &self.membership.hosts[peer]),
+        }
+        Ok(verdict)
+    }
+
+    /// Whom there is no connection with, or not all; forgets those that went away.
+    fn missing(&self) -> Vec<usize> {
+        let mut missing = Vec::new();
+        for ((peer, _), place) in lock(&self.places).iter_mut() {
+            if let Place::Here(joined) = place
+                && !is_alive(&joined.stream)
+            {
+                *place = Place::Empty;
+            }
+            if matches!(place, Place::Empty) {
+                missing.push(*peer);
+            }
+        }
+        missing.dedup();
+        missing
+    }
+
+    /// Whether process 0 has said something.
+    fn is_spoken_to(&self) -> bool {
+        match lock(&self.places).get(&(0, true)) {
+            Some(Place::Here(joined)) => looks(&joined.stream).is_ok_and(|bytes| bytes > 0),
+            _ => false,
+        }
+    }
+
+    /// By index, of which start each is; of who is not here, 0.
+    fn runs(&self) -> Vec<u64> {
+        let places = lock(&self.places);
+        let run = |peer| match places.get(&(peer, false)) {
+            Some(Place::Here(joined)) => joined.run,
+            _ if peer == self.card.index => self.card.run,
+            _ => 0,
+        };
+        (0..self.card.processes).map(run).collect()
+    }
+
+    fn take(&self, control: bool) -> Vec<Option<TcpStream>> {
+        let mut places = lock(&self.places);
+        let mut take = |peer| match std::mem::replace(places.get_mut(&(peer, control))?, Place::HandedOn) {
+            Place::Here(joined) => Some(joined.stream),
+            _ => None,
+        };
+        (0..self.card.processes).map(&mut take).collect()
+    }
+
+    fn waiting(&self, missing: &[usize], waited: Duration) -> String {
+        const NAMED: usize = 3;
+        let trouble = lock(&self.trouble);
+        let why = |peer: &usize| trouble.get(peer).map_or_else(String::new, |why| format!(" ({why})"));
+        let own = trouble.contains_key(&self.card.index).then_some(self.card.index);
+        let mut whom: Vec<String> =
+            own.iter().chain(missing).take(NAMED).map(|peer| name(&self.membership, *peer) + &why(peer)).collect();
+        if missing.len() > NAMED {
+            whom.push(format!("{} more", missing.len() - NAMED));
+        }
+        if whom.is_empty() {
+            // All are here with us, not yet with process 0.
+            whom.push("process 0 to have all".to_owned());
+        }
+        format!("waiting for {}, {} s", whom.join(", "), waited.as_secs())
+    }
+
+    /// Where somebody was refused, another start changes nothing.
+    fn give_up(&self, missing: &[usize], waited: Duration) -> ClusterError {
+        let waiting = self.waiting(missing, waited);
+        match &*lock(&self.refused) {
+            Some(refused) if !missing.is_empty() => ClusterError::Invalid(format!("gave up {waiting}; {refused}")),
+            _ => ClusterError::Retry(format!("gave up {waiting}")),
+        }
+    }
+}
+
+fn connect(host: &str) -> Result<TcpStream, HelloError> {
+    let mut last = "its name has no address".to_owned();
+    for address in host.to_socket_addrs().map_err(|error| HelloError::Broken(error.to_string()))? {
+        match TcpStream::connect_timeout(&address, CONNECT_MAX) {
+            // The system may give both ends of a connection to one socket.
+            Ok(stream) if stream.local_addr().ok() == Some(address) => last = "nobody listens there".to_owned(),
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error.to_string(),
+        }
+    }
+    Err(HelloError::Broken(last))
+}
+
+/// Small messages go at once; a host that is gone is noticed in seconds, also where nothing is sent. A little later than by the
+/// control connections, which know the name.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let probes =
+        TcpKeepalive::new().with_time(Duration::from_secs(3)).with_interval(Duration::from_secs(1)).with_retries(8);
+    socket.set_tcp_keepalive(&probes)?;
+    socket.set_tcp_user_timeout(Some(SILENCE_MAX + Duration::from_secs(4)))
+}
+
+/// Bytes that have come, one at most; 0 where there is no longer anybody.
+fn looks(stream: &TcpStream) -> io::Result<usize> {
+    stream.set_nonblocking(true)?;
+    let found = stream.peek(&mut [0]);
+    stream.set_nonblocking(false)?;
+    found
+}
+
+fn is_alive(stream: &TcpStream) -> bool {
+    match looks(stream) {
+        Ok(bytes) => bytes > 0,
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+    }
+}

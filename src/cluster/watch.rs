@@ -1,0 +1,414 @@
+//! The control connections, one between process 0 and each other: the start, signs of life, a request to stop, the end.
+//!
+//! ```text
+//!   0 → all  Begin: all are here           all → 0  Ready: able to start
+//!   0 → all  Start: what was read          all → 0  Stop: asked to end in order
+//!   both     Beat, every second            both     End: with an exit code; of process 0 it is everybody's
+//! ```
+//!
+//! In: frames, a length and bincode. Out: what is heard, and the one end of this process. The first end that is known is the end: who
+//! is process 0 tells all others at once, another tells process 0. A connection that closes without an end, or says nothing for
+//! [`SILENCE_MAX`], is a process that is lost. State: a reading and a beating thread per connection.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::panic;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+const BEAT: Duration = Duration::from_secs(1);
+
+/// A process that has said nothing for so long is frozen, or its host is gone. Beats come from a thread of their own and need no
+/// lock that work holds, so only a machine that stands still is as slow; the price of a mistake is a restart.
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(8);
+
+/// How long timely's own connections may be broken before that is the end: process 0 knows better who was lost.
+const WORD_FROM_ZERO: Duration = Duration::from_secs(2);
+
+/// How long who ends waits for others to have heard so.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Of a frame: the state of the largest tables is some hundred megabytes.
+const FRAME_MAX: u32 = 1 << 30;
+
+/// Why, and with which exit code, all processes end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// 0: all was published.
+    pub code: u8,
+    /// One line that names the process.
+    pub what: String,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Frame {
+    Beat,
+    /// By index: the start of each process.
+    Begin(Vec<u64>),
+    Ready,
+    Start(Vec<u8>),
+    Stop,
+    End(End),
+}
+
+/// What is heard of a process.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// All are here: the start of each, by index.
+    Begin(Vec<u64>),
+    /// This one is able to start.
+    Ready(usize),
+    /// What process 0 has read.
+    Start(Vec<u8>),
+    /// There is an end.
+    End,
+}
+
+/// The end of this process: there is one, the first.
+#[derive(Clone)]
+pub(super) struct Ended(Arc<watch::Sender<Option<End>>>);
+
+impl Default for Ended {
+    fn default() -> Self {
+        Ended(Arc::new(watch::Sender::new(None)))
+    }
+}
+
+impl Ended {
+    pub(super) fn get(&self) -> Option<End> {
+        self.0.borrow().clone()
+    }
+
+    /// Whether it is the first.
+    pub(super) fn set(&self, end: End) -> bool {
+        self.0.send_if_modified(|ended| {
+            let first = ended.is_none();
+            if first {
+                *ended = Some(end);
+            }
+            first
+        })
+    }
+
+    pub(super) async fn wait(&self) -> End {
+        let mut receiver = self.0.subscribe();
+        // The sender is ours, so it is not closed.
+        let ended = receiver.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());
+        ended.unwrap_or(End { code: 1, what: String::new() })
+    }
+}
+
+/// The control connections of this process.
+pub(super) struct Watch {
+    shared: Arc<Shared>,
+    heard: Mutex<Receiver<Heard>>,
+}
+
+struct Shared {
+    index: usize,
+    /// `process I at host:port`, by index.
+    names: Vec<String>,
+    ended: Ended,
+    /// By index; process 0 has one to each other, another to process 0 only.
+    writers: Vec<Option<Mutex<TcpStream>>>,
+    /// Processes that are not known to know of the end: they said none, and are still there.
+    unaware: AtomicUsize,
+    heard: Mutex<Sender<Heard>>,
+    on_stop: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Watch {
+    /// Watches these connections from here on. `on_stop`: process 0 is asked to end in order.
+    ///
+    /// # Errors
+    /// The system gives no threads.
+    pub(super) fn start(
+        index: usize,
+        names: Vec<String>,
+        streams: Vec<Option<TcpStream>>,
+        ended: Ended,
+        on_stop: Box<dyn Fn() + Send + Sync>,
+    ) -> io::Result<Watch> {
+        let (sender, heard) = channel();
+        let mut readers = Vec::new();
+        let mut writers = Vec::new();
+        for (peer, stream) in streams.into_iter().enumerate() {
+            let Some(stream) = stream else {
+                writers.push(None);
+                continue;
+            };
+            stream.set_nonblocking(false)?;
+            stream.set_read_timeout(Some(SILENCE_MAX))?;
+            stream.set_write_timeout(Some(SILENCE_MAX))?;
+            readers.push((peer, stream.try_clone()?));
+            writers.push(Some(Mutex::new(stream)));
+        }
+        let shared = Arc::new(Shared {
+            index,
+            names,
+            ended,
+            writers,
+            unaware: AtomicUsize::new(readers.len()),
+            heard: Mutex::new(sender),
+            on_stop,
+        });
+        for (peer, stream) in readers {
+            let (reading, beating) = (Arc::clone(&shared), Arc::clone(&shared));
+            thread::Builder::new().name(format!("control-{peer}")).spawn(move || reading.read(peer, stream))?;
+            thread::Builder::new().name(format!("beat-{peer}")).spawn(move || beating.beat(peer))?;
+        }
+        Ok(Watch { shared, heard: Mutex::new(heard) })
+    }
+
+    /// Waits for what is heard next.
+    pub(super) fn hear(&self) -> Heard {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).recv().unwrap_or(Heard::End)
+    }
+
+    /// Waits a little for it.
+    pub(super) fn hear_soon(&self, within: Duration) -> Option<Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(within).ok()
+    }
+
+    pub(super) fn begin(&self, runs: Vec<u64>) {
+        self.shared.send_all(&Frame::Begin(runs));
+    }
+
+    pub(super) fn ready(&self) {
+        self.shared.send_all(&Frame::Ready);
+    }
+
+    pub(super) fn hand_out(&self, bytes: Vec<u8>) {
+        self.shared.send_all(&Frame::Start(bytes));
+    }
+
+    pub(super) fn ask_to_stop(&self) {
+        self.shared.send_all(&Frame::Stop);
+    }
+
+    /// This process ends; tells the others, and waits until they know.
+    pub(super) fn end(&self, end: End) {
+        self.shared.end(end);
+        let deadline = Instant::now() + FAREWELL;
+        while self.shared.unaware.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Timely's threads panic when a peer is gone. From here on that is the end of this process, unless process 0 says another one
+    /// soon, and nobody reads of panics that follow from it. Returns whether it was so.
+    pub(super) fn take_network_panics(&self) -> Arc<AtomicBool> {
+        let down = Arc::new(AtomicBool::new(false));
+        let (seen, shared, others) = (Arc::clone(&down), Arc::clone(&self.shared), panic::take_hook());
+        panic::set_hook(Box::new(move |info| {
+            let name = thread::current().name().unwrap_or_default().to_owned();
+            let peer = name.strip_prefix("timely:").and_then(|name| name.rsplit_once('-')?.1.parse::<usize>().ok());
+            match peer {
+                Some(peer) => {
+                    seen.store(true, Ordering::Release);
+                    tracing::debug!(peer, %info, "connection for data broke");
+                    let shared = Arc::clone(&shared);
+                    thread::spawn(move || {
+                        thread::sleep(WORD_FROM_ZERO);
+                        shared.lost(peer, "its connection for data broke");
+                    });
+                }
+                None if seen.load(Ordering::Acquire) => tracing::debug!(%info, "after a connection for data broke"),
+                None => others(info),
+            }
+        }));
+        down
+    }
+}
+
+impl Shared {
+    fn send(&self, peer: usize, frame: &Frame) -> io::Result<()> {
+        let Some(Some(writer)) = self.writers.get(peer) else { return Ok(()) };
+        let mut bytes = vec![0; 4];
+        bincode::serialize_into(&mut bytes, frame).map_err(io::Error::other)?;
+        let length = u32::try_from(bytes.len() - 4).map_err(io::Error::other)?;
+        bytes[..4].copy_from_slice(&length.to_be_bytes());
+        writer.lock().unwrap_or_else(PoisonError::into_inner).write_all(&bytes)
+    }
+
+    /// To all that there are connections with. Who can not be reached is lost, and its reading thread says so.
+    fn send_all(&self, frame: &Frame) {
+        thread::scope(|scope| {
+            for peer in (0..self.writers.len()).filter(|peer| self.writers[*peer].is_some()) {
+                scope.spawn(move || {
+                    if let Err(error) = self.send(peer, frame) {
+                        tracing::debug!(peer, %error, "control connection");
+                    }
+                });
+            }
+        });
+    }
+
+    fn beat(&self, peer: usize) {
+        while self.send(peer, &Frame::Beat).is_ok() && self.ended.get().is_none() {
+            thread::sleep(BEAT);
+        }
+    }
+
+    fn read(&self, peer: usize, mut stream: TcpStream) {
+        let mut aware = false;
+        let mut know = || {
+            if !std::mem::replace(&mut aware, true) {
+                self.unaware.fetch_sub(1, Ordering::Release);
+            }
+        };
+        loop {
+            match read(&mut stream) {
+                Ok(Frame::Beat) => {}
+                Ok(Frame::Begin(runs)) => self.heard(Heard::Begin(runs)),
+                Ok(Frame::Ready) => self.heard(Heard::Ready(peer)),
+                Ok(Frame::Start(bytes)) => self.heard(Heard::Start(bytes)),
+                Ok(Frame::Stop) => (self.on_stop)(),
+                Ok(Frame::End(end)) => {
+                    self.end(end);
+                    know();
+                }
+                Err(error) => {
+                    match error.kind() {
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                            self.lost(peer, &format!("no sign of life for {} s", SILENCE_MAX.as_secs()));
+                        }
+                        io::ErrorKind::UnexpectedEof => self.lost(peer, "it closed its connection"),
+                        _ => self.lost(peer, &error.to_string()),
+                    }
+                    return know();
+                }
+            }
+        }
+    }
+
+    fn heard(&self, heard: Heard) {
+        // Who no longer listens has ended.
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).send(heard).ok();
+    }
+
+    fn lost(&self, peer: usize, why: &str) {
+        let name = &self.names[peer];
+        self.end(End { code: 75, what: format!("{name} is lost: {why}; all processes end, start them again") });
+    }
+
+    fn end(&self, end: End) {
+        if self.ended.set(end.clone()) {
+            self.heard(Heard::End);
+            tracing::debug!(process = self.index, code = end.code, what = end.what, "end");
+            self.send_all(&Frame::End(end));
+        }
+    }
+}
+
+fn read(stream: &mut TcpStream) -> io::Result<Frame> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    let length = u32::from_be_bytes(length);
+    if length > FRAME_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message of {length} bytes")));
+    }
+    let mut bytes = vec![0; length as usize];
+    stream.read_exact(&mut bytes)?;
+    bincode::deserialize(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn pair() -> [TcpStream; 2] {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let ours = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+        [ours, listener.accept().expect("accepted").0]
+    }
+
+    fn watch(index: usize, streams: Vec<Option<TcpStream>>, stopped: &Arc<AtomicBool>) -> Watch {
+        let names = (0..streams.len()).map(|index| format!("process {index} at h:{index}")).collect();
+        let stopped = Arc::clone(stopped);
+        let on_stop = Box::new(move || stopped.store(true, Ordering::Relaxed));
+        Watch::start(index, names, streams, Ended::default(), on_stop).expect("threads")
+    }
+
+    /// Processes 0, 1 and 2, and whether 0 was asked to stop.
+    fn three() -> ([Watch; 3], Arc<AtomicBool>) {
+        let ([a, b], [c, d]) = (pair(), pair());
+        let stopped = Arc::new(AtomicBool::new(false));
+        let zero = watch(0, vec![None, Some(a), Some(c)], &stopped);
+        let one = watch(1, vec![Some(b), None, None], &Arc::default());
+        let two = watch(2, vec![Some(d), None, None], &Arc::default());
+        ([zero, one, two], stopped)
+    }
+
+    fn what(watch: &Watch) -> (u8, String) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let end = runtime.block_on(watch.shared.ended.wait());
+        (end.code, end.what)
+    }
+
+    #[test]
+    fn the_start_is_told_to_all() {
+        let ([zero, one, two], stopped) = three();
+        zero.begin(vec![7, 8, 9]);
+        for other in [&one, &two] {
+            assert_eq!(other.hear(), Heard::Begin(vec![7, 8, 9]));
+            other.ready();
+        }
+        let mut ready = [zero.hear(), zero.hear()].map(|heard| format!("{heard:?}"));
+        ready.sort();
+        assert_eq!(ready, ["Ready(1)", "Ready(2)"]);
+        zero.hand_out(vec![5; 3_000_000]);
+        assert_eq!([one.hear(), two.hear()], [Heard::Start(vec![5; 3_000_000]), Heard::Start(vec![5; 3_000_000])]);
+        two.ask_to_stop();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !stopped.load(Ordering::Relaxed) {
+            assert!(Instant::now() < deadline, "process 0 was not asked");
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(two.hear_soon(Duration::ZERO), None);
+    }
+
+    #[test]
+    fn the_end_of_one_is_everybodys() {
+        let ([zero, one, two], _) = three();
+        thread::spawn(move || one.end(End { code: 78, what: "process 1: no".to_owned() }));
+        assert_eq!([what(&zero), what(&two)], [(); 2].map(|()| (78, "process 1: no".to_owned())));
+        assert_eq!(two.hear(), Heard::End);
+        // Later ones change nothing.
+        zero.end(End { code: 0, what: String::new() });
+        assert_eq!(what(&two).0, 78);
+    }
+
+    #[test]
+    fn who_is_lost_is_named_to_all() {
+        let [a, b] = pair();
+        let [c, d] = pair();
+        let zero = watch(0, vec![None, Some(a), Some(c)], &Arc::default());
+        let one = watch(1, vec![Some(b), None, None], &Arc::default());
+        drop(d);
+        for watch in [&zero, &one] {
+            let (code, what) = what(watch);
+            assert_eq!(code, 75);
+            assert!(what.starts_with("process 2 at h:2 is lost: "), "{what}");
+        }
+    }
+
+    #[test]
+    fn who_is_silent_is_lost() {
+        let [a, frozen] = pair();
+        let zero = watch(0, vec![None, Some(a)], &Arc::default());
+        let started = Instant::now();
+        let expected = "process 1 at h:1 is lost: no sign of life for 8 s; all processes end, start them again";
+        assert_eq!(what(&zero), (75, expected.to_owned()));
+        assert!(started.elapsed() < SILENCE_MAX * 2, "{:?}", started.elapsed());
+        drop(frozen);
+    }
+}

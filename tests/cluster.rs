@@ -1,0 +1,420 @@
+//! A job over several processes of the real binary, on the embedded broker and a local folder: exact at any size, through the loss
+//! of any process; ends that all share; who is refused, and who does not disturb.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use floodmark::dev::DevCommand;
+use floodmark::table::{Log, Root};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+
+/// For what must come, but may take its time on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const SECRET: &str = "a secret of these tests";
+const PARTITIONS: i32 = 5;
+
+#[derive(Parser)]
+struct Line {
+    #[command(subcommand)]
+    command: DevCommand,
+}
+
+/// A topic, tables, a job file, and where so many processes listen.
+struct Place {
+    folder: tempfile::TempDir,
+    _broker: MockCluster<'static, DefaultProducerContext>,
+    brokers: String,
+    hosts: Vec<String>,
+    sent: u64,
+}
+
+/// A running process, killed when dropped.
+struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+fn ports(count: usize) -> Vec<String> {
+    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+    listeners.iter().map(|listener| listener.local_addr().expect("bound").to_string()).collect()
+}
+
+impl Place {
+    fn new(processes: usize) -> Place {
+        let broker = MockCluster::new(1).expect("an embedded broker");
+        broker.create_topic("events", PARTITIONS, 1).expect("a topic");
+        let brokers = broker.bootstrap_servers();
+        let folder = tempfile::tempdir().expect("a folder");
+        let text = fs::read_to_string(format!("{}/jobs/web-analytics.toml", env!("CARGO_MANIFEST_DIR")));
+        let text = text.expect("a job").replace("[settings]\n", "[settings]\nepoch_seconds = 1\n");
+        fs::write(folder.path().join("job.toml"), text).expect("written");
+        let hosts = ports(processes);
+        fs::write(folder.path().join("hosts"), hosts.join("\n")).expect("written");
+        Place { folder, _broker: broker, brokers, hosts, sent: 0 }
+    }
+
+    /// Sends so many records: late and broken ones too.
+    fn send(&mut self, records: u64) {
+        let line = format!(
+            "dev gen --brokers {} --topic events --events {records} --seed {} --customers 300 --hours 1 --late-share 0.1 \
+             --broken-share 0.02",
+            self.brokers,
+            self.sent + 1
+        );
+        floodmark::dev::run(Line::try_parse_from(line.split(' ')).expect("right options").command).expect("sent");
+        self.sent += records;
+    }
+
+    fn floodmark(&self, command: &str) -> Command {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_floodmark"));
+        process.arg(command).arg(self.folder.path().join("job.toml")).stdin(Stdio::null());
+        process.env("KAFKA_BOOTSTRAP", &self.brokers).env("FLOODMARK_TOPIC", "events");
+        process.env("FLOODMARK_TABLES", self.folder.path().join("tables")).env("FLOODMARK_LOG", "debug");
+        process
+    }
+
+    /// Process `index` of as many as there are hosts, with further arguments.
+    fn process(&self, index: usize, arguments: &[&str]) -> Command {
+        let mut process = self.floodmark("run");
+        process.args(["--processes", &self.hosts.len().to_string(), "--process-index", &index.to_string()]);
+        process.arg("--hostfile").arg(self.folder.path().join("hosts")).env("FLOODMARK_CLUSTER_SECRET", SECRET);
+        if !arguments.contains(&"--workers") {
+            process.args(["--workers", "2"]);
+        }
+        process.args(arguments);
+        process
+    }
+
+    fn spawn(&self, mut command: Command) -> Process {
+        let log = self.folder.path().join(format!("{:?}.log", Instant::now()).replace(' ', ""));
+        let output = File::create(&log).expect("a log");
+        command.stdout(output.try_clone().expect("a log")).stderr(output);
+        Process { child: command.spawn().expect("the binary runs"), log }
+    }
+
+    fn start(&self, arguments: &[&str]) -> Vec<Process> {
+        (0..self.hosts.len()).map(|index| self.spawn(self.process(index, arguments))).collect()
+    }
+
+    /// Reads to the ends, and all must be exact: `verify` counts the archive again, and each record is there once.
+    fn drains_exact(&self) {
+        for mut process in self.start(&["--drain"]) {
+            process.expect_exit(0);
+        }
+        self.is_exact();
+    }
+
+    fn is_exact(&self) {
+        let output = self.floodmark("verify").output().expect("the binary runs");
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success(), "{}: {said}", output.status);
+        assert_eq!(self.rows(), self.sent, "rows of raw");
+    }
+
+    fn rows(&self) -> u64 {
+        let url = self.folder.path().join("tables").display().to_string();
+        let root = Root::open(&url, &Default::default()).expect("tables");
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let state = runtime.block_on(Log::new(&root, "raw").load());
+        state.ok().flatten().map_or(0, |state| state.files.values().map(|file| file.rows).sum())
+    }
+
+    fn await_rows(&self, rows: u64, processes: &mut [Process]) {
+        eventually(&format!("{rows} rows of raw"), || {
+            for process in &mut *processes {
+                let ended = process.child.try_wait().expect("our child");
+                assert!(ended.is_none(), "it ended by itself: {ended:?}\n{}", process.said());
+            }
+            (self.rows() >= rows).then_some(())
+        });
+    }
+}
+
+fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "not within {} s: {what}", PATIENCE.as_secs());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+impl Process {
+    fn said(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).expect("its log")).into_owned()
+    }
+
+    fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([format!("-{signal}"), self.child.id().to_string()]).status();
+        assert!(status.expect("kill runs").success(), "kill -{signal}");
+    }
+
+    fn awaits(&self, text: &str) {
+        eventually(&format!("{text:?} in {}", self.log.display()), || self.said().contains(text).then_some(()));
+    }
+
+    /// Waits for its end with this code; returns its last word, which must be the only one.
+    fn expect_exit(&mut self, code: i32) -> String {
+        let status = eventually("its end", || self.child.try_wait().expect("our child"));
+        let said = self.said();
+        assert_eq!(status.code(), Some(code), "{status}\n{said}");
+        assert!(!said.contains("panicked"), "{said}");
+        let words: Vec<&str> = said.lines().filter(|line| line.starts_with("floodmark: ")).collect();
+        assert_eq!(words.len(), 1, "{said}");
+        words[0].to_owned()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("-- {}\n{}", self.log.display(), self.said());
+        }
+        // It has ended, or nobody needs it any more.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// Promise 2: the same from any number of processes, one after the other on the same tables.
+#[test]
+fn exact_at_any_number_of_processes() {
+    for processes in [2, 4] {
+        let mut place = Place::new(processes);
+        place.send(20_000);
+        place.drains_exact();
+        place.send(5_000);
+        // Alone again: nothing to convert.
+        let alone = place.floodmark("run").args(["--drain", "--workers", "3"]).output().expect("the binary runs");
+        assert!(alone.status.success(), "{}", String::from_utf8_lossy(&alone.stderr));
+        place.is_exact();
+    }
+}
+
+/// Promises 1 and 2: whichever is killed, the others say which and end with 75; a start of all goes on.
+#[test]
+fn the_loss_of_any_process_ends_all_and_a_start_goes_on() {
+    let mut place = Place::new(3);
+    for killed in [1, 0, 2] {
+        let mut processes = place.start(&[]);
+        place.send(4_000);
+        place.await_rows(place.sent - 2_000, &mut processes);
+        processes[killed].signal("KILL");
+        let since = Instant::now();
+        drop(processes.remove(killed));
+        let name = format!("floodmark: process {killed} at {} is lost: ", place.hosts[killed]);
+        for process in &mut processes {
+            let said = process.expect_exit(75);
+            assert!(said.starts_with(&name), "{said}");
+        }
+        assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    }
+    place.drains_exact();
+}
+
+/// A process that stands still is lost as well; when it wakes up, it finds that out by itself.
+#[test]
+fn a_frozen_process_is_lost() {
+    let mut place = Place::new(3);
+    let mut processes = place.start(&[]);
+    place.send(2_000);
+    place.await_rows(place.sent, &mut processes);
+    processes[1].signal("STOP");
+    for index in [0, 2] {
+        let said = processes[index].expect_exit(75);
+        assert!(said.contains(&format!("process 1 at {} is lost: no sign of life for 8 s", place.hosts[1])), "{said}");
+    }
+    processes[1].signal("CONT");
+    processes[1].expect_exit(75);
+    place.drains_exact();
+}
+
+#[test]
+fn a_signal_to_any_process_stops_all_in_order() {
+    let mut place = Place::new(3);
+    for asked in [2, 0] {
+        let mut processes = place.start(&[]);
+        place.send(3_000);
+        place.await_rows(place.sent, &mut processes);
+        processes[asked].signal("TERM");
+        for process in &mut processes {
+            process.expect_exit(0);
+        }
+        // Without a drain: all lanes were published.
+        place.is_exact();
+    }
+}
+
+#[test]
+fn stray_connections_do_not_disturb() {
+    let mut place = Place::new(2);
+    place.send(1_000);
+    let mut zero = place.spawn(place.process(0, &["--drain"]));
+    let connect = || eventually("process 0 listens", || TcpStream::connect(&place.hosts[0]).ok());
+    let silent: Vec<TcpStream> = (0..3).map(|_| connect()).collect();
+    let mut half = connect();
+    half.write_all(b"FLOODMRK\0\x01").expect("written");
+    for text in [&b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"[..], &[0xff; 100_000], b"\x16\x03\x01\x02\x00"] {
+        let mut stray = connect();
+        // It may be gone before all is written.
+        stray.write_all(text).ok();
+        stray.set_read_timeout(Some(PATIENCE)).expect("set");
+        let mut answer = Vec::new();
+        stray.read_to_end(&mut answer).ok();
+        assert!(answer.is_empty(), "{answer:?}");
+    }
+    // A port scan: connects and is gone. More of them at once than there are places.
+    drop((0..200).map(|_| connect()).collect::<Vec<_>>());
+    assert!(zero.child.try_wait().expect("our child").is_none(), "{}", zero.said());
+    let mut one = place.spawn(place.process(1, &["--drain"]));
+    one.expect_exit(0);
+    zero.expect_exit(0);
+    drop((silent, half));
+    let said = zero.said();
+    assert!(said.contains("stray connection let go"), "{said}");
+    place.is_exact();
+}
+
+#[test]
+fn another_secret_job_or_size_is_refused_on_both_sides() {
+    let place = Place::new(2);
+    let other = place.folder.path().join("other.toml");
+    let text = fs::read_to_string(place.folder.path().join("job.toml")).expect("a job");
+    fs::write(&other, text.replace("epoch_seconds = 1", "epoch_seconds = 2")).expect("written");
+    let with = |change: &dyn Fn(&mut Command)| {
+        let mut command = place.process(1, &["--wait-seconds", "30"]);
+        change(&mut command);
+        command
+    };
+    let mut of_other_job = Command::new(env!("CARGO_BIN_EXE_floodmark"));
+    let right = with(&|_| ());
+    of_other_job.args(["run", other.to_str().expect("a plain name")]).args(right.get_args().skip(2));
+    for (name, value) in right.get_envs() {
+        of_other_job.env(name, value.expect("set"));
+    }
+    let mut of_other_size = place.process(1, &["--workers", "3"]);
+    of_other_size.env("FLOODMARK_LOG", "info");
+    let of_other_secret = with(&|command| drop(command.env("FLOODMARK_CLUSTER_SECRET", "another secret, long")));
+    for (command, says) in [
+        (of_other_secret, ["the secrets differ", "the secrets differ"]),
+        (
+            of_other_job,
+            [
+                "[settings] and [lanes] of the job file: found fingerprint",
+                "[settings] and [lanes] of the job file: found",
+            ],
+        ),
+        (of_other_size, ["--workers: found 3, expected 2", "--workers: found 2, expected 3"]),
+    ] {
+        let mut zero = place.spawn(place.process(0, &["--wait-seconds", "6"]));
+        let mut one = place.spawn(command);
+        for (process, says) in [&mut zero, &mut one].into_iter().zip(says) {
+            let said = process.expect_exit(78);
+            assert!(said.contains(says), "{said}");
+            assert!(!process.said().contains("secret, long") && !process.said().contains(SECRET));
+        }
+    }
+    assert!(!place.folder.path().join("tables").exists(), "nothing was fenced or made");
+}
+
+#[test]
+fn a_missing_process_is_named_and_waited_for_with_a_limit() {
+    let place = Place::new(3);
+    let mut here: Vec<Process> = [0, 2].map(|index| place.spawn(place.process(index, &["--wait-seconds", "5"]))).into();
+    for process in &mut here {
+        process.awaits(&format!("waiting for process 1 at {}", place.hosts[1]));
+        let said = process.expect_exit(75);
+        assert!(said.contains(&format!("gave up waiting for process 1 at {}", place.hosts[1])), "{said}");
+    }
+    // Asked to stop while it waits, it stops.
+    let mut zero = place.spawn(place.process(0, &[]));
+    zero.awaits("waiting for process 1");
+    zero.signal("TERM");
+    zero.expect_exit(0);
+    assert!(!place.folder.path().join("tables").exists(), "only a complete cluster begins");
+}
+
+/// One that goes away before all are there is forgotten, and may come again.
+#[test]
+fn who_goes_away_while_waiting_may_come_again() {
+    let mut place = Place::new(3);
+    place.send(1_000);
+    let mut zero = place.spawn(place.process(0, &["--drain"]));
+    let mut one = place.spawn(place.process(1, &["--drain"]));
+    for process in [&zero, &one] {
+        process.awaits("connected");
+    }
+    one.signal("KILL");
+    one.child.wait().expect("our child");
+    let mut one = place.spawn(place.process(1, &["--drain"]));
+    one.awaits("connected");
+    let mut two = place.spawn(place.process(2, &["--drain"]));
+    for process in [&mut zero, &mut one, &mut two] {
+        process.expect_exit(0);
+    }
+    place.is_exact();
+}
+
+/// What process 0 is refused, all say, and end with the same code.
+#[test]
+fn a_refusal_of_process_0_is_everybodys() {
+    let mut place = Place::new(3);
+    place.send(1_000);
+    place.drains_exact();
+    let job = place.folder.path().join("job.toml");
+    let text = fs::read_to_string(&job).expect("a job");
+    fs::write(&job, text.replace("# buckets = 8", "buckets = 16")).expect("written");
+    let mut processes = place.start(&[]);
+    for (index, process) in processes.iter_mut().enumerate() {
+        let said = process.expect_exit(78);
+        assert!(said.contains("tables.buckets = 16, but the table was made with 8"), "{said}");
+        assert_eq!(said.contains(&format!("process 0 at {}", place.hosts[0])), index > 0, "{said}");
+    }
+}
+
+/// Promise 6: the one started later goes on, here a single process; all of the other end with 76.
+#[test]
+fn a_rival_ends_all_with_76() {
+    let mut place = Place::new(2);
+    let mut processes = place.start(&[]);
+    place.send(1_000);
+    place.await_rows(place.sent, &mut processes);
+    let mut alone = place.floodmark("run");
+    alone.args(["--workers", "1"]);
+    let alone = place.spawn(alone);
+    alone.awaits("job started");
+    place.send(1_000);
+    for process in &mut processes {
+        let said = process.expect_exit(76);
+        assert!(said.contains("do not restart this one"), "{said}");
+    }
+    drop(alone);
+    place.drains_exact();
+}
+
+#[test]
+fn options_that_do_not_fit_are_said() {
+    let place = Place::new(2);
+    for (arguments, code, says) in [
+        (vec!["--processes", "2"], 2, "--processes 2 needs --process-index, from 0 to 1"),
+        (vec!["--processes", "2", "--process-index", "2"], 2, "found 2, expected 0 to 1"),
+        (vec!["--processes", "2", "--process-index", "1"], 2, "needs --hostfile"),
+        (vec!["--process-index", "1"], 2, "say how many with --processes"),
+        (vec!["--processes", "2", "--process-index", "1", "--hostfile", "/no/such"], 78, "--hostfile /no/such"),
+    ] {
+        let output = place.floodmark("run").args(&arguments).output().expect("the binary runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(says), "{said}");
+    }
+}
