@@ -1,6 +1,8 @@
 //! Tells builds apart: `FLOODMARK_BUILD` is the version and a hash (FNV-1a) of all sources and of the lock file. Processes of one job must
 //! be of one build, because what they exchange has no version of its own.
 
+#![allow(clippy::print_stdout)] // It is how cargo is told.
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -85,7 +85,7 @@ impl Place {
     fn process(&self, index: usize, arguments: &[&str]) -> Command {
         let mut process = self.floodmark("run");
         process.args(["--processes", &self.hosts.len().to_string(), "--process-index", &index.to_string()]);
-        process.arg("--hostfile").arg(self.folder.path().join("hosts")).env("FLOODMARK_CLUSTER_SECRET", SECRET);
+        process.env("FLOODMARK_HOSTFILE", self.folder.path().join("hosts")).env("FLOODMARK_CLUSTER_SECRET", SECRET);
         if !arguments.contains(&"--workers") {
             process.args(["--workers", "2"]);
         }
@@ -304,7 +304,9 @@ fn another_secret_job_or_size_is_refused_on_both_sides() {
     }
     let mut of_other_size = place.process(1, &["--workers", "3"]);
     of_other_size.env("FLOODMARK_LOG", "info");
-    let of_other_secret = with(&|command| drop(command.env("FLOODMARK_CLUSTER_SECRET", "another secret, long")));
+    let of_other_secret = with(&|command| {
+        command.env("FLOODMARK_CLUSTER_SECRET", "another secret, long");
+    });
     for (command, says) in [
         (of_other_secret, ["the secrets differ", "the secrets differ"]),
         (
@@ -324,7 +326,7 @@ fn another_secret_job_or_size_is_refused_on_both_sides() {
             assert!(!process.said().contains("secret, long") && !process.said().contains(SECRET));
         }
     }
-    assert!(!place.folder.path().join("tables").exists(), "nothing was fenced or made");
+    assert!(!place.folder.path().join("tables/raw").exists(), "nothing was fenced or made");
 }
 
 #[test]
@@ -334,14 +336,16 @@ fn a_missing_process_is_named_and_waited_for_with_a_limit() {
     for process in &mut here {
         process.awaits(&format!("waiting for process 1 at {}", place.hosts[1]));
         let said = process.expect_exit(75);
-        assert!(said.contains(&format!("gave up waiting for process 1 at {}", place.hosts[1])), "{said}");
+        // The other one may have given up before.
+        let missing = format!("process 1 at {}", place.hosts[1]);
+        assert!(said.contains("gave up waiting for process ") && said.contains(&missing), "{said}");
     }
     // Asked to stop while it waits, it stops.
     let mut zero = place.spawn(place.process(0, &[]));
     zero.awaits("waiting for process 1");
     zero.signal("TERM");
     zero.expect_exit(0);
-    assert!(!place.folder.path().join("tables").exists(), "only a complete cluster begins");
+    assert!(!place.folder.path().join("tables/raw").exists(), "only a complete cluster begins");
 }
 
 /// One that goes away before all are there is forgotten, and may come again.
@@ -399,6 +403,39 @@ fn a_rival_ends_all_with_76() {
         assert!(said.contains("do not restart this one"), "{said}");
     }
     drop(alone);
+    place.drains_exact();
+}
+
+/// A process whose connection with one other breaks, while both are well, is as good as lost.
+#[test]
+fn a_broken_connection_between_two_ends_all() {
+    let mut place = Place::new(3);
+    place.send(1_000);
+    // Process 2 reaches process 1 by a detour.
+    let detour = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let hosts = [place.hosts[0].clone(), detour.local_addr().expect("bound").to_string(), place.hosts[2].clone()];
+    let hostfile = place.folder.path().join("detour");
+    fs::write(&hostfile, hosts.join("\n")).expect("written");
+    let mut processes: Vec<Process> = [0, 1].map(|index| place.spawn(place.process(index, &[]))).into();
+    let mut two = place.process(2, &[]);
+    two.env("FLOODMARK_HOSTFILE", &hostfile);
+    processes.push(place.spawn(two));
+    let (near, _) = detour.accept().expect("process 2 connects");
+    let far = eventually("process 1 listens", || TcpStream::connect(&place.hosts[1]).ok());
+    let pump = |from: &TcpStream, to: &TcpStream| {
+        let (mut from, mut to) = (from.try_clone().expect("cloned"), to.try_clone().expect("cloned"));
+        thread::spawn(move || std::io::copy(&mut from, &mut to).ok());
+    };
+    pump(&near, &far);
+    pump(&far, &near);
+    place.await_rows(place.sent, &mut processes);
+    for stream in [&near, &far] {
+        stream.shutdown(Shutdown::Both).expect("connected");
+    }
+    for process in &mut processes {
+        let said = process.expect_exit(75);
+        assert!(said.contains("is lost: its connection for data broke"), "{said}");
+    }
     place.drains_exact();
 }
 

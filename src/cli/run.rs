@@ -60,7 +60,9 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
         Some(membership) => {
             let stops = || *requested.borrow() == Request::Stop;
             let stop = Arc::clone(&request);
-            let on_stop = Box::new(move || drop(stop.send_replace(Request::Stop)));
+            let on_stop = Box::new(move || {
+                stop.send_replace(Request::Stop);
+            });
             let member = Member::join(membership, &job, workers, &stops, on_stop);
             Some(member.map_err(LiveError::Cluster)?)
         }

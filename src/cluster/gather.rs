@@ -22,7 +22,7 @@ use super::{ClusterError, name};
 /// Handshakes under way; whoever comes beyond them is let go, and a member comes again.
 const HANDSHAKES_MAX: usize = 64;
 
-const RETRY: Duration = Duration::from_millis(200);
+const RETRY: Duration = Duration::from_millis(100);
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 

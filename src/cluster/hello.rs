@@ -189,7 +189,7 @@ fn hello(nonce: [u8; 32]) -> [u8; HELLO] {
 fn proof(secret: &Secret, role: u8, hellos: [&[u8; HELLO]; 2], message: &[u8]) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.bytes()).expect("HMAC takes a key of any length");
     mac.update(&[role]);
-    hellos.map(|hello| mac.update(hello));
+    hellos.into_iter().for_each(|hello| mac.update(hello));
     mac.update(message);
     mac
 }

@@ -18,7 +18,7 @@ const SECRET_FILE: &str = "FLOODMARK_CLUSTER_SECRET_FILE";
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Several processes")]
 pub struct ClusterArgs {
-    /// Processes of the job, each started with the same job file, hostfile and workers, and with the same secret in
+    /// Processes of the job, each started with the same job file, hostfile and flags, and with the same secret in
     /// FLOODMARK_CLUSTER_SECRET or in the file that FLOODMARK_CLUSTER_SECRET_FILE names; default: this one alone
     #[arg(long, value_name = "N", env = "FLOODMARK_PROCESSES", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub processes: Option<u16>,

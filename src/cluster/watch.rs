@@ -207,19 +207,20 @@ impl Watch {
         let down = Arc::new(AtomicBool::new(false));
         let (seen, shared, others) = (Arc::clone(&down), Arc::clone(&self.shared), panic::take_hook());
         panic::set_hook(Box::new(move |info| {
-            let name = thread::current().name().unwrap_or_default().to_owned();
-            let peer = name.strip_prefix("timely:").and_then(|name| name.rsplit_once('-')?.1.parse::<usize>().ok());
+            let what = info.payload_as_str().unwrap_or_default();
+            let thread = thread::current();
+            let peer = thread.name().and_then(|name| name.strip_prefix("timely:")?.rsplit_once('-')?.1.parse().ok());
             match peer {
+                _ if seen.load(Ordering::Acquire) => tracing::debug!(what, "after a connection for data broke"),
                 Some(peer) => {
                     seen.store(true, Ordering::Release);
-                    tracing::debug!(peer, %info, "connection for data broke");
+                    tracing::debug!(peer, what, "connection for data broke");
                     let shared = Arc::clone(&shared);
                     thread::spawn(move || {
                         thread::sleep(WORD_FROM_ZERO);
                         shared.lost(peer, "its connection for data broke");
                     });
                 }
-                None if seen.load(Ordering::Acquire) => tracing::debug!(%info, "after a connection for data broke"),
                 None => others(info),
             }
         }));
@@ -228,21 +229,21 @@ impl Watch {
 }
 
 impl Shared {
-    fn send(&self, peer: usize, frame: &Frame) -> io::Result<()> {
-        let Some(Some(writer)) = self.writers.get(peer) else { return Ok(()) };
-        let mut bytes = vec![0; 4];
-        bincode::serialize_into(&mut bytes, frame).map_err(io::Error::other)?;
-        let length = u32::try_from(bytes.len() - 4).map_err(io::Error::other)?;
-        bytes[..4].copy_from_slice(&length.to_be_bytes());
-        writer.lock().unwrap_or_else(PoisonError::into_inner).write_all(&bytes)
+    fn send(&self, peer: usize, bytes: &[u8]) -> io::Result<()> {
+        match &self.writers[peer] {
+            Some(writer) => writer.lock().unwrap_or_else(PoisonError::into_inner).write_all(bytes),
+            None => Ok(()),
+        }
     }
 
-    /// To all that there are connections with. Who can not be reached is lost, and its reading thread says so.
+    /// To all that there are connections with, at once: one of them may stand still. Who can not be reached is lost, and its reading
+    /// thread says so.
     fn send_all(&self, frame: &Frame) {
+        let bytes = &encode(frame);
         thread::scope(|scope| {
             for peer in (0..self.writers.len()).filter(|peer| self.writers[*peer].is_some()) {
                 scope.spawn(move || {
-                    if let Err(error) = self.send(peer, frame) {
+                    if let Err(error) = self.send(peer, bytes) {
                         tracing::debug!(peer, %error, "control connection");
                     }
                 });
@@ -251,7 +252,8 @@ impl Shared {
     }
 
     fn beat(&self, peer: usize) {
-        while self.send(peer, &Frame::Beat).is_ok() && self.ended.get().is_none() {
+        let beat = encode(&Frame::Beat);
+        while self.send(peer, &beat).is_ok() && self.ended.get().is_none() {
             thread::sleep(BEAT);
         }
     }
@@ -305,6 +307,14 @@ impl Shared {
             self.send_all(&Frame::End(end));
         }
     }
+}
+
+fn encode(frame: &Frame) -> Vec<u8> {
+    let mut bytes = vec![0; 4];
+    bincode::serialize_into(&mut bytes, frame).expect("numbers, texts and bytes serialize into memory");
+    let length = u32::try_from(bytes.len() - 4).unwrap_or(u32::MAX);
+    bytes[..4].copy_from_slice(&length.to_be_bytes());
+    bytes
 }
 
 fn read(stream: &mut TcpStream) -> io::Result<Frame> {
