@@ -369,6 +369,38 @@ fn who_goes_away_while_waiting_may_come_again() {
     place.is_exact();
 }
 
+/// The first one with an index keeps its place; the second one is told so.
+#[test]
+fn an_index_is_taken_once() {
+    let mut place = Place::new(3);
+    place.send(1_000);
+    let mut here: Vec<Process> = [0, 1].map(|index| place.spawn(place.process(index, &["--drain"]))).into();
+    here.iter().for_each(|process| process.awaits("connected"));
+    let mut again = place.spawn(place.process(1, &["--drain"]));
+    let said = again.expect_exit(78);
+    assert!(said.contains(&format!("process 0 at {} has another process 1", place.hosts[0])), "{said}");
+    here.push(place.spawn(place.process(2, &["--drain"])));
+    for process in &mut here {
+        process.expect_exit(0);
+    }
+    place.is_exact();
+}
+
+/// An index or a hostfile of another machine.
+#[test]
+fn a_process_that_can_not_listen_says_so() {
+    let place = Place::new(2);
+    let hostfile = place.folder.path().join("elsewhere");
+    fs::write(&hostfile, format!("192.0.2.1:7000\n{}", place.hosts[1])).expect("written");
+    let mut zero = place.process(0, &["--wait-seconds", "3"]);
+    zero.env("FLOODMARK_HOSTFILE", &hostfile);
+    let said = place.spawn(zero).expect_exit(78);
+    assert!(
+        said.contains("192.0.2.1:7000 (can not listen there") && said.contains("no address of this machine"),
+        "{said}"
+    );
+}
+
 /// What process 0 is refused, all say, and end with the same code.
 #[test]
 fn a_refusal_of_process_0_is_everybodys() {

@@ -23,6 +23,7 @@ use super::{ClusterError, name};
 const HANDSHAKES_MAX: usize = 64;
 
 const RETRY: Duration = Duration::from_millis(100);
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -39,6 +40,13 @@ const BEGUN_MAX: Duration = Duration::from_secs(15);
 struct Joined {
     stream: TcpStream,
     run: u64,
+}
+
+/// Where this process listens, and when that was tried last.
+#[derive(Default)]
+struct Door {
+    listener: Option<TcpListener>,
+    tried: Option<Instant>,
 }
 
 enum Place {
@@ -62,7 +70,7 @@ struct Gathering {
     places: Mutex<BTreeMap<Key, Place>>,
     /// By index: why there is no connection yet.
     trouble: Mutex<BTreeMap<usize, String>>,
-    /// Who spoke our protocol and is not of this job.
+    /// What another start does not mend: who spoke our protocol and is not of this job, an address that is not ours.
     refused: Mutex<Option<String>>,
     handshakes: AtomicUsize,
     stray_said: AtomicBool,
@@ -136,12 +144,12 @@ impl Gathering {
     ) -> Result<(Vec<Option<TcpStream>>, Watch), ClusterError> {
         let (started, mut say_at) = (Instant::now(), SAY_FIRST);
         let (index, limit) = (self.membership.index, self.membership.wait);
-        let mut listener = None;
+        let mut door = Door::default();
         let mut make_watch = Some(watch);
         let mut watch: Option<(Watch, Instant)> = None;
         let mut begun: Option<Vec<u64>> = None;
         loop {
-            self.listen(&mut listener);
+            self.listen(&mut door);
             if let Some(end) = self.ended.get() {
                 return Err(ClusterError::Ended(end));
             }
@@ -183,24 +191,27 @@ impl Gathering {
         }
     }
 
-    /// Accepts whoever has come; each is heard on a thread of its own.
-    fn listen(self: &Arc<Self>, listener: &mut Option<TcpListener>) {
+    /// Accepts whoever has come; each is heard on a thread of its own. The last process needs nobody to come.
+    fn listen(self: &Arc<Self>, door: &mut Door) {
         let index = self.membership.index;
-        let accepting = match listener {
-            Some(listener) => listener,
-            None => match TcpListener::bind(&self.membership.hosts[index])
-                .and_then(|it| it.set_nonblocking(true).map(|()| it))
-            {
-                Ok(bound) => {
+        if door.listener.is_none() && door.tried.is_none_or(|tried| tried.elapsed() >= LISTEN_AGAIN) {
+            door.tried = Some(Instant::now());
+            let bound = TcpListener::bind(&self.membership.hosts[index]);
+            match bound.and_then(|listener| listener.set_nonblocking(true).map(|()| listener)) {
+                Ok(listener) => {
                     lock(&self.trouble).remove(&index);
-                    listener.insert(bound)
+                    door.listener = Some(listener);
                 }
                 Err(error) => {
+                    if error.kind() == io::ErrorKind::AddrNotAvailable {
+                        let what = "that is no address of this machine: correct the hostfile or --process-index";
+                        *lock(&self.refused) = Some(what.to_owned());
+                    }
                     lock(&self.trouble).insert(index, format!("can not listen there: {error}"));
-                    return;
                 }
-            },
-        };
+            }
+        }
+        let Some(accepting) = &door.listener else { return };
         while let Ok((stream, from)) = accepting.accept() {
             if self.handshakes.load(Ordering::Acquire) >= HANDSHAKES_MAX {
                 tracing::debug!(%from, "too many connections at once, let go");
@@ -397,7 +408,6 @@ impl Gathering {
         format!("waiting for {}, {} s", whom.join(", "), waited.as_secs())
     }
 
-    /// Where somebody was refused, another start changes nothing.
     fn give_up(&self, missing: &[usize], waited: Duration) -> ClusterError {
         let waiting = self.waiting(missing, waited);
         match &*lock(&self.refused) {
