@@ -218,6 +218,11 @@ def test_commands(_):
     assert all(word in help_of("replay", "diff") for word in ("--customer", "--dimension", "--granularity", "--from"))
     demo = subprocess.run([ROOT / "scripts/demo", "--help"], capture_output=True, text=True, check=True).stdout
     assert all(word in demo for word in ("--real", "--log FILE"))
+    cluster = subprocess.run([ROOT / "scripts/cluster", "start", "--help"], capture_output=True, text=True, check=True).stdout
+    named = re.findall(r"^scripts/cluster (\w+)(.*)$", README, re.MULTILINE)
+    assert {command for command, _ in named} == {"start", "status", "kill", "stop"}, named
+    options = {option for _, line in named for option in re.findall(r"--[\w-]+", line)} | {"--dir", "--ssh-config"}
+    assert all(option in cluster for option in options), options
     assert os.access(ROOT / "scripts/test", os.X_OK)
 
 
