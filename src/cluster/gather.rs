@@ -19,6 +19,9 @@ use super::options::Membership;
 use super::watch::{End, Ended, Heard, SILENCE_MAX, Watch};
 use super::{ClusterError, name};
 
+/// Why a process can not listen at its own address; a name service may say so for a moment.
+const NO_ADDRESS: &str = "that is no address of this machine: correct the hostfile or --process-index";
+
 /// Handshakes under way; whoever comes beyond them is let go, and a member comes again.
 const HANDSHAKES_MAX: usize = 64;
 
@@ -200,12 +203,12 @@ impl Gathering {
             match bound.and_then(|listener| listener.set_nonblocking(true).map(|()| listener)) {
                 Ok(listener) => {
                     lock(&self.trouble).remove(&index);
+                    lock(&self.refused).take_if(|what| what == NO_ADDRESS);
                     door.listener = Some(listener);
                 }
                 Err(error) => {
                     if error.kind() == io::ErrorKind::AddrNotAvailable {
-                        let what = "that is no address of this machine: correct the hostfile or --process-index";
-                        *lock(&self.refused) = Some(what.to_owned());
+                        *lock(&self.refused) = Some(NO_ADDRESS.to_owned());
                     }
                     lock(&self.trouble).insert(index, format!("can not listen there: {error}"));
                 }
