@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
-use object_store::path::Path;
+use object_store::Error as StoreError;
 use timely::dataflow::operators::generic::operator::source as source_operator;
 use timely::dataflow::{Scope, StreamVec};
 use timely::scheduling::Activator;
@@ -19,11 +19,11 @@ use timely::scheduling::Activator;
 use super::not_kept;
 use crate::dataflow::route::Scope as Range;
 use crate::model::{Epoch, Records};
-use crate::table::store::read_file;
+use crate::table::fetch::{FetchError, fetch};
 use crate::table::{File, Log, TableError, raw};
 
 /// Bytes of records in a step.
-const STEP_BYTES: usize = 128 << 20;
+const STEP_BYTES: usize = 64 << 20;
 
 /// Steps that may be under way.
 const STEPS_AHEAD: usize = 2;
@@ -96,17 +96,16 @@ impl Share {
             }
             wake();
             for file in files {
-                let path = Path::from(file.path.as_str());
-                let bytes =
-                    runtime.block_on(read_file(self.log.store().as_ref(), &path)).map_err(|error| match error {
-                        object_store::Error::NotFound { .. } => not_kept("raw", path.as_ref()),
-                        error => TableError::storage(format!("reading {path} of table raw"), error),
+                let fetched =
+                    runtime.block_on(fetch(self.log.store().as_ref(), &file.path)).map_err(|error| match error {
+                        FetchError::Store(StoreError::NotFound { .. }) => not_kept("raw", &file.path),
+                        error => error.of_table(format!("reading {} of table raw", file.path)),
                     })?;
                 let prunes = prunes.clone();
                 let keep = move |epoch, time: Option<i64>| {
                     epoch <= up_to && prunes.as_ref().is_none_or(|range| time.is_none_or(|time| range.covers(time)))
                 };
-                for records in raw::read_arrived(&file, bytes, Arc::clone(&self.topics), keep)? {
+                for records in raw::read_arrived(&file, &fetched, Arc::clone(&self.topics), keep)? {
                     let records = records?;
                     if !records.is_empty() && sender.send(Message::Records(records)).is_err() {
                         return Ok(());

@@ -10,14 +10,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
-use object_store::path::Path;
 
 use super::ReplayError;
 use super::compare::rfc3339;
 use crate::decode::{Decoder, Event};
 use crate::job::Logic;
 use crate::model::{Arrival, Epoch, Granularity, Outcome, RecordRef, TimeUs, Zone, covers};
-use crate::table::store::read_file;
+use crate::table::fetch::fetch;
 use crate::table::{File, Log, TableError, raw};
 
 /// Files that are looked at, at once.
@@ -88,14 +87,13 @@ impl Look {
         let found = futures::stream::iter(files).map(|file| {
             let (look, row) = (self.clone(), row.clone());
             async move {
-                let path = Path::from(file.path.as_str());
-                let bytes = read_file(look.log.store().as_ref(), &path)
+                let fetched = fetch(look.log.store().as_ref(), &file.path)
                     .await
-                    .map_err(|error| TableError::storage(format!("reading {path} of table raw"), error))?;
+                    .map_err(|error| error.of_table(format!("reading {} of table raw", file.path)))?;
                 let looked = tokio::task::spawn_blocking(move || {
                     let (mut found, mut times) = (T::default(), look.times());
                     let up_to = look.up_to;
-                    for records in raw::read_arrived(&file, bytes, Arc::new([]), move |epoch, _| epoch <= up_to)? {
+                    for records in raw::read_arrived(&file, &fetched, Arc::new([]), move |epoch, _| epoch <= up_to)? {
                         let records = records?;
                         for (record, arrival) in records.iter().zip(records.arrivals()) {
                             row(&look, &mut times, &mut found, record, *arrival);

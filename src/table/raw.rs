@@ -14,14 +14,13 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Fields, Int32Type, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::arrow_writer::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
 
+use super::fetch::Fetched;
 use super::log::{Definition, File, State};
 use super::stats::{Stats, widen};
 use super::{TableError, time_type};
@@ -479,7 +478,9 @@ pub fn read_records(
     after: Epoch,
     up_to: Epoch,
 ) -> Result<impl Iterator<Item = Result<Records, TableError>>, TableError> {
-    read(file, bytes, &RECORD, move |batch| records_of(batch, None, |epoch, _| epoch > after && epoch <= up_to))
+    read(file, &Fetched::of_memory(bytes), &RECORD, move |batch| {
+        records_of(batch, None, |epoch, _| epoch > after && epoch <= up_to)
+    })
 }
 
 /// The rows of a file of `raw` that `keep` says yes to by their epoch and event time on record, as records with what became of
@@ -489,12 +490,12 @@ pub fn read_records(
 /// As [`read_records`].
 pub fn read_arrived(
     file: &File,
-    bytes: Bytes,
+    fetched: &Fetched,
     topics: Arc<[String]>,
     keep: impl Fn(Epoch, Option<TimeUs>) -> bool,
 ) -> Result<impl Iterator<Item = Result<Records, TableError>>, TableError> {
     let columns: Vec<_> = RECORD.into_iter().chain(ARRIVAL).collect();
-    read(file, bytes, &columns, move |batch| records_of(batch, Some(&topics), &keep))
+    read(file, fetched, &columns, move |batch| records_of(batch, Some(&topics), &keep))
 }
 
 /// Columns that make a record, and those that say what became of it.
@@ -504,19 +505,13 @@ const ARRIVAL: [&str; 4] = ["kafka_topic", "event_time", "outcome", "reason"];
 
 fn read<F: Fn(&RecordBatch) -> Result<Records, String>>(
     file: &File,
-    bytes: Bytes,
+    fetched: &Fetched,
     columns: &[&str],
     records: F,
 ) -> Result<impl Iterator<Item = Result<Records, TableError>> + use<F>, TableError> {
     let path = file.path.clone();
     let corrupt = move |what: String| TableError::Corrupt { table: "raw".to_owned(), what: format!("{path}: {what}") };
-    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| corrupt(error.to_string()))?;
-    let projection = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
-    let batches = builder
-        .with_projection(projection)
-        .with_batch_size(READ_BATCH_ROWS)
-        .build()
-        .map_err(|error| corrupt(error.to_string()))?;
+    let batches = fetched.batches(Some(columns), None, READ_BATCH_ROWS).map_err(|error| corrupt(error.to_string()))?;
     Ok(batches.map(move |batch| {
         let batch = batch.map_err(|error| corrupt(error.to_string()))?;
         records(&batch).map_err(&corrupt)
