@@ -11,11 +11,11 @@ import re
 import subprocess
 import sys
 import tempfile
-import traceback
 from pathlib import Path
 
 import duckdb
 import duckdb_extension_delta
+import runner
 
 ROOT = Path(__file__).resolve().parent.parent
 BINARY = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/floodmark"
@@ -227,22 +227,12 @@ def test_commands(_):
 
 
 def main():
-    passed = failed = 0
-    with tempfile.TemporaryDirectory(dir=os.environ.get("FLOODMARK_TEST_DIR")) as folder:
+    with runner.own_folder() as folder:
         make_tables(Path(folder))
         os.chdir(folder)
-        for name, test in [(name, test) for name, test in globals().items() if name.startswith("test_")]:
-            try:
-                test(Path(folder))
-                passed += 1
-                print(f"ok {name}")
-            except Exception:
-                failed += 1
-                traceback.print_exc()
-                print(f"FAILED {name}")
+        code = runner.run(globals(), shared=folder)
         os.chdir(ROOT)
-    print(f"{passed} passed, {failed} failed, 0 skipped")
-    return 1 if failed else 0
+    return code
 
 
 if __name__ == "__main__":

@@ -697,6 +697,24 @@ fn a_chunk_without_all_its_manifests_is_counted_again() {
 
 // ---- two at once ----
 
+/// A run that stands still at a step, and its tables; `None` when it has ended before.
+fn standing_still(
+    prepared: &Arc<InMemory>,
+    submission: &Submission,
+    step: usize,
+) -> Option<(Arc<InMemory>, Recounting)> {
+    let inner = Arc::new(prepared.fork());
+    let store = on(&inner);
+    store.at(step, if step.is_multiple_of(2) { Fault::FreezeBefore } else { Fault::FreezeAfter });
+    let slow = begin(&store, NEW, submission, (1 + step % 3, 4096));
+    slow.waits(|run| run.store.frozen());
+    if !store.frozen() {
+        slow.end().expect("a replay");
+        return None;
+    }
+    Some((inner, slow))
+}
+
 #[test]
 fn another_run_of_it_ends_while_this_one_stands_still_at_every_step() {
     let chunk_bytes = 20_000;
@@ -705,17 +723,9 @@ fn another_run_of_it_ends_while_this_one_stands_still_at_every_step() {
     let submission = submit(&prepared, chunk_bytes);
     let mut step = 1;
     loop {
-        let inner = Arc::new(prepared.fork());
-        let store = on(&inner);
-        store.at(step, if step % 2 == 0 { Fault::FreezeBefore } else { Fault::FreezeAfter });
-        let slow = begin(&store, NEW, &submission, (1 + step % 3, 4096));
-        slow.waits(|run| run.store.frozen());
-        if !store.frozen() {
-            slow.end().expect("a replay");
-            break;
-        }
+        let Some((inner, slow)) = standing_still(&prepared, &submission, step) else { break };
         let fast = recounted(&inner, &submission, (2, LARGE));
-        store.thaw();
+        slow.store.thaw();
         let slow = slow.end().unwrap_or_else(|error| panic!("step {step}: {error}"));
         assert_eq!(slow, fast, "step {step}: there is one summary");
         dataset_of(&inner, &slow).is(&expected, &format!("step {step}"));
@@ -730,18 +740,10 @@ fn discarded_while_it_stands_still_at_every_step_it_leaves_nothing() {
     let submission = submit(&prepared, 20_000);
     let refused = (1..)
         .map_while(|step| {
-            let inner = Arc::new(prepared.fork());
-            let store = on(&inner);
-            store.at(step, if step % 2 == 0 { Fault::FreezeBefore } else { Fault::FreezeAfter });
-            let slow = begin(&store, NEW, &submission, (1 + step % 3, 4096));
-            slow.waits(|run| run.store.frozen());
-            if !store.frozen() {
-                slow.end().expect("a replay");
-                return None;
-            }
+            let (inner, slow) = standing_still(&prepared, &submission, step)?;
             let root = root_of(&inner);
             runtime().block_on(discard(&root, "r")).expect("discarded");
-            store.thaw();
+            slow.store.thaw();
             let error = slow.end().err();
             assert_eq!(files(&inner, "replays"), BTreeMap::new(), "step {step}: {error:?}");
             if let Some(error) = &error {

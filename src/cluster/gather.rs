@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use socket2::{SockRef, TcpKeepalive};
 use super::hello::{self, Card, HelloError, Purpose, Verdict};
 use super::options::Membership;
 use super::watch::{End, Ended, Heard, SILENCE_MAX, Watch};
-use super::{ClusterError, name};
+use super::{ClusterError, lock, name};
 
 /// Why a process can not listen at its own address; a name service may say so for a moment.
 const NO_ADDRESS: &str = "that is no address of this machine: correct the hostfile or --process-index";
@@ -59,6 +59,17 @@ enum Place {
     HandedOn,
 }
 
+impl Place {
+    /// Whether a process may take it: nobody has it, or this start of it, or one that is gone.
+    fn is_free(&self, theirs: &Card) -> bool {
+        match self {
+            Place::Empty => true,
+            Place::Here(joined) => joined.run == theirs.run || !is_alive(&joined.stream),
+            Place::HandedOn => false,
+        }
+    }
+}
+
 type Key = (usize, bool);
 
 fn key(peer: usize, purpose: Purpose) -> Key {
@@ -78,10 +89,6 @@ struct Gathering {
     handshakes: AtomicUsize,
     stray_said: AtomicBool,
     done: AtomicBool,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Ends the threads that connect.
@@ -170,7 +177,7 @@ impl Gathering {
                 }
                 watch = Some((made, Instant::now()));
             }
-            let heard = watch.as_ref().and_then(|(watch, _)| watch.hear_soon(Duration::ZERO));
+            let heard = watch.as_ref().and_then(|(watch, _)| watch.heard_now());
             if let Some(Heard::Begin(runs)) = heard {
                 begun = Some(runs);
             }
@@ -264,8 +271,7 @@ impl Gathering {
             return Verdict::Differs;
         }
         match lock(&self.places).get(&key(theirs.index, purpose)) {
-            Some(Place::Empty) => Verdict::Welcome,
-            Some(Place::Here(joined)) if joined.run == theirs.run || !is_alive(&joined.stream) => Verdict::Welcome,
+            Some(place) if place.is_free(theirs) => Verdict::Welcome,
             // Or it was led here by a wrong hostfile, and sees so from our card.
             _ => Verdict::Taken,
         }
@@ -278,12 +284,7 @@ impl Gathering {
         }
         let mut places = lock(&self.places);
         let Some(place) = places.get_mut(&key(theirs.index, purpose)) else { return };
-        let free = match place {
-            Place::Empty => true,
-            Place::Here(joined) => joined.run == theirs.run || !is_alive(&joined.stream),
-            Place::HandedOn => false,
-        };
-        if free {
+        if place.is_free(theirs) {
             tracing::debug!(process = theirs.index, ?purpose, "connected");
             *place = Place::Here(Joined { stream, run: theirs.run });
         }

@@ -18,8 +18,8 @@ mod watch;
 use std::any::Any;
 use std::hash::{BuildHasher, Hash};
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use timely::communication::Hooks;
 use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
@@ -193,6 +193,10 @@ impl Member {
         let what = if code == 0 { String::new() } else { format!("{}: {what}", name(&self.membership, self.index())) };
         self.watch.end(End { code, what });
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn name(membership: &Membership, index: usize) -> String {

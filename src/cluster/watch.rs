@@ -15,12 +15,14 @@ use std::net::TcpStream;
 use std::panic;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+
+use super::lock;
 
 const BEAT: Duration = Duration::from_secs(1);
 
@@ -168,12 +170,12 @@ impl Watch {
 
     /// Waits for what is heard next.
     pub(super) fn hear(&self) -> Heard {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).recv().unwrap_or(Heard::End)
+        lock(&self.heard).recv().unwrap_or(Heard::End)
     }
 
-    /// Waits a little for it.
-    pub(super) fn hear_soon(&self, within: Duration) -> Option<Heard> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(within).ok()
+    /// What was heard, without waiting.
+    pub(super) fn heard_now(&self) -> Option<Heard> {
+        lock(&self.heard).try_recv().ok()
     }
 
     pub(super) fn begin(&self, runs: Vec<u64>) {
@@ -231,7 +233,7 @@ impl Watch {
 impl Shared {
     fn send(&self, peer: usize, bytes: &[u8]) -> io::Result<()> {
         match &self.writers[peer] {
-            Some(writer) => writer.lock().unwrap_or_else(PoisonError::into_inner).write_all(bytes),
+            Some(writer) => lock(writer).write_all(bytes),
             None => Ok(()),
         }
     }
@@ -292,7 +294,7 @@ impl Shared {
 
     fn heard(&self, heard: Heard) {
         // Who no longer listens has ended.
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).send(heard).ok();
+        lock(&self.heard).send(heard).ok();
     }
 
     fn lost(&self, peer: usize, why: &str) {
@@ -383,7 +385,7 @@ mod tests {
             assert!(Instant::now() < deadline, "process 0 was not asked");
             thread::sleep(Duration::from_millis(5));
         }
-        assert_eq!(two.hear_soon(Duration::ZERO), None);
+        assert_eq!(two.heard_now(), None);
     }
 
     #[test]

@@ -21,6 +21,14 @@ impl Route {
     /// In a replay, where nothing is late: days that count, and that weeks, months and years are made of.
     pub const BOTH: Lane = Lane::Late;
 
+    /// In no lane.
+    const NOWHERE: Route = Route(u32::MAX);
+
+    fn with(self, granularity: Granularity, lane: Lane) -> Route {
+        let shift = 4 * granularity as u32;
+        Route((self.0 & !(NONE << shift)) | ((lane as u32) << shift))
+    }
+
     /// The lane of a granularity, if any wants the record.
     pub fn lane(self, granularity: Granularity) -> Option<Lane> {
         Lane::ALL.get(((self.0 >> (4 * granularity as u32)) & 0xf) as usize).copied()
@@ -41,22 +49,15 @@ impl Route {
     /// For a replay: late or not is one, and a day that counts and is a part of counted weeks, months or years is one update, in
     /// [`Route::BOTH`].
     fn joined(self) -> Route {
-        let mut joined = u32::MAX;
-        let mut set = |granularity: Granularity, lane: Lane| {
-            let shift = 4 * granularity as u32;
-            joined = (joined & !(NONE << shift)) | ((lane as u32) << shift);
-        };
         let wanted = |granularity: &Granularity| self.lane(*granularity).is_some();
         let both = wanted(&Granularity::Day) && self.coarse();
-        for granularity in Granularity::ALL.into_iter().filter(wanted) {
-            match granularity {
-                Granularity::Minute | Granularity::Hour => set(granularity, granularity.lane()),
-                Granularity::Day => set(granularity, if both { Route::BOTH } else { Lane::Day }),
-                _ if !both => set(granularity, Lane::Coarse),
-                _ => {}
+        Granularity::ALL.into_iter().filter(wanted).fold(Route::NOWHERE, |joined, granularity| {
+            match granularity.lane() {
+                Lane::Day if both => joined.with(granularity, Route::BOTH),
+                Lane::Coarse if both => joined,
+                lane => joined.with(granularity, lane),
             }
-        }
-        Route(joined)
+        })
     }
 
     /// As bytes of a key.
@@ -102,7 +103,10 @@ impl Scope {
 
 /// The lanes of one record; and whether they are of a replay, which publishes nothing by lanes.
 #[derive(Clone, Copy, Debug)]
-pub struct Lanes([Option<Lane>; GRANULARITIES], bool);
+pub struct Lanes {
+    lanes: [Option<Lane>; GRANULARITIES],
+    of_replay: bool,
+}
 
 impl Router {
     /// `absorbed`: per lane of [`Lane::ALL`] the epoch that it had at the start; rows up to it are in it already.
@@ -127,8 +131,9 @@ impl Router {
 
     /// The lanes of a record: on time or late for each window, as far as that lane has not absorbed it.
     pub fn lanes(&self, epoch: Epoch, ingested_at: TimeUs, event_time: TimeUs) -> Lanes {
+        let of_replay = self.scope.is_some();
         if self.scope.as_ref().is_some_and(|scope| !scope.covers(event_time)) {
-            return Lanes([None; GRANULARITIES], true);
+            return Lanes { lanes: [None; GRANULARITIES], of_replay };
         }
         let lanes = Granularity::ALL.map(|granularity| {
             let own = granularity.lane();
@@ -139,28 +144,24 @@ impl Router {
             let lane = if own != Lane::Coarse && late() { Lane::Late } else { own };
             self.wanted[lane as usize].contains(&epoch).then_some(lane)
         });
-        Lanes(lanes, self.scope.is_some())
+        Lanes { lanes, of_replay }
     }
 }
 
 impl Lanes {
     /// Whether any lane wants the record for its window of this granularity.
     pub fn want(&self, granularity: Granularity) -> bool {
-        self.0[granularity as usize].is_some()
+        self.lanes[granularity as usize].is_some()
     }
 
     /// The route over a dimension's granularities; `None` where no lane wants the record.
     pub fn route(&self, granularities: &[Granularity]) -> Option<Route> {
-        let mut route = u32::MAX;
-        let mut wanted = false;
+        let mut route = Route::NOWHERE;
         for &granularity in granularities {
-            if let Some(lane) = self.0[granularity as usize] {
-                let shift = 4 * granularity as u32;
-                route = (route & !(NONE << shift)) | ((lane as u32) << shift);
-                wanted = true;
+            if let Some(lane) = self.lanes[granularity as usize] {
+                route = route.with(granularity, lane);
             }
         }
-        let route = Route(route);
-        wanted.then_some(if self.1 { route.joined() } else { route })
+        (route != Route::NOWHERE).then(|| if self.of_replay { route.joined() } else { route })
     }
 }

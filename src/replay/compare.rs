@@ -17,11 +17,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{StreamExt, TryStreamExt};
-use object_store::Error as StoreError;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 
 use super::dataset::{Change, Changes, Group, Groups, Largest, Part, Writer};
-use super::not_kept;
+use super::fetch_kept;
 use super::runs::{Merged, RunSet, Sorted, Spool};
 use super::shape::{Lies, Shape, lies};
 use crate::dataflow::route::Scope;
@@ -29,7 +28,6 @@ use crate::dataflow::tally_map::TallyMap;
 use crate::job::Logic;
 use crate::model::{Cell, CellParts, Granularity, Tally, TimeUs, Zone, bucket_of};
 use crate::table::counts::Columns;
-use crate::table::fetch::{FetchError, fetch};
 use crate::table::layout::Layout;
 use crate::table::{Log, Root, TableError};
 
@@ -295,11 +293,7 @@ impl Compare {
             if !self.scope.coverage.iter().any(meets) {
                 continue;
             }
-            let fetched =
-                runtime.block_on(fetch(self.counts.store().as_ref(), &file.path)).map_err(|error| match error {
-                    FetchError::Store(StoreError::NotFound { .. }) => not_kept("counts", &file.path),
-                    error => error.of_table(format!("reading {} of table counts", file.path)),
-                })?;
+            let fetched = runtime.block_on(fetch_kept(&self.counts, &file.path))?;
             let batches =
                 fetched.batches(None, None, BATCH_ROWS).map_err(|error| corrupt(format!("{}: {error}", file.path)))?;
             let windows = Windows::new(&self.scope.coverage, granularity);

@@ -31,10 +31,13 @@ pub mod submission;
 pub mod times;
 mod touched;
 
+use object_store::Error as StoreError;
+
 use crate::job::JobError;
 use crate::ledger::Fingerprint;
 use crate::manage::ManageError;
-use crate::table::TableError;
+use crate::table::fetch::{FetchError, Fetched, fetch};
+use crate::table::{Log, TableError};
 
 /// Why a replay was not made, published or undone.
 #[derive(Debug, thiserror::Error)]
@@ -102,12 +105,16 @@ pub enum ReplayError {
     Bug(String),
 }
 
-/// A file of a version that a replay reads is gone.
-fn not_kept(table: &str, path: &str) -> TableError {
-    TableError::Invalid(format!(
-        "{path} of the version of table {table} that the replay reads is no longer kept: discard the replay and submit it again, or \
-         let the tables keep dead files for longer (settings.dead_files_keep_hours)"
-    ))
+/// Fetches a file of a version that a replay reads.
+async fn fetch_kept(log: &Log, path: &str) -> Result<Fetched, TableError> {
+    let table = log.name();
+    fetch(log.store().as_ref(), path).await.map_err(|error| match error {
+        FetchError::Store(StoreError::NotFound { .. }) => TableError::Invalid(format!(
+            "{path} of the version of table {table} that the replay reads is no longer kept: discard the replay and submit it \
+             again, or let the tables keep dead files for longer (settings.dead_files_keep_hours)"
+        )),
+        error => error.of_table(format!("reading {path} of table {table}")),
+    })
 }
 
 impl ReplayError {

@@ -11,15 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
-use object_store::Error as StoreError;
 use timely::dataflow::operators::generic::operator::source as source_operator;
 use timely::dataflow::{Scope, StreamVec};
 use timely::scheduling::Activator;
 
-use super::not_kept;
+use super::fetch_kept;
 use crate::dataflow::route::Scope as Range;
 use crate::model::{Epoch, Records};
-use crate::table::fetch::{FetchError, fetch};
 use crate::table::{File, Log, TableError, raw};
 
 /// Bytes of records in a step.
@@ -96,11 +94,7 @@ impl Share {
             }
             wake();
             for file in files {
-                let fetched =
-                    runtime.block_on(fetch(self.log.store().as_ref(), &file.path)).map_err(|error| match error {
-                        FetchError::Store(StoreError::NotFound { .. }) => not_kept("raw", &file.path),
-                        error => error.of_table(format!("reading {} of table raw", file.path)),
-                    })?;
+                let fetched = runtime.block_on(fetch_kept(&self.log, &file.path))?;
                 let prunes = prunes.clone();
                 let keep = move |epoch, time: Option<i64>| {
                     epoch <= up_to && prunes.as_ref().is_none_or(|range| time.is_none_or(|time| range.covers(time)))
