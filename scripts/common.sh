@@ -1,7 +1,7 @@
 # Shared by the scripts beside it: source it, do not run it.
 #
 # All that the scripts download, build or run goes in one ignored folder of the checkout, .work:
-#   tools/   Kafka's jars, the S3 server        venv/    Python and what reads the tables
+#   tools/   Kafka, the S3 server, Debian programs     venv/    Python and what reads the tables
 #   run/     folders of running servers         test/    logs and tables of the last test run
 
 umask 077 # run folders hold keys

@@ -25,7 +25,7 @@ use crate::dataflow::control::CommitterEnds;
 use crate::dataflow::protocol::{Answer, FailureKind, Order};
 use crate::dataflow::raw::{Archiver, ToArchiver};
 use crate::dataflow::source::Inputs;
-use crate::dataflow::{Plan, Progress, build, drop_dataflows, run_until};
+use crate::dataflow::{Plan, Progress, Standing, build, drop_dataflows, run_until};
 use crate::job::Job;
 use crate::ledger::{self, Fingerprint, Ledger};
 use crate::model::{Epoch, Lane, TimeUs};
@@ -54,7 +54,7 @@ pub struct Live {
     pub clock: Clock,
     /// Where records come from.
     pub source: Arc<dyn SourceFactory>,
-    /// The live line's numbers.
+    /// What the process says of itself.
     pub progress: Arc<Progress>,
 }
 
@@ -558,6 +558,7 @@ impl Workers {
         (ends, answers): (Option<CommitterEnds>, UnboundedSender<Answer>),
     ) -> Result<Workers, LiveError> {
         let generation = start.generation;
+        live.progress.stands(Standing::Running);
         let raw = Log::new(&live.root, "raw");
         let archiver = Archiver {
             log: raw.clone(),

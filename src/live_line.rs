@@ -3,6 +3,8 @@
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
 
+use crate::say;
+
 /// How the work goes, on stderr.
 pub struct LiveLine {
     task: &'static str,
@@ -17,7 +19,7 @@ pub struct LiveLine {
 impl LiveLine {
     /// `total` is the number of records, where it is known.
     pub fn new(task: &'static str, total: Option<u64>) -> Self {
-        let (now, terminal) = (Instant::now(), stderr().is_terminal());
+        let (now, terminal) = (Instant::now(), stderr().is_terminal() && !say::goes_to_log());
         let every = if terminal { Duration::from_millis(200) } else { Duration::from_secs(10) };
         LiveLine { task, total, started: now, shown: now, shown_done: 0, every, terminal }
     }
@@ -47,6 +49,9 @@ impl LiveLine {
         }
         if let Some(total) = self.total.filter(|_| rate > 0.0) {
             line += &format!(" · ETA {}", duration(total.saturating_sub(done) as f64 / rate));
+        }
+        if say::goes_to_log() {
+            return say::line(&line);
         }
         // Wrapping off: a line longer than the terminal is wide is cut, or each would stay on the screen. In one piece, so that
         // a kill does not leave it off.

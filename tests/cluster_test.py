@@ -426,9 +426,6 @@ def test_the_manifests_are_valid(folder):
     assert reference["key"] in made[reference["name"]] and container["envFrom"] == [{"secretRef": {"name": "floodmark"}}]
     # Its arguments are those of the command, its environment too: it gets as far as the job file, and then to the secret.
     args = [str(BINARY), *(arg.replace(f"0.0.0.0:{ports['http']}", "127.0.0.1:0") for arg in container["args"])]
-    if "--http" not in run(BINARY, "run", "--help"):
-        print("without --http: this build does not have it")
-        args = [arg for arg in args if not arg.startswith("--http")]
     environment = {name: value for name, value in env.items() if value and name != "TMPDIR"} | {"HOSTNAME": f"{name}-2"}
     done = subprocess.run(args, capture_output=True, text=True, env=environment)
     assert done.returncode == 78 and job in done.stderr, done

@@ -5,13 +5,15 @@ mod run;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use floodmark::dev::DevCommand;
 use floodmark::job::JobError;
 use floodmark::live::LiveError;
 use floodmark::manage::{ManageError, TableCommand};
+use floodmark::monitor::ListenError;
 use floodmark::replay::ReplayError;
 use floodmark::replay::command::ReplayCommand;
+use floodmark::say;
 use floodmark::status::{StatusArgs, StatusError};
 use floodmark::verify::{Verdict, VerifyArgs, VerifyError};
 use tracing_subscriber::EnvFilter;
@@ -31,6 +33,16 @@ struct Cli {
     /// What is logged to stderr: error, warn, info, debug, or a filter such as `floodmark=debug`
     #[arg(long, global = true, env = "FLOODMARK_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
+    /// How it is logged; json: one object a line, the live line and the last word too
+    #[arg(long, global = true, env = "FLOODMARK_LOG_FORMAT", value_enum, default_value_t, value_name = "FORMAT")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum LogFormat {
+    #[default]
+    Text,
+    Json,
 }
 
 #[derive(Subcommand)]
@@ -54,7 +66,7 @@ enum Command {
 /// Parses, runs, and says what happened.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Err(error) = log(&cli.log) {
+    if let Err(error) = log(&cli.log, cli.log_format) {
         eprintln!("floodmark: {error:#}");
         return ExitCode::from(2);
     }
@@ -69,7 +81,7 @@ pub(crate) fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("floodmark: {}", said(&error));
+            say::error(&said(&error));
             ExitCode::from(exit_code(&error))
         }
     }
@@ -97,6 +109,8 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         error.exit_code()
     } else if let Some(error) = error.downcast_ref::<StatusError>() {
         error.exit_code()
+    } else if let Some(error) = error.downcast_ref::<ListenError>() {
+        error.exit_code()
     } else if error.downcast_ref::<JobError>().is_some() {
         78
     } else {
@@ -104,7 +118,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
-fn log(filter: &str) -> anyhow::Result<()> {
+fn log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     // The libraries below speak of their own affairs at info; librdkafka tells us what it tells its log.
     let filter = match filter {
         level @ ("error" | "warn" | "info" | "debug" | "trace") => format!("warn,librdkafka=off,floodmark={level}"),
@@ -113,11 +127,14 @@ fn log(filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&filter).map_err(|error| {
         anyhow::anyhow!("--log {filter:?}: {error}; expected a level, or a filter such as floodmark=debug")
     })?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => {
+            log.json().flatten_event(true).with_span_list(false).init();
+            say::to_log();
+            std::panic::set_hook(Box::new(|info| tracing::error!("{info}")));
+        }
+    }
     Ok(())
 }

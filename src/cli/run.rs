@@ -9,11 +9,14 @@ use anyhow::Context;
 use clap::Args;
 use floodmark::clock::Clock;
 use floodmark::cluster::{ClusterArgs, Member};
-use floodmark::dataflow::Progress;
 use floodmark::dataflow::commit::Request;
+use floodmark::dataflow::{Progress, Standing};
 use floodmark::job::Job;
 use floodmark::live::{self, Live, LiveError};
 use floodmark::live_line::{LiveLine, duration, grouped};
+use floodmark::model::Lane;
+use floodmark::monitor::{self, Listen};
+use floodmark::say;
 use floodmark::source::kafka::Kafka;
 use floodmark::stop::StopSignals;
 use floodmark::table::Root;
@@ -39,6 +42,11 @@ pub(crate) struct RunArgs {
     /// was made anew. The job says which range is in doubt when it refuses
     #[arg(long)]
     accept_gap: bool,
+    /// Answer HTTP there: /metrics (Prometheus), /healthz (the process is alive), /readyz (the job publishes). A port alone is one
+    /// of 127.0.0.1, 0.0.0.0:PORT is open to all; whoever reaches it can read it. Each process of a host needs its own. Default:
+    /// off
+    #[arg(long, value_name = "[ADDRESS:]PORT", env = "FLOODMARK_HTTP")]
+    http: Option<Listen>,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
@@ -51,20 +59,27 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     };
     let membership = args.cluster.membership(&|name| std::env::var(name).ok()).map_err(LiveError::Cluster)?;
     let root = Root::make(&job.tables.url, &job.tables.options).map_err(LiveError::Table)?;
-    let source = Kafka::new(&job, args.accept_gap);
+    let source = Arc::new(Kafka::new(&job, args.accept_gap));
     let progress = Arc::new(Progress::default());
     let (request, requested) = watch::channel(if args.drain { Request::Drain } else { Request::Run });
     let request = Arc::new(request);
     stop_on_signals(Arc::clone(&request), Duration::from_secs(job.settings.shutdown_grace_seconds))?;
+    if let Some(listen) = args.http {
+        let process = membership.as_ref().map_or(0, |membership| membership.index);
+        let at = monitor::serve(listen, Arc::clone(&progress), Arc::clone(&source) as _, process, &job.settings)?;
+        tracing::info!(%at, "answers HTTP: /metrics, /healthz, /readyz");
+    }
     let member = match membership {
         Some(membership) => {
+            progress.stands(Standing::Gathering);
             let stops = || *requested.borrow() == Request::Stop;
             let stop = Arc::clone(&request);
             let on_stop = Box::new(move || {
                 stop.send_replace(Request::Stop);
             });
-            let member = Member::join(membership, &job, workers, &stops, on_stop);
-            Some(member.map_err(LiveError::Cluster)?)
+            let member = Member::join(membership, &job, workers, &stops, on_stop).map_err(LiveError::Cluster)?;
+            progress.stands(Standing::Starting);
+            Some(member)
         }
         None => None,
     };
@@ -74,8 +89,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let line = show(Arc::clone(&progress), commits, Arc::clone(&ended));
 
     let started = Instant::now();
-    let live =
-        Live { job, root, workers, clock: Clock::System, source: Arc::new(source), progress: Arc::clone(&progress) };
+    let live = Live { job, root, workers, clock: Clock::System, source, progress: Arc::clone(&progress) };
     let result = match member {
         Some(member) => live::run_as(member, live, requested),
         None => live::run(live, requested),
@@ -89,14 +103,14 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
         (epoch, _) if commits => format!("raw and all lanes stand at epoch {epoch}"),
         _ => "all processes have ended in order".to_owned(),
     };
-    eprintln!(
+    say::line(&format!(
         "floodmark: archived {} records in {}: {} counted, {} filtered, {} rejected; {stand}",
         grouped(outcomes.total()),
         duration(started.elapsed().as_secs_f64()),
         grouped(outcomes.counted),
         grouped(outcomes.filtered),
         grouped(outcomes.rejected()),
-    );
+    ));
     Ok(())
 }
 
@@ -111,15 +125,15 @@ fn stop_on_signals(request: Arc<watch::Sender<Request>>, grace: Duration) -> any
             request.send_replace(Request::Stop);
             std::thread::spawn(move || {
                 std::thread::sleep(grace);
-                eprintln!(
-                    "floodmark: not all could be published within shutdown_grace_seconds = {}; nothing is lost, the next start goes on \
-                     from the archive",
+                say::error(&format!(
+                    "not all could be published within shutdown_grace_seconds = {}; nothing is lost, the next start goes on from the \
+                     archive",
                     grace.as_secs()
-                );
+                ));
                 std::process::exit(75);
             });
             signals.wait();
-            eprintln!("floodmark: left at once; nothing is lost, the next start goes on from the archive");
+            say::error("left at once; nothing is lost, the next start goes on from the archive");
             std::process::exit(130);
         })
         .context("no thread to wait for signals; raise the limit of processes")?;
@@ -135,7 +149,7 @@ fn show(progress: Arc<Progress>, commits: bool, ended: Arc<AtomicBool>) -> std::
             line.tick(progress.read.load(Ordering::Relaxed), || {
                 let (epoch, published) = progress.epochs();
                 let outcomes = progress.outcomes();
-                let until = progress.complete_until_ms.load(Ordering::Relaxed);
+                let until = progress.lanes().map_or(0, |lanes| lanes[Lane::Minute as usize].complete_until_ms);
                 let until = chrono::DateTime::from_timestamp_millis(until)
                     .filter(|_| until > 0)
                     .map_or_else(|| "—".to_owned(), |time| time.format("%Y-%m-%dT%H:%M:%SZ").to_string());

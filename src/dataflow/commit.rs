@@ -13,17 +13,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
+use std::time::Instant;
 
 use timely::scheduling::SyncActivator;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tracing::Instrument;
 
-use super::Progress;
 use super::balance::{Closed, balance};
 use super::pace::{Pace, TRACKS};
 use super::protocol::{Answer, Effort, FailureKind, Order, Piece, Position, Publish};
 use super::turn::yield_turn;
+use super::{Merged, Progress};
 use crate::clock::Clock;
 use crate::job::{Logic, Settings};
 use crate::model::{Epoch, Granularity, Lane, TimeUs};
@@ -114,7 +115,7 @@ pub struct Committer {
     pub answers: UnboundedReceiver<Answer>,
     /// When to end.
     pub request: watch::Receiver<Request>,
-    /// The live line's numbers.
+    /// What the process says of itself.
     pub progress: Arc<Progress>,
 }
 
@@ -233,8 +234,8 @@ impl Committer {
     fn tell(&self, run: &Run) {
         self.progress.published.store(run.pace.least(), Ordering::Relaxed);
         self.progress.published_minute.store(run.pace.epoch(Lane::Minute), Ordering::Relaxed);
-        let minute = self.counts.state.txn(&counts::complete_until_txn(Lane::Minute));
-        self.progress.complete_until_ms.store(minute, Ordering::Relaxed);
+        let until = |lane| self.counts.state.txn(&counts::complete_until_txn(lane));
+        self.progress.stand(|lane| (run.pace.epoch(lane), until(lane)));
     }
 
     fn hear(&self, run: &mut Run, answer: Answer) -> Result<(), CommitError> {
@@ -393,6 +394,7 @@ impl Committer {
 
     async fn commit_raw(&mut self, run: &mut Run, epoch: Epoch) -> Result<(), CommitError> {
         let Some(closed) = run.closed.get(&epoch) else { return Ok(()) };
+        let started = Instant::now();
         let positions = closed.reads.iter().flat_map(|read| &read.positions);
         let mut txns = vec![(WRITER_GENERATION.to_owned(), self.generation), (raw::EPOCH.to_owned(), epoch as i64)];
         for Position { topic, partition, next_offset, check } in positions {
@@ -420,6 +422,7 @@ impl Committer {
                 Err(error) => return Err(error.into()),
             }
         }
+        self.progress.committed("raw", started.elapsed());
         if closed.reads.iter().all(|read| read.at_end) {
             run.pace.reached_end(closed.ingested_at);
             run.ends.insert(epoch, closed.ingested_at);
@@ -433,6 +436,7 @@ impl Committer {
     /// live file, is ordered again; the rest stays.
     async fn commit_counts(&mut self, run: &mut Run, track: usize) -> Result<(), CommitError> {
         let Some(mut publishing) = run.tracks[track].take() else { return Ok(()) };
+        let started = Instant::now();
         let epoch = publishing.order.epoch;
         let idle = run.pace.idle(&publishing.idle, epoch);
         let mut txns = vec![(WRITER_GENERATION.to_owned(), self.generation)];
@@ -473,6 +477,7 @@ impl Committer {
                 Err(error) => return Err(error.into()),
             }
         };
+        self.progress.committed("counts", started.elapsed());
         self.layout.replace(&commit.remove, &commit.add, |_| true)?;
         run.pace.published(&publishing.order.lanes, epoch);
         run.pace.published(&idle, epoch);
@@ -480,11 +485,15 @@ impl Committer {
             run.ends = run.ends.split_off(&needed);
         }
         self.tell(run);
+        let now_ms = self.clock.now_ms();
+        [&publishing.order.lanes, &idle].into_iter().for_each(|lanes| self.progress.published_at(lanes, now_ms));
         let lanes = publishing.order.lanes.iter().map(|lane| lane.name()).collect::<Vec<_>>().join("-");
         for granularity in Granularity::ALL {
             let pieces = || publishing.pieces.iter().filter(|piece| piece.segment.granularity == granularity);
             let effort = |of: fn(&Effort) -> u64| pieces().map(|piece| of(&piece.effort)).sum::<u64>();
             let (updates, rows, us) = (effort(|it| it.updates), effort(|it| it.rows), effort(|it| it.us));
+            let replaced = pieces().flat_map(|piece| &piece.remove).map(|file| file.rows).sum();
+            self.progress.merge(granularity, Merged { updates, written: rows, replaced });
             if rows > 0 {
                 let (granularity, files) = (granularity.name(), pieces().count());
                 tracing::debug!(epoch, lanes, granularity, files, updates, rows, merge_us = us, "merged");

@@ -21,6 +21,7 @@ pub mod merge;
 pub mod pace;
 pub mod pending;
 pub mod plan;
+mod progress;
 pub mod protocol;
 pub mod raw;
 pub mod roll_up;
@@ -31,9 +32,9 @@ pub mod tally_map;
 mod turn;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use timely::progress::frontier::MutableAntichain;
@@ -47,7 +48,8 @@ use crate::table::layout::Layout;
 use crate::table::{File, Log, TableError};
 use control::{CommitterEnds, Inbox};
 use pending::{Pending, finest_total};
-use protocol::{Order, Outcomes};
+pub use progress::{LaneStand, Merged, Progress, Standing};
+use protocol::Order;
 use raw::ToArchiver;
 use route::Router;
 use source::Inputs;
@@ -73,7 +75,7 @@ pub struct Plan {
     pub runtime: tokio::runtime::Handle,
     /// The large merges of a process take turns.
     pub turn: Arc<tokio::sync::Semaphore>,
-    /// The live line's numbers.
+    /// What the process says of itself.
     pub progress: Arc<Progress>,
 }
 
@@ -104,6 +106,7 @@ pub fn build(
         turn: Arc::clone(&plan.turn),
         answers: answers.clone(),
         progress: Arc::clone(&plan.progress),
+        told: [0; Lane::ALL.len()],
     };
     let epoch_bytes = (plan.job.settings.epoch_bytes / plan.workers_per_process as u64).max(1);
     let topics: Arc<[String]> = plan.job.source.topics.clone().into();
@@ -171,43 +174,5 @@ impl EpochWatch {
             }
             _ => 0..0,
         }
-    }
-}
-
-/// The numbers of the live line and of the closing sentence. One process'.
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// Records read from Kafka.
-    pub read: AtomicU64,
-    /// Bytes read from Kafka.
-    pub bytes: AtomicU64,
-    /// Records fed from the archive.
-    pub fed: AtomicU64,
-    /// Newest epoch in `raw`.
-    pub epoch: AtomicU64,
-    /// Newest epoch in every lane of `counts`.
-    pub published: AtomicU64,
-    /// Newest epoch in the minute lane.
-    pub published_minute: AtomicU64,
-    /// `complete_until` of the minute lane, ms; 0 is never.
-    pub complete_until_ms: AtomicI64,
-    /// Bytes that a worker holds pending.
-    pub pending_bytes: AtomicU64,
-    outcomes: Mutex<Outcomes>,
-}
-
-impl Progress {
-    /// Outcomes of records read from Kafka, in epochs that have ended.
-    pub fn outcomes(&self) -> Outcomes {
-        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn count(&self, outcomes: &Outcomes) {
-        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).add(outcomes);
-    }
-
-    /// Newest epoch in `raw` and in `counts`.
-    pub fn epochs(&self) -> (Epoch, Epoch) {
-        (self.epoch.load(Ordering::Relaxed), self.published.load(Ordering::Relaxed))
     }
 }

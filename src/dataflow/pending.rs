@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use differential_dataflow::trace::cursor::{Cursor, Navigable};
 use differential_dataflow::trace::implementations::KeySpine;
@@ -58,6 +59,8 @@ pub struct Pending {
     pub answers: Answers,
     /// The live line's numbers.
     pub progress: Arc<Progress>,
+    /// Bytes per lane as they were told last.
+    pub told: [u64; Lane::ALL.len()],
 }
 
 /// Sorts and consolidates an epoch's updates by key. The arrangement's trace is not kept.
@@ -155,6 +158,9 @@ impl Pending {
                                 waiting.push(order);
                             }
                             Order::Published { epoch, lanes } => {
+                                if lanes.contains(&Lane::Minute) {
+                                    self.progress.minute_published(Instant::now());
+                                }
                                 for lane in lanes {
                                     runs[lane as usize].runs.retain(|(_, last, _)| *last > epoch);
                                 }
@@ -226,9 +232,13 @@ impl Pending {
         });
     }
 
-    fn tell_bytes(&self, runs: &Runs) {
+    fn tell_bytes(&mut self, runs: &Runs) {
         let bytes = std::array::from_fn(|lane| runs[lane].bytes());
-        self.progress.pending_bytes.store(bytes.iter().sum(), Ordering::Relaxed);
+        for (lane, of_all_workers) in self.progress.pending_bytes.iter().enumerate() {
+            // Less than before wraps around, and so does the sum.
+            of_all_workers.fetch_add(bytes[lane].wrapping_sub(self.told[lane]), Ordering::Relaxed);
+        }
+        self.told = bytes;
         self.answers.send(Answer::Pending { worker: self.worker, bytes });
     }
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use rdkafka::mocking::MockCluster;
 
+use crate::say;
 use crate::stop::StopSignals;
 
 /// The long help.
@@ -75,7 +76,7 @@ pub(super) fn run(args: BrokerArgs) -> anyhow::Result<()> {
     if let Some(file) = &args.address_file {
         fs::remove_file(file).with_context(|| format!("can not remove {}", file.display()))?;
     }
-    eprintln!("The embedded broker at {address} has ended; its records are gone.");
+    say::line(&format!("The embedded broker at {address} has ended; its records are gone."));
     Ok(())
 }
 

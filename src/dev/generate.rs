@@ -16,6 +16,7 @@ use super::schedule::TrafficRange;
 use super::send::{KafkaArgs, Sender};
 use super::traffic::{Generated, Traffic, TrafficOptions};
 use crate::live_line::{self, LiveLine, duration, grouped, short};
+use crate::say;
 use crate::stop::StopSignals;
 
 /// Partitions where nothing says how many.
@@ -269,7 +270,7 @@ pub(super) fn run(args: GenArgs) -> anyhow::Result<()> {
     if let Some(total) = total.filter(|&total| sums.records < total) {
         bail!("interrupted after {} of {} records. {sentence}", grouped(sums.records), grouped(total));
     }
-    eprintln!("{sentence}");
+    say::line(&sentence);
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use super::format::read_record_line;
 use super::send::{KafkaArgs, Sender};
 use super::text::access_log_ms;
 use crate::live_line::{self, LiveLine, duration, grouped, short};
+use crate::say;
 use crate::stop::StopSignals;
 
 /// Lines in a row that go to the same partition.
@@ -149,14 +150,14 @@ pub(super) fn run(args: ProduceArgs) -> anyhow::Result<()> {
         bail!("{error:#}; the {} lines before it are in the topic", grouped(lines));
     }
     let seconds = shown.elapsed().as_secs_f64();
-    eprintln!(
+    say::line(&format!(
         "Sent to topic {} ({partitions} partitions) the {} lines of {name} ({}) in {}: {} records/s.",
         args.kafka.topic.as_deref().unwrap_or_default(),
         grouped(lines),
         live_line::bytes(bytes),
         duration(seconds),
         short(lines as f64 / seconds.max(1e-3)),
-    );
+    ));
     Ok(())
 }
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -97,8 +97,30 @@ struct Known {
     wakers: Mutex<Vec<Waker>>,
     /// Where partitions ended in the newest epoch that was asked for.
     ends: Mutex<Ends>,
+    /// How far the partitions of this process were read.
+    places: Mutex<Vec<Arc<Place>>>,
     /// Asks for the ends of an epoch; made by the first worker.
     ask: Mutex<Option<mpsc::Sender<Epoch>>>,
+}
+
+/// How far a partition was read, for who wants to know its lag.
+struct Place {
+    topic: u16,
+    partition: i32,
+    end_at_start: i64,
+    next_offset: AtomicI64,
+    at_end: AtomicBool,
+}
+
+impl Place {
+    /// Records that were not read yet. `end`: of the open epoch, if the brokers have said it.
+    fn lag(&self, end: Option<i64>) -> u64 {
+        if self.at_end.load(Ordering::Relaxed) {
+            return 0;
+        }
+        let end = end.unwrap_or(0).max(self.end_at_start);
+        (end - self.next_offset.load(Ordering::Relaxed)).max(0) as u64
+    }
 }
 
 /// Ends of partitions, asked for after an epoch had begun: whoever has read that far has read all that came before it. A
@@ -412,6 +434,16 @@ impl SourceFactory for Kafka {
         *lock(&self.known.starts) = starts;
     }
 
+    fn lags(&self) -> Vec<((String, i32), u64)> {
+        let ends = lock(&self.known.ends);
+        let places = lock(&self.known.places);
+        let lag = |place: &Arc<Place>| {
+            let end = ends.offsets.get(&(place.topic, place.partition)).copied();
+            ((self.topics[usize::from(place.topic)].clone(), place.partition), place.lag(end))
+        };
+        places.iter().map(lag).collect()
+    }
+
     fn open(&self, worker: usize, workers: usize, waker: Waker) -> Result<Box<dyn RecordSource>, SourceError> {
         lock(&self.known.wakers).push(Arc::clone(&waker));
         let mut share = Share {
@@ -507,6 +539,7 @@ struct Partition {
     end_seen: bool,
     ended: bool,
     last: LastRecord,
+    place: Arc<Place>,
 }
 
 /// A copy of a partition's last record.
@@ -579,6 +612,14 @@ impl Share {
             })?;
             let waker = Arc::clone(&self.waker);
             queue.set_nonempty_callback(move || waker());
+            let place = Arc::new(Place {
+                topic: start.topic,
+                partition: start.partition,
+                end_at_start: start.end,
+                next_offset: start.offset.into(),
+                at_end: false.into(),
+            });
+            lock(&self.known.places).push(Arc::clone(&place));
             self.partitions.push(Partition {
                 topic: start.topic,
                 number: start.partition,
@@ -590,6 +631,7 @@ impl Share {
                 end_seen: false,
                 ended: false,
                 last: LastRecord::default(),
+                place,
             });
         }
         consumer.assign(&list).map_err(|error| away(&error))?;
@@ -720,6 +762,8 @@ impl Partition {
         if let Some(message) = last {
             self.last = LastRecord::of(&message);
         }
+        self.place.next_offset.store(self.next_offset, Ordering::Relaxed);
+        self.place.at_end.store(self.at_end, Ordering::Relaxed);
         Ok(more)
     }
 
@@ -776,4 +820,24 @@ pub(crate) fn headers_of<'m>(
             Ok(None) | Err(_) => ("\u{fffd}".as_bytes(), None),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lag_is_what_was_not_read_up_to_the_newest_end_that_is_known() {
+        let place = |next_offset: i64, at_end: bool| Place {
+            topic: 0,
+            partition: 0,
+            end_at_start: 100,
+            next_offset: next_offset.into(),
+            at_end: at_end.into(),
+        };
+        assert_eq!(place(40, false).lag(None), 60);
+        assert_eq!(place(40, false).lag(Some(150)), 110);
+        assert_eq!(place(160, false).lag(Some(150)), 0, "read on since the brokers were asked");
+        assert_eq!(place(120, true).lag(Some(150)), 0, "records of aborted transactions are no lag");
+    }
 }

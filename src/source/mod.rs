@@ -93,6 +93,11 @@ pub trait SourceFactory: Send + Sync {
         drop(starts);
     }
 
+    /// Of each partition that is read in this process, the records that were not read yet; where it ends is as old as the open epoch.
+    fn lags(&self) -> Vec<((String, i32), u64)> {
+        Vec::new()
+    }
+
     /// A worker's share.
     ///
     /// # Errors

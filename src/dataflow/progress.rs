@@ -1,0 +1,202 @@
+//! What a process says of itself while it runs: to the live line, the closing sentence, `/metrics` and `/readyz`.
+//!
+//! In: written by the stages, the committer and who starts them. Out: read by anyone at any time; nothing that is counted depends
+//! on it. State: a fixed number of numbers. A start begins at zero.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use prometheus::{HistogramOpts, HistogramVec};
+
+use super::protocol::Outcomes;
+use crate::model::{Epoch, Granularity, Lane};
+
+const LANES: usize = Lane::ALL.len();
+
+/// Upper bounds of the buckets of a commit's time, in seconds.
+const COMMIT_SECONDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// One process' numbers.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Records read from Kafka.
+    pub read: AtomicU64,
+    /// Bytes read from Kafka.
+    pub bytes: AtomicU64,
+    /// Records fed from the archive.
+    pub fed: AtomicU64,
+    /// Newest epoch in `raw`; known to who commits, like all that is about epochs and lanes.
+    pub epoch: AtomicU64,
+    /// Newest epoch in every lane of `counts`.
+    pub published: AtomicU64,
+    /// Newest epoch in the minute lane.
+    pub published_minute: AtomicU64,
+    /// Bytes that the process' workers hold pending, per lane.
+    pub pending_bytes: [AtomicU64; LANES],
+    outcomes: Mutex<Outcomes>,
+    lanes: Mutex<Option<[LaneStand; LANES]>>,
+    merged: Mutex<[Merged; Granularity::ALL.len()]>,
+    commits: CommitSeconds,
+    standing: Mutex<Standing>,
+    minute_published: Mutex<Option<Instant>>,
+}
+
+/// How far a lane is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LaneStand {
+    /// Its epoch in `counts`.
+    pub epoch: Epoch,
+    /// Its `complete_until`; 0 is never.
+    pub complete_until_ms: i64,
+    /// When this process committed it last; 0 is never.
+    pub published_ms: i64,
+}
+
+/// What the publishes of this run took, of one granularity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// Updates that were merged.
+    pub updates: u64,
+    /// Rows of the files that were written.
+    pub written: u64,
+    /// Rows of the files that they replace.
+    pub replaced: u64,
+}
+
+/// Where a process is on its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// It checks the source, and reads the tables.
+    #[default]
+    Starting,
+    /// It waits for the other processes.
+    Gathering,
+    /// Its workers run.
+    Running,
+}
+
+/// Time that commits took, by table.
+#[derive(Debug)]
+struct CommitSeconds(HistogramVec);
+
+impl Default for CommitSeconds {
+    fn default() -> Self {
+        let options = HistogramOpts::new(
+            "floodmark_commit_duration_seconds",
+            "Time from the start of a commit to a table until it stands, attempts that lost to another commit included.",
+        );
+        let histogram = HistogramVec::new(options.buckets(COMMIT_SECONDS.to_vec()), &["table"]);
+        CommitSeconds(histogram.expect("name, label and buckets are right"))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Progress {
+    /// Outcomes of records read from Kafka, in epochs that have ended.
+    pub fn outcomes(&self) -> Outcomes {
+        lock(&self.outcomes).clone()
+    }
+
+    pub(super) fn count(&self, outcomes: &Outcomes) {
+        lock(&self.outcomes).add(outcomes);
+    }
+
+    /// Newest epoch in `raw` and in `counts`.
+    pub fn epochs(&self) -> (Epoch, Epoch) {
+        (self.epoch.load(Ordering::Relaxed), self.published.load(Ordering::Relaxed))
+    }
+
+    /// The lanes of [`Lane::ALL`], where this process commits.
+    pub fn lanes(&self) -> Option<[LaneStand; LANES]> {
+        *lock(&self.lanes)
+    }
+
+    pub(crate) fn stand(&self, of: impl Fn(Lane) -> (Epoch, i64)) {
+        let mut lanes = lock(&self.lanes);
+        let stands = lanes.get_or_insert_default();
+        for lane in Lane::ALL {
+            let stand = &mut stands[lane as usize];
+            (stand.epoch, stand.complete_until_ms) = of(lane);
+        }
+    }
+
+    pub(crate) fn published_at(&self, lanes: &[Lane], now_ms: i64) {
+        let mut stands = lock(&self.lanes);
+        let stands = stands.get_or_insert_default();
+        lanes.iter().for_each(|lane| stands[*lane as usize].published_ms = now_ms);
+    }
+
+    /// Per granularity of [`Granularity::ALL`], what publishes took.
+    pub fn merged(&self) -> [Merged; Granularity::ALL.len()] {
+        *lock(&self.merged)
+    }
+
+    pub(crate) fn merge(&self, granularity: Granularity, more: Merged) {
+        let merged = &mut lock(&self.merged)[granularity as usize];
+        merged.updates += more.updates;
+        merged.written += more.written;
+        merged.replaced += more.replaced;
+    }
+
+    /// Time that commits took, by table.
+    pub fn commit_seconds(&self) -> &HistogramVec {
+        &self.commits.0
+    }
+
+    pub(crate) fn committed(&self, table: &str, took: Duration) {
+        self.commits.0.with_label_values(&[table]).observe(took.as_secs_f64());
+    }
+
+    /// The process has come so far.
+    pub fn stands(&self, standing: Standing) {
+        *lock(&self.standing) = standing;
+    }
+
+    /// The minute lane was published; every process hears of it.
+    pub fn minute_published(&self, now: Instant) {
+        *lock(&self.minute_published) = Some(now);
+    }
+
+    /// Whether this process takes part and the job publishes: the minute lane, `within` this time.
+    ///
+    /// # Errors
+    /// Why not, in a line.
+    pub fn ready(&self, now: Instant, within: Duration) -> Result<(), String> {
+        match (*lock(&self.standing), *lock(&self.minute_published)) {
+            (Standing::Gathering, _) => Err("waiting for the other processes of the job".to_owned()),
+            (Standing::Starting, _) => Err("starting: checks the source and reads the tables".to_owned()),
+            (Standing::Running, None) => Err("nothing was published since the start".to_owned()),
+            (Standing::Running, Some(at)) if now.duration_since(at) > within => Err(format!(
+                "the minute lane was published {} s ago, expected within {} s",
+                now.duration_since(at).as_secs(),
+                within.as_secs()
+            )),
+            (Standing::Running, Some(_)) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_is_who_takes_part_and_has_heard_of_a_publish_lately() {
+        let (progress, now, within) = (Progress::default(), Instant::now(), Duration::from_secs(180));
+        let why = |at: u64| progress.ready(now + Duration::from_secs(at), within).err().unwrap_or_default();
+        assert!(why(0).starts_with("starting"));
+        progress.stands(Standing::Gathering);
+        assert_eq!(why(0), "waiting for the other processes of the job");
+        progress.stands(Standing::Running);
+        assert_eq!(why(0), "nothing was published since the start");
+        progress.minute_published(now);
+        assert_eq!((why(0), why(180)), (String::new(), String::new()));
+        assert_eq!(why(181), "the minute lane was published 181 s ago, expected within 180 s");
+        progress.minute_published(now + Duration::from_secs(181));
+        assert_eq!(why(181), "");
+    }
+}

@@ -1,0 +1,108 @@
+//! How a running process can be watched: `/metrics` for Prometheus, `/healthz`, `/readyz`.
+//!
+//! In: the process' [`Progress`], its source. Out: answers over HTTP, by a thread of its own that the job does not wait for. State: none.
+
+mod metrics;
+mod server;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::dataflow::Progress;
+use crate::job::Settings;
+use crate::model::Lane;
+use crate::source::SourceFactory;
+use server::{Answer, PLAIN};
+
+/// Where to listen: a port is one of 127.0.0.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen(SocketAddr);
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Listen, String> {
+        let port = text.parse().map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        port.or_else(|_| text.parse()).map(Listen).map_err(|_| {
+            "expected a port, which is one of 127.0.0.1, or an address and a port, as 0.0.0.0:9464".to_owned()
+        })
+    }
+}
+
+/// Nobody can listen there.
+#[derive(Debug, thiserror::Error)]
+#[error("--http {at}: {error}; {way_out}")]
+pub struct ListenError {
+    at: SocketAddr,
+    error: std::io::Error,
+    way_out: &'static str,
+}
+
+impl ListenError {
+    /// The process' exit code: who holds the port may go away, as a process that is ending.
+    pub fn exit_code(&self) -> u8 {
+        if self.error.kind() == std::io::ErrorKind::AddrInUse { 75 } else { 78 }
+    }
+}
+
+/// Answers from here on until the process ends; returns where. `process`: its index.
+///
+/// # Errors
+/// [`ListenError`].
+pub fn serve(
+    Listen(at): Listen,
+    progress: Arc<Progress>,
+    source: Arc<dyn SourceFactory>,
+    process: usize,
+    settings: &Settings,
+) -> Result<SocketAddr, ListenError> {
+    let within = publishes_within(settings);
+    let answer = move |path: &str| match path {
+        "/metrics" => {
+            Answer { code: 200, kind: metrics::FORMAT, body: metrics::text(&progress, source.lags(), process) }
+        }
+        "/healthz" => Answer { code: 200, kind: PLAIN, body: "alive\n".to_owned() },
+        "/readyz" => match progress.ready(Instant::now(), within) {
+            Ok(()) => Answer { code: 200, kind: PLAIN, body: "ready\n".to_owned() },
+            Err(why) => Answer { code: 503, kind: PLAIN, body: why + "\n" },
+        },
+        _ => Answer { code: 404, kind: PLAIN, body: "there are /metrics, /healthz, /readyz\n".to_owned() },
+    };
+    server::start(at, answer).map_err(|error| {
+        let way_out = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "give each process of a host a port of its own",
+            std::io::ErrorKind::AddrNotAvailable => "that is no address of this machine",
+            _ => "give another address",
+        };
+        ListenError { at, error, way_out }
+    })
+}
+
+/// The longest time between two publishes of the minute lane when all is well is that of an idle epoch and of the lane's pace. Twice
+/// that, and a minute for large merges and a slow store.
+fn publishes_within(settings: &Settings) -> Duration {
+    Duration::from_secs(2 * (settings.idle_epoch_seconds + settings.publish_seconds[Lane::Minute as usize]) + 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_one_of_loopback() {
+        let at = |text: &str| text.parse::<Listen>().map(|Listen(at)| at.to_string());
+        assert_eq!(at("9464").as_deref(), Ok("127.0.0.1:9464"));
+        assert_eq!(at("0.0.0.0:9464").as_deref(), Ok("0.0.0.0:9464"));
+        assert_eq!(at("[::1]:0").as_deref(), Ok("[::1]:0"));
+        for wrong in ["", ":9464", "localhost:9464", "70000", "127.0.0.1"] {
+            assert!(at(wrong).is_err_and(|error| error.contains("0.0.0.0:9464")), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_publish_is_expected_within_a_time_that_the_settings_allow() {
+        assert_eq!(publishes_within(&Settings::default()), Duration::from_secs(180));
+    }
+}
