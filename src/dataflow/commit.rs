@@ -200,6 +200,8 @@ impl Committer {
         self.tell(&run);
         self.order(Order::Tick { closed: newest, ingested_at, read: true });
         loop {
+            // Looked at before it is acted on: a request that comes in between is a change, below.
+            let may_change = *self.request.borrow() != Request::Stop;
             while self.advance(&mut run).await? {}
             if run.last.is_some_and(|last| run.pace.least() >= last) {
                 self.order(Order::Stop);
@@ -207,7 +209,6 @@ impl Committer {
             }
             let due = self.due(&run.open);
             let may_tick = self.may_tick(&run);
-            let may_change = *self.request.borrow() != Request::Stop;
             tokio::select! {
                 answer = self.answers.recv() => match answer {
                     Some(answer) => self.hear(&mut run, answer)?,
