@@ -70,6 +70,14 @@ pub struct GenArgs {
     #[arg(long, value_name = "EXPONENT", default_value_t = 1.0)]
     pub zipf: f64,
 
+    /// Share of all events that are of the first customer, such as 0.6, whatever --zipf says
+    #[arg(long, value_name = "SHARE")]
+    pub customer_skew: Option<f64>,
+
+    /// Share of all events that go to partition 0, such as 0.8 [default: all partitions alike]
+    #[arg(long, value_name = "SHARE")]
+    pub partition_skew: Option<f64>,
+
     /// Start of the range of times: 2026-01-13T04:00:00Z, 2026-01-13, or milliseconds since 1970 [default: now − hours]
     #[arg(long, value_name = "TIME", value_parser = time_ms, conflicts_with = "live")]
     pub from: Option<i64>,
@@ -210,7 +218,9 @@ pub(super) fn run(args: GenArgs) -> anyhow::Result<()> {
         seed: args.seed,
         customers: args.customers,
         zipf: args.zipf,
+        customer_skew: args.customer_skew,
         partitions: args.partitions.unwrap_or(PARTITIONS),
+        partition_skew: args.partition_skew,
         range,
         late_share: args.late_share,
         broken_share: args.broken_share,

@@ -73,9 +73,12 @@ impl Weighted {
         Weighted { slots }
     }
 
-    /// Weights 1, 1/2ˢ, 1/3ˢ … for `count` indices: Zipf's law.
-    pub(super) fn zipf(count: u32, exponent: f64) -> Self {
-        let weights: Vec<f64> = (1..=count).map(|rank| f64::from(rank).powf(-exponent)).collect();
+    /// Weights 1, 1/2ˢ, 1/3ˢ … for `count` indices: Zipf's law. `first`: the share of the first one instead, above 0 and below 1.
+    pub(super) fn zipf(count: u32, exponent: f64, first: Option<f64>) -> Self {
+        let mut weights: Vec<f64> = (1..=count).map(|rank| f64::from(rank).powf(-exponent)).collect();
+        if let Some(share) = first.filter(|_| count > 1) {
+            weights[0] = share / (1.0 - share) * weights[1..].iter().sum::<f64>();
+        }
         Weighted::new(&weights)
     }
 
@@ -114,7 +117,7 @@ mod tests {
 
     #[test]
     fn zipf_falls_with_the_rank() {
-        let weighted = Weighted::zipf(1000, 1.0);
+        let weighted = Weighted::zipf(1000, 1.0, None);
         let mut random = Random::new(7);
         let mut drawn = vec![0u32; 1000];
         for _ in 0..1_000_000 {
@@ -123,7 +126,7 @@ mod tests {
         // 1 / H(1000) = 0.1336 for the first; the tenth gets a tenth of it.
         assert!(drawn[0].abs_diff(133_600) < 3_000, "{}", drawn[0]);
         assert!(drawn[9].abs_diff(13_360) < 1_000, "{}", drawn[9]);
-        let uniform = Weighted::zipf(10, 0.0);
+        let uniform = Weighted::zipf(10, 0.0, None);
         assert!((0..10).all(|index| (0..1000u64).any(|seed| uniform.draw(mix(seed + 1)) == index)));
     }
 }

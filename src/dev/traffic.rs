@@ -36,8 +36,12 @@ pub struct TrafficOptions {
     pub customers: u32,
     /// Exponent of Zipf's law over customers; 0 is uniform.
     pub zipf: f64,
+    /// Share of all records that are of `shop-00000`; else what Zipf's law gives it.
+    pub customer_skew: Option<f64>,
     /// Number of Kafka partitions; a session stays in one.
     pub partitions: i32,
+    /// Share of all sessions that go to partition 0; else all partitions are alike.
+    pub partition_skew: Option<f64>,
     /// When; without a range the clock is handed to [`Traffic::fill_at`].
     pub range: Option<TrafficRange>,
     /// Share of records delayed by a minute up to four hours, 0 to 1.
@@ -58,7 +62,9 @@ impl Default for TrafficOptions {
             seed: 1,
             customers: 100,
             zipf: 1.0,
+            customer_skew: None,
             partitions: 4,
+            partition_skew: None,
             range: Some(TrafficRange { from_ms, to_ms: from_ms + DAY_MS, events: 100_000 }),
             late_share: 0.0,
             broken_share: 0.0,
@@ -105,6 +111,7 @@ pub struct Traffic {
     options: TrafficOptions,
     random: Random,
     customers: Weighted,
+    partitions: Option<Weighted>,
     writer: EventWriter,
     schedule: Option<Schedule>,
     made: u64,
@@ -122,7 +129,8 @@ impl Traffic {
         options.check()?;
         let mut random = Random::new(options.seed);
         let mut traffic = Traffic {
-            customers: Weighted::zipf(options.customers, options.zipf),
+            customers: Weighted::zipf(options.customers, options.zipf, options.customer_skew),
+            partitions: options.partition_skew.map(|skew| Weighted::zipf(options.partitions as u32, 0.0, Some(skew))),
             writer: EventWriter::new(options.event_bytes, &mut random),
             schedule: options.range.map(Schedule::new),
             options,
@@ -161,7 +169,11 @@ impl Traffic {
         out.timestamp_ms = timestamp_ms;
         out.event_time_ms = event_time_ms;
         out.late = timestamp_ms - event_time_ms >= LATE_MS_MIN;
-        out.partition = (mix(event.session) % self.options.partitions as u64) as i32;
+        let session = mix(event.session);
+        out.partition = match &self.partitions {
+            None => (session % self.options.partitions as u64) as i32,
+            Some(partitions) => partitions.draw(session) as i32,
+        };
         out.broken = fault.map(|(reason, _)| reason);
         if self.random.below(64) == 0 {
             out.key = None;
@@ -254,6 +266,11 @@ impl TrafficOptions {
         let share = |share: f64| (0.0..=1.0).contains(&share);
         require((1..=10_000_000).contains(&self.customers), "customers", "1 to 10,000,000", &self.customers)?;
         require((0.0..=10.0).contains(&self.zipf), "zipf", "an exponent of 0 to 10", &self.zipf)?;
+        for (option, skew) in [("customer skew", self.customer_skew), ("partition skew", self.partition_skew)] {
+            if let Some(skew) = skew {
+                require(skew > 0.0 && skew < 1.0, option, "more than 0, less than 1", &skew)?;
+            }
+        }
         require((1..=100_000).contains(&self.partitions), "partitions", "1 to 100,000", &self.partitions)?;
         require(share(self.late_share), "late share", "0 to 1", &self.late_share)?;
         require(share(self.broken_share), "broken share", "0 to 1", &self.broken_share)?;
@@ -392,6 +409,20 @@ mod tests {
     }
 
     #[test]
+    fn one_customer_or_one_partition_can_have_most() {
+        let (mut first, mut partitions) = (0u32, [0u32; 4]);
+        for record in traffic(|options| {
+            (options.customer_skew, options.partition_skew) = (Some(0.6), Some(0.8));
+        }) {
+            first += u32::from(json(&record)["analyticsCustomerId"] == "shop-00000");
+            partitions[record.partition as usize] += 1;
+        }
+        assert!(first.abs_diff(60_000) < 600, "{first}");
+        assert!(partitions[0].abs_diff(80_000) < 800, "{partitions:?}");
+        assert!(partitions[1..].iter().all(|records| records.abs_diff(6_667) < 400), "{partitions:?}");
+    }
+
+    #[test]
     fn days_have_a_rhythm() {
         let mut hours = [0u32; 24];
         for record in traffic(with_events(24_000)) {
@@ -465,6 +496,7 @@ mod tests {
         assert_eq!(message(|options| options.late_share = 1.5), "late share: expected 0 to 1, found 1.5");
         assert_eq!(message(|options| options.customers = 0), "customers: expected 1 to 10,000,000, found 0");
         assert!(message(|options| options.zipf = f64::NAN).contains("found NaN"));
+        assert!(message(|options| options.customer_skew = Some(1.0)).contains("less than 1, found 1"));
         assert!(
             message(|options| options.range = Some(TrafficRange { from_ms: 5, to_ms: 4, events: 1 }))
                 .starts_with("range")
