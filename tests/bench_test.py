@@ -6,6 +6,7 @@ Run it with `scripts/python tests/bench_test.py`, after `cargo build --release`.
 import http.client
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -18,8 +19,9 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import runner  # noqa: E402
-from benchmarks import tables  # noqa: E402
+from benchmarks import recovery, tables  # noqa: E402
 from benchmarks.proxy import CountingProxy  # noqa: E402
+from benchmarks.sockets import Exchanged  # noqa: E402
 
 
 def test_publishes_and_rows_are_read_from_a_short_life(folder):
@@ -62,6 +64,41 @@ def test_the_age_of_minutes_is_a_saw(folder):
     os.utime(other, (20, 20))
     ages = tables.minute_ages(folder, 18, 25)
     assert ages["worst_seconds"] == 12 and ages["publishes"] == 1, ages
+
+
+def test_bytes_between_sockets_are_counted_both_ways(folder):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        exchanged = Exchanged([listener.getsockname()[1]])
+        here = socket.create_connection(listener.getsockname())
+        there, _ = listener.accept()
+        with here, there:
+            for one, other, size in ((here, there, 1 << 20), (there, here, 1000)):
+                one.settimeout(10)
+                threading.Thread(target=one.sendall, args=(bytes(size),)).start()
+                while size > 0:
+                    size -= len(other.recv(1 << 16))
+            exchanged.ask()
+        total = exchanged.stop()
+    assert total == (1 << 20) + 1000, total
+
+
+def test_the_parts_of_a_recovery_are_read_from_the_logs(folder):
+    """Process 1 is killed at 100 s, and its minutes can be seen at 106 s; process 1 had to be started twice."""
+
+    def line(at, message, **more):
+        return {"at": at, "message": message} | more
+
+    lost = line(100.5, "end", what="process 1 at h:2 is lost: it closed its connection")
+    first = [
+        *[line(99, "raw committed"), lost, line(100.6, lost["what"]), line(101, "gathering"), line(103, "connected")],
+        *[line(103.25, "connected"), line(104, "job started"), line(105, "raw committed"), line(107, "raw committed")],
+    ]
+    second = [line(90, "gathering"), line(100.1, "gathering"), line(102, "gathering"), line(104.1, "workers started")]
+    parts = recovery.parts([first, second], 100, 106)
+    expected = {"lost": 0.5, "begun": 1.5, "gathered": 1.25, "started": 0.75, "raw": 1, "published": 1}
+    assert parts == expected, parts
 
 
 def test_the_proxy_counts_and_keeps_the_host(folder):

@@ -55,20 +55,14 @@ def run(bench, args):
     bench.tell(f"live alone again for {seconds} s")
     phase("after", lambda: time.sleep(seconds))
 
-    traffic.send_signal(signal.SIGINT)
-    bench.end(traffic)
-    sent = int(re.search(r"([\d,]+) records", traffic.err.read_text().splitlines()[-1]).group(1).replace(",", ""))
+    sent = end_traffic(bench, traffic)
     time.sleep(12)
     job.send_signal(signal.SIGTERM)
     live = bench.end(job)
     ages = {name: tables.minute_ages(folder, *moments) for name, moments in phases.items()}
     complete = {name: tables.complete_ages(folder, *moments) for name, moments in phases.items()}
     behind = {name: tables.behind(folder, *moments) for name, moments in phases.items()}
-    bench.tell("verifying all of it")
-    bench.floodmark(["run", mended, "--workers", 2, "--drain"], environment, "rest")
-    verify = json.loads(bench.floodmark(["verify", mended, "--output", "json"], environment, "verify")["out"])
-    if verify["records"] != events + sent:
-        raise machine.Failed(f"{events + sent:,} events were sent, {verify['records']:,} are in the archive")
+    verify = verified(bench, mended, environment, events + sent)
     bench.delete_topic("bench")
 
     found, done = json.loads(replay.pop("out"))["summary"], json.loads(publish.pop("out"))
@@ -105,6 +99,23 @@ def run(bench, args):
     rows.append(["cells that change, files published", short(done["cells"]), done["files"]])
     rows.append(["at the end", verify["verdict"], f"{verify['records']:,} events", f"{verify['cells']:,} rows"])
     return result, rows
+
+
+def end_traffic(bench, traffic):
+    """Ends `dev gen`; how many records it has sent."""
+    traffic.send_signal(signal.SIGINT)
+    bench.end(traffic)
+    return int(re.search(r"([\d,]+) records", traffic.err.read_text().splitlines()[-1]).group(1).replace(",", ""))
+
+
+def verified(bench, job, environment, events):
+    """Takes in what is left in the topic, and counts all of the archive again; fails when something is missing or differs."""
+    bench.tell("verifying all of it")
+    bench.floodmark(["run", job, "--workers", 2, "--drain"], environment, "rest")
+    verify = json.loads(bench.floodmark(["verify", job, "--output", "json"], environment, "verify")["out"])
+    if verify["records"] != events:
+        raise machine.Failed(f"{events:,} events were sent, {verify['records']:,} are in the archive")
+    return verify
 
 
 def age(ages):

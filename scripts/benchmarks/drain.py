@@ -40,44 +40,63 @@ def size(args):
     return events, max(1, events // DAY_EVENTS)
 
 
-def send(bench, events, days):
+def send(bench, events, days, topic="bench", more=()):
     """Sends events to a broker of ours; returns the broker."""
     kafka = bench.server("kafka")
-    topic = ["--brokers", kafka["KAFKA_BOOTSTRAP"], "--topic", "bench", "--partitions", PARTITIONS]
-    traffic = ["--events", events, "--customers", 10_000, "--from", "2026-01-13", "--hours", 24 * days]
+    where = ["--brokers", kafka["KAFKA_BOOTSTRAP"], "--topic", topic, "--partitions", PARTITIONS]
+    traffic = ["--events", events, "--customers", 10_000, "--from", "2026-01-13", "--hours", 24 * days, *more]
     bench.tell(f"sending {events:,} events of {days} day(s)")
-    bench.floodmark(["dev", "gen", *topic, *traffic, "-X", "compression.type=lz4"], {}, "gen")
+    bench.floodmark(["dev", "gen", *where, *traffic, "-X", "compression.type=lz4"], {}, "gen")
     return kafka
+
+
+def environment(bench, kafka, topic="bench"):
+    """Of a job that drains a topic into a local folder."""
+    places = {"FLOODMARK_TOPIC": topic, "FLOODMARK_TABLES": str(bench.folder / "tables")}
+    return {"KAFKA_BOOTSTRAP": kafka["KAFKA_BOOTSTRAP"]} | places | tables.LOG
+
+
+def job(bench, environment, events, name, path="jobs/bench.toml"):
+    """Drains a topic into tables that begin anew."""
+    shutil.rmtree(bench.folder / "tables", ignore_errors=True)
+    done = bench.floodmark(["run", path, "--workers", 2, "--drain"], environment, name)
+    return done | written(bench, events)
+
+
+def written(bench, events):
+    """What a job has left in its tables."""
+    folder = bench.folder / "tables"
+    raw, counts = (tables.live(folder / name) for name in ("raw", "counts"))
+    if raw["rows"] != events:
+        raise machine.Failed(f"{events:,} events were sent, {raw['rows']:,} are in the archive")
+    sizes = {f"{name}_{key}": value for name, live in (("raw", raw), ("counts", counts)) for key, value in live.items()}
+    return sizes | {"rows_written": sum(tables.rows_written(tables.commits(folder / "counts")).values())}
+
+
+def loop(bench, environment, name):
+    """The same as a bare loop."""
+    shutil.rmtree(bench.folder / "limit", ignore_errors=True)
+    command = ["dev", "limit", "jobs/bench.toml", "--threads", 2, "--to", bench.folder / "limit", "--output", "json"]
+    done = bench.floodmark(command, environment, name)
+    figures = json.loads(done["out"])
+    sizes = {key: figures[key] for key in ("raw_rows", "raw_bytes", "counts_rows", "counts_bytes")}
+    return done | sizes | {"rows_written": figures["counts_rows"]}
 
 
 def run(bench, args):
     runs = args.runs or (1 if args.quick else 3)
     events, days = size(args)
-    kafka = send(bench, events, days)
+    env = environment(bench, send(bench, events, days))
     folder = bench.folder
-    environment = {"KAFKA_BOOTSTRAP": kafka["KAFKA_BOOTSTRAP"], "FLOODMARK_TABLES": str(folder / "tables")} | tables.LOG
     measured = {"job": [], "limit": []}
     compared = 0
     for number in range(runs):
-        for path in (folder / "tables", folder / "limit"):
-            shutil.rmtree(path, ignore_errors=True)
         bench.tell(f"run {number + 1} of {runs}: job")
-        job = bench.floodmark(["run", "jobs/bench.toml", "--workers", 2, "--drain"], environment, f"job-{number}")
-        raw, counts = (tables.live(folder / "tables" / name) for name in ("raw", "counts"))
-        if raw["rows"] != events:
-            raise machine.Failed(f"{events:,} events were sent, {raw['rows']:,} are in the archive")
-        written = sum(tables.rows_written(tables.commits(folder / "tables" / "counts")).values())
-        job |= {"raw_rows": raw["rows"], "raw_bytes": raw["bytes"], "raw_files": raw["files"]}
-        job |= {"counts_rows": counts["rows"], "counts_bytes": counts["bytes"], "counts_files": counts["files"]}
-        measured["job"].append(job | {"rows_written": written})
+        measured["job"].append(job(bench, env, events, f"job-{number}"))
         if args.no_limit:
             continue
         bench.tell(f"run {number + 1} of {runs}: loop without guarantees")
-        command = ["dev", "limit", "jobs/bench.toml", "--threads", 2, "--to", folder / "limit", "--output", "json"]
-        limit = bench.floodmark(command, environment, f"limit-{number}")
-        figures = json.loads(limit["out"])
-        sizes = {key: figures[key] for key in ("raw_rows", "raw_bytes", "counts_rows", "counts_bytes")}
-        measured["limit"].append(limit | sizes | {"rows_written": figures["counts_rows"]})
+        measured["limit"].append(loop(bench, env, f"limit-{number}"))
         if not compared:
             compared = compare(folder)
     bench.delete_topic("bench")

@@ -54,6 +54,8 @@ class Bench:
                 for server in ("kafka", "s3"):
                     if (old / server).exists():
                         subprocess.run([SCRIPTS / server, "kill", "--dir", old / server], check=False)
+                if (old / "cluster").exists():
+                    subprocess.run([SCRIPTS / "cluster", "stop", "--dir", old / "cluster"], check=False)
                 shutil.rmtree(old)
 
     def end_processes(self):

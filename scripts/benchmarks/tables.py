@@ -23,9 +23,11 @@ def connect():
     return db
 
 
-def commits(table):
-    """The commits of a local table whose log entries are still there, with the moment at which each could be seen."""
-    for path in sorted((Path(table) / "_delta_log").glob("*.json")):
+def commits(table, after=-1):
+    """The commits of a local table whose log entries are still there, of versions after one, with the moment at which each could be
+    seen."""
+    entries = (path for path in (Path(table) / "_delta_log").glob("*.json") if int(path.stem) > after)
+    for path in sorted(entries):
         commit = {"version": int(path.stem), "seen": path.stat().st_mtime, "add": [], "remove": [], "txn": {}}
         for line in path.read_text().splitlines():
             action = json.loads(line)
