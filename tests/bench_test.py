@@ -99,6 +99,7 @@ def test_the_parts_of_a_recovery_are_read_from_the_logs(folder):
     parts = recovery.parts([first, second], 100, 106)
     expected = {"lost": 0.5, "begun": 1.5, "gathered": 1.25, "started": 0.75, "raw": 1, "published": 1}
     assert parts == expected, parts
+    assert recovery.parts([first, second], 103.5, 106) is None
 
 
 def test_the_proxy_counts_and_keeps_the_host(folder):

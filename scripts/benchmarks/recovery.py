@@ -60,8 +60,7 @@ def run(bench, args):
         restarts = sum(process["restarts"] for process in cluster.status())
         sent = end_traffic(bench, traffic)
     logs = [cluster.log(index) for index in range(PROCESSES)]
-    for one in done:
-        one["parts"] = parts(logs, one["killed"], one["published"])
+    told = [found for one in done if (found := parts(logs, one["killed"], one["published"]))]
     verify = verified(bench, "jobs/bench.toml", environment, events + sent)
     bench.delete_topic("bench")
 
@@ -75,10 +74,13 @@ def run(bench, args):
             result[f"killed_{index}"] = statistics(of_one)
             rows.append([f"  process {index} killed, {len(of_one)} times", *figures(of_one)])
     for part, label in PARTS.items():
-        seconds = [one["parts"][part] for one in done]
-        result["parts"][part] = statistics(seconds)
-        rows.append([f"until {label}", *figures(seconds)])
+        seconds = [found[part] for found in told]
+        if seconds:
+            result["parts"][part] = statistics(seconds)
+            rows.append([f"until {label}", *figures(seconds)])
     rows.append(["kills, starts after them", kills, restarts])
+    if len(told) < kills:
+        rows.append(["kills whose parts the logs do not tell", kills - len(told)])
     rows.append(["at the end", verify["verdict"], f"{verify['records']:,} events"])
     return result, rows
 
@@ -121,9 +123,10 @@ class Cluster:
 
     def kill(self, index):
         """kill -9; when that was. By hand, as the supervisor says it to the second only."""
-        pid = self.status()[index]["pid"]
-        if pid is None:
-            raise machine.Failed(f"process {index} does not run when it is to be killed; its logs: {self.folder}")
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while (pid := self.status()[index]["pid"]) is None:
+            if time.monotonic() > deadline:
+                raise machine.Failed(f"process {index} did not come back; its logs: {self.folder}")
         os.kill(pid, signal.SIGKILL)
         return time.time()
 
@@ -159,28 +162,24 @@ def next_publish(counts, last):
 
 
 def parts(logs, killed, published):
-    """Seconds from each of the moments to the next, in the order of PARTS."""
+    """Seconds from each of the moments to the next, in the order of PARTS; nothing where the logs lack a line."""
     meanwhile = [[line for line in log if killed <= line["at"] <= published] for log in logs]
-    first = meanwhile[0]  # it leads and commits
-
-    def at(pick, what, lines):
-        if not lines:
-            raise machine.Failed(f"no line with {what!r} in the logs of the {published - killed:.1f} s after a kill")
-        return pick(line["at"] for line in lines)
+    leader, everyone = meanwhile[0], [line for log in meanwhile for line in log]
 
     def said(what, lines):
-        return [line for line in lines if line["message"] == what]
+        return [line["at"] for line in lines if line["message"] == what]
 
-    everyone = [line for log in meanwhile for line in log]
-    lost = [line for line in everyone if " is lost: " in line["message"] + line.get("what", "")]
-    started = at(max, "job started", said("job started", first))
+    lost = [line["at"] for line in everyone if " is lost: " in line["message"] + line.get("what", "")]
+    started = max(said("job started", leader), default=killed)
     moments = {
-        "lost": at(min, "is lost", lost),
-        "begun": at(max, "gathering", said("gathering", (line for line in everyone if line["at"] < started))),
-        "gathered": at(max, "connected", said("connected", (line for line in first if line["at"] < started))),
+        "lost": min(lost, default=None),
+        "begun": max((at for at in said("gathering", everyone) if at < started), default=None),
+        "gathered": max((at for at in said("connected", leader) if at < started), default=None),
         "started": started,
-        "raw": at(min, "raw committed", said("raw committed", (line for line in first if line["at"] > started))),
+        "raw": min((at for at in said("raw committed", leader) if at > started), default=None),
         "published": published,
     }
-    times = [killed, *(moments[part] for part in PARTS)]
+    if None in moments.values():
+        return None
+    times = [killed, *moments.values()]
     return {part: later - sooner for part, sooner, later in zip(PARTS, times, times[1:])}
