@@ -51,11 +51,12 @@ class Bench:
         """Folders of runs that were killed; their servers too."""
         for old in self.folder.parent.glob("*"):
             if old.name.isdigit() and not Path("/proc", old.name).exists():
+                if (old / "cluster").exists():
+                    # Standard output is for the figures.
+                    subprocess.run([SCRIPTS / "cluster", "stop", "--dir", old / "cluster"], check=False, stdout=sys.stderr)
                 for server in ("kafka", "s3"):
                     if (old / server).exists():
                         subprocess.run([SCRIPTS / server, "kill", "--dir", old / server], check=False)
-                if (old / "cluster").exists():
-                    subprocess.run([SCRIPTS / "cluster", "stop", "--dir", old / "cluster"], check=False)
                 shutil.rmtree(old)
 
     def end_processes(self):
