@@ -996,6 +996,21 @@ fn an_idle_epoch_and_a_busy_one_close_when_due() {
 }
 
 #[test]
+fn the_first_epoch_after_a_start_is_short() {
+    let mut world = World::new("epoch_seconds = 10");
+    for epoch in 1..=2 {
+        let job = world.start(2, world.store());
+        let before = world.pushed();
+        batch(&mut world);
+        assert!(job.reads(world.pushed() - before));
+        world.advance(SECOND);
+        assert!(job.publishes(2 * epoch - 1), "start {epoch}");
+        job.ends_in_order(Request::Stop);
+    }
+    world.is_exact();
+}
+
+#[test]
 fn an_epoch_closes_sooner_when_it_is_full() {
     let mut world = World::new("epoch_bytes = 10000");
     let job = world.start(1, world.store());

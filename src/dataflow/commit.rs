@@ -32,6 +32,9 @@ use crate::table::layout::Layout;
 use crate::table::log::WRITER_GENERATION;
 use crate::table::{Commit, File, Log, State, TableError, counts, raw};
 
+/// The first epoch with records after a start is no longer than this, so that what came while no job ran is soon published.
+const FIRST_EPOCH_SECONDS: u64 = 1;
+
 /// When to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -207,7 +210,7 @@ impl Committer {
                 self.order(Order::Stop);
                 return Ok(());
             }
-            let due = self.due(&run.open);
+            let due = self.due(&run);
             let may_tick = self.may_tick(&run);
             tokio::select! {
                 answer = self.answers.recv() => match answer {
@@ -300,9 +303,13 @@ impl Committer {
     }
 
     /// When the open epoch is to be closed, as far as the clock decides it.
-    fn due(&self, open: &Open) -> TimeUs {
-        let seconds = if open.busy { self.settings.epoch_seconds } else { self.settings.idle_epoch_seconds };
-        open.ingested_at + seconds as TimeUs * 1_000_000
+    fn due(&self, run: &Run) -> TimeUs {
+        let seconds = match run.open.busy {
+            true if run.open.epoch == run.first => self.settings.epoch_seconds.min(FIRST_EPOCH_SECONDS),
+            true => self.settings.epoch_seconds,
+            false => self.settings.idle_epoch_seconds,
+        };
+        run.open.ingested_at + seconds as TimeUs * 1_000_000
     }
 
     fn may_tick(&self, run: &Run) -> bool {
@@ -315,7 +322,7 @@ impl Committer {
             || run.hurry
             || self.ends(run)
             || run.pace.wants_epoch(run.open.epoch - 1)
-            || self.clock.now() >= self.due(&run.open)
+            || self.clock.now() >= self.due(run)
     }
 
     /// Whether the open epoch is the last one.
