@@ -1,13 +1,14 @@
 //! A scene: a topic, tables, a job file made from one of `jobs/`; and its jobs, as processes of the real binary.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use floodmark::model::Lane;
+use floodmark::table::log::WRITER_GENERATION;
 
 use super::check::{self, Checked};
 use super::kafka;
@@ -169,13 +170,16 @@ impl Scene {
 
     /// The newest value of an application transaction; absent is 0.
     pub(super) fn newest_txn(&self, table: &str, id: &str) -> i64 {
-        let wanted = |line: &str| {
-            let value: serde_json::Value = serde_json::from_str(line).ok()?;
-            let txn = value.get("txn").filter(|txn| txn["appId"] == id)?;
-            txn["version"].as_i64()
-        };
-        let newest = |path: &PathBuf| fs::read_to_string(path).ok()?.lines().find_map(wanted);
-        self.log_entries(table).iter().rev().find_map(newest).unwrap_or(0)
+        self.log_entries(table).iter().rev().find_map(|entry| txn(entry, id)).unwrap_or(0)
+    }
+
+    /// Who was fenced has published nothing since: from version to version, writers only get newer.
+    fn assert_fenced(&self) {
+        for table in ["raw", "counts"] {
+            let entries = self.log_entries(table);
+            let generations: Vec<i64> = entries.iter().filter_map(|entry| txn(entry, WRITER_GENERATION)).collect();
+            assert!(generations.is_sorted(), "{}: writers of {table}: {generations:?}", self.topic);
+        }
     }
 
     /// Waits until that many more commits of `counts` are there; the job must be alive. The one that says which logic counts is
@@ -209,6 +213,7 @@ impl Scene {
         let checked = check::check(self, true);
         checked.assert_exact(self);
         checked.assert_level(self);
+        self.assert_fenced();
         if has_verify() {
             self.verify();
         }
@@ -244,6 +249,16 @@ impl Drop for Scene {
             }
         }
     }
+}
+
+/// Value of an application transaction in an entry of a log.
+fn txn(entry: &Path, id: &str) -> Option<i64> {
+    let wanted = |line: &str| {
+        let value: serde_json::Value = serde_json::from_str(line).ok()?;
+        let txn = value.get("txn").filter(|txn| txn["appId"] == id)?;
+        txn["version"].as_i64()
+    };
+    fs::read_to_string(entry).ok()?.lines().find_map(wanted)
 }
 
 fn has_verify() -> bool {

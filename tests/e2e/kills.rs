@@ -27,14 +27,19 @@ pub(super) fn number(name: &str) -> Option<u64> {
     env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}: expected a number, found {text:?}")))
 }
 
+/// How often a test does what it does, and its choices; both from the environment, and said.
+pub(super) fn rounds(test: &str, variable: &str, default: u64) -> (u64, Choices) {
+    let rounds = number(variable).unwrap_or(default);
+    let seed = number("FLOODMARK_SEED").unwrap_or(now_ms() as u64);
+    eprintln!("{test}: {variable}={rounds} FLOODMARK_SEED={seed}");
+    (rounds, Choices(seed))
+}
+
 /// Promises 1, 2 and 4: half of the kills on local tables, the rest on S3, a tenth of all on the access-log job.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn kill_at_random() {
-    let kills = number("FLOODMARK_KILLS").unwrap_or(30);
-    let seed = number("FLOODMARK_SEED").unwrap_or(now_ms() as u64);
-    eprintln!("kill_at_random: FLOODMARK_KILLS={kills} FLOODMARK_SEED={seed}");
-    let mut choices = Choices(seed);
+    let (kills, mut choices) = rounds("kill_at_random", "FLOODMARK_KILLS", 30);
     let lines = (kills / 10).max(1);
     kill_often(&Scene::new("kills-local", Store::Local, 4), kills / 2, &mut choices);
     kill_often(&Scene::new("kills-s3", Store::S3, 4), kills - kills / 2 - lines, &mut choices);

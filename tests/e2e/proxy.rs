@@ -1,14 +1,18 @@
-//! A proxy in front of the S3 server that counts what is written, and does harm at the step that it is told.
+//! A proxy in front of the S3 server that counts what is written, and does harm at the step that it is told; and detours between
+//! the processes of a job, which do harm when they are told.
 //!
-//! Requests are signed for the address that the client knows, which is the `Host` header: it is passed on as it is, and the
+//! Requests to the S3 server are signed for the address that the client knows, which is the `Host` header: it is passed on as it is, and the
 //! server verifies against it. Each request and answer is read whole before it is passed on, so that "before" and "after" are exact.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Result, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{self, BufRead, BufReader, Error, ErrorKind, Read, Result, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
+
+use socket2::SockRef;
 
 use super::job::PATIENCE;
 use super::servers::{eventually, servers};
@@ -53,20 +57,26 @@ pub(super) fn signal(process: u32, signal: &str) {
     assert!(status.success(), "kill -{signal} {process}: {status}");
 }
 
+/// Serves each connection on a thread of its own, until this process ends. Returns where.
+fn listen(serve: impl Fn(&TcpStream) -> Result<()> + Send + Sync + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address").to_string();
+    let serve = Arc::new(serve);
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let serve = Arc::clone(&serve);
+            // A connection that ends badly is what the job must live with.
+            thread::spawn(move || serve(&client).ok());
+        }
+    });
+    address
+}
+
 impl Proxy {
     pub(super) fn start(harm: Harm) -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("its address").to_string();
         let seen = Arc::new(Mutex::new(Seen::default()));
-        let proxy = Proxy { address, seen: Arc::clone(&seen) };
-        thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                let seen = Arc::clone(&seen);
-                // A connection that ends badly is what the job must live with.
-                thread::spawn(move || serve(&client, harm, &seen).ok());
-            }
-        });
-        proxy
+        let of_all = Arc::clone(&seen);
+        Proxy { address: listen(move |client| serve(client, harm, &of_all)), seen }
     }
 
     /// The endpoint for the job.
@@ -245,4 +255,80 @@ fn kill(seen: &mut Seen) -> Result<()> {
     seen.killed = true;
     signal(seen.victim.expect("it wrote, so it was started"), "KILL");
     Ok(())
+}
+
+/// What a detour does with its connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Each chunk goes on so many ms later.
+    Late(u64),
+    /// They are closed, new ones too.
+    Closed,
+    /// They are reset, new ones closed.
+    Reset,
+    /// They stay, new ones too, and nothing goes on.
+    Silent,
+}
+
+/// The way from one process of a job to another.
+#[derive(Clone)]
+pub(super) struct Detour {
+    pub(super) address: String,
+    way: Arc<Mutex<Way>>,
+}
+
+impl Detour {
+    /// Leads to a process that listens at `address`.
+    pub(super) fn to(address: String, way: Way) -> Detour {
+        let way = Arc::new(Mutex::new(way));
+        let of_all = Arc::clone(&way);
+        Detour { address: listen(move |near| lead(near, &address, &of_all)), way }
+    }
+
+    pub(super) fn becomes(&self, way: Way) {
+        *self.way.lock().expect("no panic while locked") = way;
+    }
+}
+
+fn lead(near: &TcpStream, address: &str, way: &Mutex<Way>) -> Result<()> {
+    let is = |expected| *way.lock().expect("no panic while locked") == expected;
+    if is(Way::Silent) {
+        return io::copy(&mut &*near, &mut io::sink()).map(drop);
+    }
+    let far = TcpStream::connect(address)?;
+    for stream in [near, &far] {
+        stream.set_nodelay(true)?;
+        // So often it is looked at what has become of the way.
+        stream.set_read_timeout(Some(Duration::from_millis(20)))?;
+    }
+    thread::scope(|scope| {
+        scope.spawn(|| pass_on(near, &far, way));
+        pass_on(&far, near, way).ok();
+    });
+    if is(Way::Reset) {
+        for stream in [near, &far] {
+            SockRef::from(stream).set_linger(Some(Duration::ZERO))?;
+        }
+    }
+    Ok(())
+}
+
+/// Until one side ends, or the way does.
+fn pass_on(mut from: &TcpStream, mut to: &TcpStream, way: &Mutex<Way>) -> Result<()> {
+    let mut chunk = vec![0; 1 << 16];
+    loop {
+        let read = from.read(&mut chunk);
+        let now = *way.lock().expect("no panic while locked");
+        match (now, read) {
+            (Way::Closed | Way::Reset, _) => return Ok(()),
+            (_, Err(error)) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            (Way::Late(_), Ok(0) | Err(_)) => return to.shutdown(Shutdown::Write),
+            (Way::Silent, Ok(0) | Err(_)) => return Ok(()),
+            (Way::Late(ms), Ok(size)) => {
+                thread::sleep(Duration::from_millis(ms));
+                to.write_all(&chunk[..size])?;
+            }
+            (Way::Silent, Ok(_)) => {}
+        }
+    }
 }
