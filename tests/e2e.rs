@@ -1,5 +1,5 @@
 //! End to end: the real binary against a real Kafka broker and a real S3 server, through `kill -9`, lost replies, servers that
-//! go away, rival copies and topics that are not what they were.
+//! go away, networks that break, rival copies and topics that are not what they were.
 //!
 //! All are `#[ignore]`d, so that a plain `cargo test` needs no server: `scripts/test` runs them, or
 //! `cargo test --release --test e2e -- --ignored --test-threads=1`. What was sent is known record by record, from Kafka's own

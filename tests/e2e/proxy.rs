@@ -1,8 +1,9 @@
 //! A proxy in front of the S3 server that counts what is written, and does harm at the step that it is told; and detours between
 //! the processes of a job, which do harm when they are told.
 //!
-//! Requests to the S3 server are signed for the address that the client knows, which is the `Host` header: it is passed on as it is, and the
-//! server verifies against it. Each request and answer is read whole before it is passed on, so that "before" and "after" are exact.
+//! Requests to the server are signed for the address that the client knows, which is the `Host` header: it is passed on as it is,
+//! and the server verifies against it. Each request and answer is read whole before it is passed on, so that "before" and "after"
+//! are exact.
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Error, ErrorKind, Read, Result, Write};
@@ -74,9 +75,14 @@ fn listen(serve: impl Fn(&TcpStream) -> Result<()> + Send + Sync + 'static) -> S
 
 impl Proxy {
     pub(super) fn start(harm: Harm) -> Proxy {
+        Proxy::start_on("", harm)
+    }
+
+    /// Of writes only those count whose path contains this text.
+    pub(super) fn start_on(text: &'static str, harm: Harm) -> Proxy {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let of_all = Arc::clone(&seen);
-        Proxy { address: listen(move |client| serve(client, harm, &of_all)), seen }
+        Proxy { address: listen(move |client| serve(client, (text, harm), &of_all)), seen }
     }
 
     /// The endpoint for the job.
@@ -84,7 +90,7 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
-    /// Whom to kill; no write is passed on before this is known.
+    /// Whom to kill; no write that counts is passed on before this is known.
     pub(super) fn victim(&self, process: u32) {
         self.seen.lock().expect("no panic while locked").victim = Some(process);
     }
@@ -93,7 +99,7 @@ impl Proxy {
         self.seen.lock().expect("no panic while locked").killed
     }
 
-    /// Method and path of every write so far.
+    /// Method and path of every write that counts so far.
     pub(super) fn writes(&self) -> Vec<String> {
         self.seen.lock().expect("no panic while locked").writes.clone()
     }
@@ -167,7 +173,7 @@ impl Message {
     }
 }
 
-fn serve(client: &TcpStream, harm: Harm, seen: &Mutex<Seen>) -> Result<()> {
+fn serve(client: &TcpStream, (text, harm): (&str, Harm), seen: &Mutex<Seen>) -> Result<()> {
     let server = TcpStream::connect(servers().s3_address())?;
     let (mut requests, mut answers) = (BufReader::new(client), BufReader::new(&server));
     while let Some(request) = Message::read(&mut requests, false)? {
@@ -175,7 +181,7 @@ fn serve(client: &TcpStream, harm: Harm, seen: &Mutex<Seen>) -> Result<()> {
         let line = request.first_line();
         let mut words = line.split(' ');
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        let write = matches!(method, "PUT" | "POST" | "DELETE");
+        let write = matches!(method, "PUT" | "POST" | "DELETE") && path.contains(text);
         let kills = matches!(harm, Harm::KillBefore(_) | Harm::KillAfter(_) | Harm::KillAfterCommit);
         if write && kills {
             eventually("somebody to kill", PATIENCE, || seen.lock().expect("no panic while locked").victim);
@@ -271,7 +277,6 @@ pub(super) enum Way {
 }
 
 /// The way from one process of a job to another.
-#[derive(Clone)]
 pub(super) struct Detour {
     pub(super) address: String,
     way: Arc<Mutex<Way>>,
