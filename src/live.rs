@@ -19,13 +19,13 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{oneshot, watch};
 
 use crate::clock::Clock;
-use crate::cluster::{ClusterError, Member, Network};
+use crate::cluster::{ClusterError, Member, alone, execute_in};
 use crate::dataflow::commit::{CommitError, Committer, Request, Table, lane_epochs, lane_graces_us};
 use crate::dataflow::control::CommitterEnds;
 use crate::dataflow::protocol::{Answer, FailureKind, Order};
 use crate::dataflow::raw::{Archiver, ToArchiver};
 use crate::dataflow::source::Inputs;
-use crate::dataflow::{Plan, Progress, Standing, build, drop_dataflows, run_until};
+use crate::dataflow::{Plan, Progress, Standing, build, drop_dataflows, run_until, said_in_panic};
 use crate::job::Job;
 use crate::ledger::{self, Fingerprint, Ledger};
 use crate::model::{Epoch, Lane, TimeUs};
@@ -140,11 +140,11 @@ pub fn run(live: Live, request: watch::Receiver<Request>) -> Result<(), LiveErro
 ///
 /// # Errors
 /// [`LiveError`], as [`run`]; [`LiveError::Cluster`] for what another process ended with.
-pub fn run_as(mut member: Member, live: Live, request: watch::Receiver<Request>) -> Result<(), LiveError> {
+pub fn run_as(member: Member, live: Live, request: watch::Receiver<Request>) -> Result<(), LiveError> {
     on_runtime(&live.root.clone(), |runtime| {
         let result = match member.index() {
-            0 => run_leading(runtime, &mut member, live, request),
-            _ => run_following(runtime, &mut member, live, request),
+            0 => run_leading(runtime, &member, live, request),
+            _ => run_following(runtime, &member, live, request),
         };
         match &result {
             Ok(()) => member.end(0, ""),
@@ -218,7 +218,8 @@ fn run_alone(
     let workers = Workers::new(runtime, &live, start, (0, None), (Some(ends), waiting.answers.clone()))?;
     let abort = Arc::clone(&workers.abort);
     let generation = workers.plan.generation;
-    let guards = timely::execute(timely::Config::process(live.workers), move |worker| workers.run(worker))
+    let joined = alone(live.workers)
+        .and_then(|network| execute_in(network, move |worker| workers.run(worker)))
         .map_err(LiveError::Thread)?;
     let result = match waiting.committer(lead, live, generation, 1, request) {
         Ok(committer) => runtime.block_on(committer.run()),
@@ -227,43 +228,30 @@ fn run_alone(
     if result.is_err() {
         abort.store(true, Ordering::Relaxed);
     }
-    join(guards);
+    // No answer means the same.
+    runtime.block_on(joined).ok();
     Ok(result?)
 }
 
 /// Process 0: reads for all, commits for all.
 fn run_leading(
     runtime: &Runtime,
-    member: &mut Member,
+    member: &Member,
     live: Live,
     request: watch::Receiver<Request>,
 ) -> Result<(), LiveError> {
     live.source.check()?;
     member.ready()?;
-    let (lead, start) = runtime.block_on(async {
-        tokio::select! {
-            led = lead(&live) => led,
-            end = member.ended() => Err(ClusterError::Ended(end).into()),
-        }
-    })?;
-    let bytes =
-        bincode::serialize(&start).map_err(|error| CommitError::Failed(format!("the start of others: {error}")))?;
-    tracing::debug!(bytes = bytes.len(), "handed to the other processes");
-    member.hand_out(bytes);
+    let (lead, start) = runtime.block_on(member.unless_ended(lead(&live)))?;
+    member.hand_out(&start)?;
     let (network, down) = member.network()?;
     let _upkeep = upkeep(&live).start(runtime.handle(), request.clone());
     let (ends, waiting) = committer_ends();
     let workers = Workers::new(runtime, &live, start, (0, Some(down)), (Some(ends), waiting.answers.clone()))?;
     let generation = workers.plan.generation;
-    let joined = execute_in(network, workers)?;
+    let joined = execute_in(network, move |worker| workers.run(worker)).map_err(LiveError::Thread)?;
     let committer = waiting.committer(lead, live, generation, member.processes(), request)?;
-    runtime.block_on(async {
-        tokio::select! {
-            biased;
-            committed = committer.run() => committed.map_err(LiveError::from),
-            end = member.ended() => Err(ClusterError::Ended(end).into()),
-        }
-    })?;
+    runtime.block_on(member.unless_ended(async { committer.run().await.map_err(LiveError::from) }))?;
     // All is published: what is left is to end together.
     member.end(0, "");
     runtime.block_on(until_joined(joined));
@@ -273,20 +261,19 @@ fn run_leading(
 /// Any other process: workers.
 fn run_following(
     runtime: &Runtime,
-    member: &mut Member,
+    member: &Member,
     live: Live,
     mut request: watch::Receiver<Request>,
 ) -> Result<(), LiveError> {
     live.source.check()?;
     member.ready()?;
-    let start: Start = bincode::deserialize(&member.receive()?)
-        .map_err(|error| CommitError::Failed(format!("what process 0 has read: {error}")))?;
+    let start: Start = member.receive()?;
     let generation = start.generation;
     live.source.start_at(start.partitions.clone());
     let (network, down) = member.network()?;
     let (answers, mut failures) = tokio::sync::mpsc::unbounded_channel();
     let workers = Workers::new(runtime, &live, start, (member.index(), Some(down)), (None, answers))?;
-    let joined = execute_in(network, workers)?;
+    let joined = execute_in(network, move |worker| workers.run(worker)).map_err(LiveError::Thread)?;
     tracing::info!(generation, process = member.index(), workers = live.workers, "workers started");
     let end = runtime.block_on(async {
         let mut asked = false;
@@ -316,32 +303,10 @@ fn run_following(
     }
 }
 
-/// Runs workers on a network; answers when they, and its threads, have ended.
-fn execute_in((builders, others): Network, workers: Workers) -> Result<oneshot::Receiver<()>, LiveError> {
-    let config = timely::WorkerConfig::default();
-    let guards = timely::execute::execute_from(builders, others, config, move |worker| workers.run(worker))
-        .map_err(LiveError::Thread)?;
-    let (sender, joined) = oneshot::channel();
-    std::thread::spawn(move || {
-        join(guards);
-        // Who no longer waits ends without.
-        sender.send(()).ok();
-    });
-    Ok(joined)
-}
-
 /// All was published when this is waited for: what does not end in time is left.
 async fn until_joined(joined: impl Future<Output = Result<(), oneshot::error::RecvError>>) {
     if tokio::time::timeout(WORKERS_PATIENCE, joined).await.is_err() {
         tracing::debug!("workers did not end in time, left");
-    }
-}
-
-fn join(guards: timely::communication::WorkerGuards<()>) {
-    for worker in guards.join() {
-        if let Err(what) = worker {
-            tracing::error!(what, "a worker panicked");
-        }
     }
 }
 
@@ -600,9 +565,8 @@ impl Workers {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
             Err(panic) => {
-                let text = panic.downcast_ref::<String>().map(String::as_str);
-                let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-                format!("worker {} panicked: {text}; this is a bug: please report it", worker.index())
+                let said = said_in_panic(panic.as_ref());
+                format!("worker {} panicked: {said}; this is a bug: please report it", worker.index())
             }
         };
         // A committer that has ended has said why.

@@ -77,7 +77,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
             let on_stop = Box::new(move || {
                 stop.send_replace(Request::Stop);
             });
-            let member = Member::join(membership, &job, workers, &stops, on_stop).map_err(LiveError::Cluster)?;
+            let member = Member::join(membership, &job, None, workers, &stops, on_stop).map_err(LiveError::Cluster)?;
             progress.stands(Standing::Starting);
             Some(member)
         }

@@ -23,7 +23,7 @@ use super::options::Secret;
 const MAGIC: [u8; 8] = *b"FLOODMRK";
 
 /// Of the handshake, of cards, and of what follows on control connections.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// A whole handshake.
 const TIME_MAX: Duration = Duration::from_secs(5);
@@ -58,6 +58,8 @@ pub(super) struct Card {
     pub(super) workers: usize,
     /// Parts of the job file, with fingerprints.
     pub(super) job: Vec<(String, u64)>,
+    /// The replay's fingerprint; `None` for the live job.
+    pub(super) replay: Option<u64>,
 }
 
 impl Card {
@@ -72,10 +74,12 @@ impl Card {
         compare("build", theirs.build.clone(), self.build.clone());
         compare("--processes", theirs.processes.to_string(), self.processes.to_string());
         compare("--workers", theirs.workers.to_string(), self.workers.to_string());
+        let fingerprint = |of: u64| format!("fingerprint {of:016x}");
         for ((part, ours), theirs) in self.job.iter().zip(theirs.job.iter().map(|(_, theirs)| *theirs)) {
-            let fingerprint = |of: u64| format!("fingerprint {of:016x}");
             compare(&format!("{part} of the job file"), fingerprint(theirs), fingerprint(*ours));
         }
+        let replay = |card: &Card| card.replay.map_or_else(|| "none, the live job".to_owned(), fingerprint);
+        compare("the replay", replay(theirs), replay(self));
         (!differences.is_empty()).then(|| differences.join("; "))
     }
 }
@@ -297,6 +301,7 @@ mod tests {
             processes: 2,
             workers: 3,
             job: vec![("[settings]".to_owned(), 5)],
+            replay: None,
         }
     }
 
@@ -357,6 +362,15 @@ mod tests {
             )
         );
         assert_eq!(card(0).differences(&card(1)), None);
+        let replay = |replay| Card { replay, ..card(1) };
+        for (ours, theirs, says) in [
+            (None, Some(7), "the replay: found fingerprint 0000000000000007, expected none, the live job"),
+            (Some(7), None, "the replay: found none, the live job, expected fingerprint 0000000000000007"),
+            (Some(7), Some(8), "the replay: found fingerprint 0000000000000008, expected fingerprint 0000000000000007"),
+        ] {
+            assert_eq!(replay(ours).differences(&replay(theirs)).as_deref(), Some(says));
+        }
+        assert_eq!(replay(Some(7)).differences(&replay(Some(7))), None);
     }
 
     #[test]
@@ -375,7 +389,7 @@ mod tests {
             hello[9] = 9;
             stream.write_all(&hello).expect("written");
         });
-        assert!(matches!(newer, Err(HelloError::Refused(what)) if what.contains("found 9, expected 1")));
+        assert!(matches!(newer, Err(HelloError::Refused(what)) if what.contains("found 9, expected 2")));
         let large = accepts(|mut stream| {
             stream.write_all(&[&hello([1; 32])[..], &[0xff, 0xff]].concat()).expect("written");
             stream.read_to_end(&mut Vec::new()).ok();

@@ -1,4 +1,4 @@
-//! A job over several processes: who they are, how they find each other, what ends them.
+//! A job, or a replay, over several processes: who they are, how they find each other, what ends them.
 //!
 //! ```text
 //! options ─► gather (hello for each connection) ─► all are here ─► each: able to start ─► 0: fences, reads ─► all: start
@@ -16,14 +16,19 @@ mod options;
 mod watch;
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hash};
 use std::net::TcpStream;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use timely::communication::Hooks;
 use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
 use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
+use timely::worker::Worker;
+use tokio::sync::oneshot;
 
 use crate::job::Job;
 use hello::Card;
@@ -49,6 +54,9 @@ pub enum ClusterError {
     /// All processes end.
     #[error("{}", .0.what)]
     Ended(End),
+    /// A fault of ours.
+    #[error("{0}; this is a bug: please report it")]
+    Bug(String),
 }
 
 impl ClusterError {
@@ -60,6 +68,7 @@ impl ClusterError {
             ClusterError::Retry(_) => 75,
             ClusterError::Stopped => 0,
             ClusterError::Ended(end) => end.code,
+            ClusterError::Bug(_) => 1,
         }
     }
 }
@@ -71,19 +80,21 @@ pub type Network = (Vec<AllocatorBuilder>, Box<dyn Any + Send>);
 pub struct Member {
     membership: Membership,
     workers: usize,
-    sockets: Vec<Option<TcpStream>>,
+    sockets: Mutex<Vec<Option<TcpStream>>>,
     ended: Ended,
     watch: Watch,
 }
 
 impl Member {
-    /// Waits for all processes of a job. `stops`: asked to stop while waiting; `on_stop`: another process was asked to.
+    /// Waits for all processes of a job, or of the replay with this fingerprint. `stops`: asked to stop while waiting; `on_stop`:
+    /// another process was asked to.
     ///
     /// # Errors
     /// [`ClusterError`].
     pub fn join(
         membership: Membership,
         job: &Job,
+        replay: Option<u64>,
         workers: usize,
         stops: &dyn Fn() -> bool,
         on_stop: Box<dyn Fn() + Send + Sync>,
@@ -96,6 +107,7 @@ impl Member {
             processes,
             workers,
             job: fingerprints(job),
+            replay,
         };
         tracing::info!(
             process = membership.index,
@@ -107,7 +119,7 @@ impl Member {
         let names = (0..processes).map(|peer| name(&membership, peer)).collect();
         let start = |streams| Watch::start(membership.index, names, streams, ended.clone(), on_stop);
         let (sockets, watch) = gather::gather(&membership, card, ended.clone(), stops, start)?;
-        Ok(Member { membership, workers, sockets, ended, watch })
+        Ok(Member { membership, workers, sockets: Mutex::new(sockets), ended, watch })
     }
 
     /// Its index; process 0 leads.
@@ -125,36 +137,55 @@ impl Member {
     /// # Errors
     /// [`ClusterError::Ended`].
     pub fn ready(&self) -> Result<(), ClusterError> {
-        if self.index() > 0 {
-            self.watch.ready();
-            return Ok(());
-        }
-        let mut waiting: Vec<usize> = (1..self.processes()).collect();
-        while !waiting.is_empty() {
-            match self.watch.hear() {
-                Heard::Ready(peer) => waiting.retain(|waiting| *waiting != peer),
-                Heard::End => return Err(self.end_heard()),
-                Heard::Begin(_) | Heard::Start(_) => {}
-            }
-        }
+        if self.index() > 0 { self.tell(&()) } else { self.told::<()>().map(drop) }
+    }
+
+    /// Tells process 0, once between two things that it hands out.
+    ///
+    /// # Errors
+    /// [`ClusterError::Bug`].
+    pub fn tell(&self, what: &impl Serialize) -> Result<(), ClusterError> {
+        self.watch.tell(encode(what)?);
         Ok(())
     }
 
-    /// Process 0 tells all others what it has read.
-    pub fn hand_out(&self, bytes: Vec<u8>) {
-        self.watch.hand_out(bytes);
-    }
-
-    /// Waits for what process 0 has read.
+    /// Process 0 waits until all others have told it something; by index.
     ///
     /// # Errors
     /// [`ClusterError::Ended`].
-    pub fn receive(&self) -> Result<Vec<u8>, ClusterError> {
+    pub fn told<T: DeserializeOwned>(&self) -> Result<Vec<T>, ClusterError> {
+        let mut told = BTreeMap::new();
+        while told.len() + 1 < self.processes() {
+            match self.watch.hear() {
+                Heard::Told(peer, bytes) => drop(told.insert(peer, decode(&bytes)?)),
+                Heard::End => return Err(self.end_heard()),
+                Heard::Begin(_) | Heard::Handed(_) => {}
+            }
+        }
+        Ok(told.into_values().collect())
+    }
+
+    /// Process 0 hands all others what they need next.
+    ///
+    /// # Errors
+    /// [`ClusterError::Bug`].
+    pub fn hand_out(&self, what: &impl Serialize) -> Result<(), ClusterError> {
+        let bytes = encode(what)?;
+        tracing::debug!(bytes = bytes.len(), "handed to the other processes");
+        self.watch.hand_out(bytes);
+        Ok(())
+    }
+
+    /// Waits for what process 0 hands out.
+    ///
+    /// # Errors
+    /// [`ClusterError::Ended`].
+    pub fn receive<T: DeserializeOwned>(&self) -> Result<T, ClusterError> {
         loop {
             match self.watch.hear() {
-                Heard::Start(bytes) => return Ok(bytes),
+                Heard::Handed(bytes) => return decode(&bytes),
                 Heard::End => return Err(self.end_heard()),
-                Heard::Begin(_) | Heard::Ready(_) => {}
+                Heard::Begin(_) | Heard::Told(..) => {}
             }
         }
     }
@@ -168,11 +199,11 @@ impl Member {
     ///
     /// # Errors
     /// The system gives no threads.
-    pub fn network(&mut self) -> Result<(Network, Arc<AtomicBool>), ClusterError> {
+    pub fn network(&self) -> Result<(Network, Arc<AtomicBool>), ClusterError> {
         let down = self.watch.take_network_panics();
         let hooks = Hooks::default();
         let locals = ProcessBuilder::new_typed_vector(self.workers, hooks.refill.clone(), hooks.spill.clone());
-        let sockets = std::mem::take(&mut self.sockets);
+        let sockets = std::mem::take(&mut *lock(&self.sockets));
         let (builders, guard) = initialize_networking_from_sockets(locals, sockets, self.index(), self.workers, hooks)
             .map_err(|error| ClusterError::Retry(format!("the network between the processes: {error}")))?;
         Ok(((builders.into_iter().map(AllocatorBuilder::Tcp).collect(), Box::new(guard)), down))
@@ -181,6 +212,21 @@ impl Member {
     /// Returns when all processes end.
     pub async fn ended(&self) -> End {
         self.ended.wait().await
+    }
+
+    /// Works until that is done, or all processes end.
+    ///
+    /// # Errors
+    /// Those of the work; [`ClusterError::Ended`].
+    pub async fn unless_ended<T, E: From<ClusterError>>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        tokio::select! {
+            biased;
+            done = work => done,
+            end = self.ended() => Err(ClusterError::Ended(end).into()),
+        }
     }
 
     /// Asks process 0 to end the job in order.
@@ -195,6 +241,44 @@ impl Member {
     }
 }
 
+/// What a process without others runs its workers on.
+///
+/// # Errors
+/// What the system says.
+pub fn alone(workers: usize) -> Result<Network, String> {
+    timely::Config::process(workers).communication.try_build()
+}
+
+/// Runs workers on a network; answers when they, and its threads, have ended.
+///
+/// # Errors
+/// The system gives no threads; what it says.
+pub fn execute_in(
+    (builders, others): Network,
+    run: impl Fn(&mut Worker) + Send + Sync + 'static,
+) -> Result<oneshot::Receiver<()>, String> {
+    let guards = timely::execute::execute_from(builders, others, timely::WorkerConfig::default(), run)?;
+    let (sender, joined) = oneshot::channel();
+    std::thread::spawn(move || {
+        for worker in guards.join() {
+            if let Err(what) = worker {
+                tracing::error!(what, "a worker panicked");
+            }
+        }
+        // Who no longer waits ends without.
+        sender.send(()).ok();
+    });
+    Ok(joined)
+}
+
+fn encode(what: &impl Serialize) -> Result<Vec<u8>, ClusterError> {
+    bincode::serialize(what).map_err(|error| ClusterError::Bug(format!("what other processes need: {error}")))
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ClusterError> {
+    bincode::deserialize(bytes).map_err(|error| ClusterError::Bug(format!("what another process says: {error}")))
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -203,17 +287,19 @@ fn name(membership: &Membership, index: usize) -> String {
     format!("process {index} at {}", membership.hosts[index])
 }
 
+/// Tells values apart.
+pub fn fingerprint(value: &impl Hash) -> u64 {
+    foldhash::quality::FixedState::default().hash_one(value)
+}
+
 /// What must agree between processes of a job, part by part. Properties and options may differ by host, and hold secrets.
 fn fingerprints(job: &Job) -> Vec<(String, u64)> {
-    fn of(value: &impl Hash) -> u64 {
-        foldhash::quality::FixedState::default().hash_one(value)
-    }
     let parts = [
-        ("name", of(&job.name)),
-        ("[source]", of(&format!("{:?} {:?}", job.source.topics, job.source.start))),
-        ("[tables]", of(&(&job.tables.url, job.tables.buckets))),
-        ("the logic", of(&crate::ledger::Fingerprint::of(&job.logic).to_txn())),
-        ("[settings] and [lanes]", of(&format!("{:?}", job.settings))),
+        ("name", fingerprint(&job.name)),
+        ("[source]", fingerprint(&format!("{:?} {:?}", job.source.topics, job.source.start))),
+        ("[tables]", fingerprint(&(&job.tables.url, job.tables.buckets))),
+        ("the logic", fingerprint(&crate::ledger::Fingerprint::of(&job.logic).to_txn())),
+        ("[settings] and [lanes]", fingerprint(&format!("{:?}", job.settings))),
     ];
     parts.map(|(part, fingerprint)| (part.to_owned(), fingerprint)).to_vec()
 }

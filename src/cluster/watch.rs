@@ -1,8 +1,8 @@
 //! The control connections, one between process 0 and each other: the start, signs of life, a request to stop, the end.
 //!
 //! ```text
-//!   0 → all  Begin: all are here           all → 0  Ready: able to start
-//!   0 → all  Start: what was read          all → 0  Stop: asked to end in order
+//!   0 → all  Begin: all are here           all → 0  Told: how far it is, what it found
+//!   0 → all  Handed: what comes next       all → 0  Stop: asked to end in order
 //!   both     Beat, every second            both     End: with an exit code; of process 0 it is everybody's
 //! ```
 //!
@@ -53,8 +53,10 @@ enum Frame {
     Beat,
     /// By index: the start of each process.
     Begin(Vec<u64>),
-    Ready,
-    Start(Vec<u8>),
+    /// To process 0.
+    Told(Vec<u8>),
+    /// By process 0.
+    Handed(Vec<u8>),
     Stop,
     End(End),
 }
@@ -64,10 +66,10 @@ enum Frame {
 pub(super) enum Heard {
     /// All are here: the start of each, by index.
     Begin(Vec<u64>),
-    /// This one is able to start.
-    Ready(usize),
-    /// What process 0 has read.
-    Start(Vec<u8>),
+    /// What this one tells process 0.
+    Told(usize, Vec<u8>),
+    /// What process 0 hands out.
+    Handed(Vec<u8>),
     /// There is an end.
     End,
 }
@@ -182,12 +184,12 @@ impl Watch {
         self.shared.send_all(&Frame::Begin(runs));
     }
 
-    pub(super) fn ready(&self) {
-        self.shared.send_all(&Frame::Ready);
+    pub(super) fn tell(&self, bytes: Vec<u8>) {
+        self.shared.send_all(&Frame::Told(bytes));
     }
 
     pub(super) fn hand_out(&self, bytes: Vec<u8>) {
-        self.shared.send_all(&Frame::Start(bytes));
+        self.shared.send_all(&Frame::Handed(bytes));
     }
 
     pub(super) fn ask_to_stop(&self) {
@@ -271,8 +273,8 @@ impl Shared {
             match read(&mut stream) {
                 Ok(Frame::Beat) => {}
                 Ok(Frame::Begin(runs)) => self.heard(Heard::Begin(runs)),
-                Ok(Frame::Ready) => self.heard(Heard::Ready(peer)),
-                Ok(Frame::Start(bytes)) => self.heard(Heard::Start(bytes)),
+                Ok(Frame::Told(bytes)) => self.heard(Heard::Told(peer, bytes)),
+                Ok(Frame::Handed(bytes)) => self.heard(Heard::Handed(bytes)),
                 Ok(Frame::Stop) => (self.on_stop)(),
                 Ok(Frame::End(end)) => {
                     self.end(end);
@@ -372,13 +374,13 @@ mod tests {
         zero.begin(vec![7, 8, 9]);
         for other in [&one, &two] {
             assert_eq!(other.hear(), Heard::Begin(vec![7, 8, 9]));
-            other.ready();
+            other.tell(vec![6]);
         }
-        let mut ready = [zero.hear(), zero.hear()].map(|heard| format!("{heard:?}"));
-        ready.sort();
-        assert_eq!(ready, ["Ready(1)", "Ready(2)"]);
+        let mut told = [zero.hear(), zero.hear()].map(|heard| format!("{heard:?}"));
+        told.sort();
+        assert_eq!(told, ["Told(1, [6])", "Told(2, [6])"]);
         zero.hand_out(vec![5; 3_000_000]);
-        assert_eq!([one.hear(), two.hear()], [Heard::Start(vec![5; 3_000_000]), Heard::Start(vec![5; 3_000_000])]);
+        assert_eq!([one.hear(), two.hear()], [Heard::Handed(vec![5; 3_000_000]), Heard::Handed(vec![5; 3_000_000])]);
         two.ask_to_stop();
         let deadline = Instant::now() + Duration::from_secs(10);
         while !stopped.load(Ordering::Relaxed) {

@@ -31,6 +31,7 @@ pub mod source;
 pub mod tally_map;
 mod turn;
 
+use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -138,6 +139,12 @@ pub fn run_until(worker: &mut Worker, abort: &AtomicBool) {
         worker.step_or_park(Some(PARK));
     }
     drop_dataflows(worker);
+}
+
+/// What a worker that has panicked said.
+pub fn said_in_panic(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
 /// Timely runs a worker on for as long as it has dataflows, and those of what has failed never end.
