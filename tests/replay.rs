@@ -498,7 +498,14 @@ fn request(id: &str, range: Range<i64>, customers: Option<Vec<String>>, chunk_by
 }
 
 fn replayed(world: &World, logic: &Logic, submission: &Submission, workers: usize, memory_bytes: usize) -> Summary {
-    let replay = Replay { job: logic.job(""), root: world.root(), workers, memory_bytes, progress: Arc::default() };
+    let replay = Replay {
+        job: logic.job(""),
+        root: world.root(),
+        workers,
+        memory_bytes,
+        progress: Arc::default(),
+        member: None,
+    };
     block_on(recount::run(&replay, submission)).expect("a replay")
 }
 

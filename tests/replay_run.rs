@@ -331,7 +331,7 @@ type Means = (usize, usize);
 
 fn begin(store: &Faulty, logic: Logic, submission: &Submission, (workers, memory_bytes): Means) -> Recounting {
     let root = Root::on(Arc::new(store.clone()));
-    let replay = Replay { job: logic.job(), root, workers, memory_bytes, progress: Arc::default() };
+    let replay = Replay { job: logic.job(), root, workers, memory_bytes, progress: Arc::default(), member: None };
     let submission = submission.clone();
     let thread = std::thread::spawn(move || runtime().block_on(recount::run(&replay, &submission)));
     Recounting { store: store.clone(), thread }

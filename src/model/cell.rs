@@ -38,7 +38,7 @@ impl Segment {
 }
 
 /// A cell within its segment.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Cell {
     /// The customer.
     pub customer: String,

@@ -14,16 +14,18 @@ use super::dataset::Summary;
 use super::list::{discard, list};
 use super::plan::{CHUNK_BYTES, Request, prepare};
 use super::publish::{Direction, Published, Publisher};
-use super::recount::{Progress, Replay, run as recount};
+use super::recount::{self, Progress, Replay};
 use super::show::{self, Filter, diff};
 use super::submission::{Asked, Submission};
 use super::{ReplayError, times};
 use crate::clock::Clock;
+use crate::cluster::{ClusterArgs, ClusterError, Member, fingerprint};
 use crate::job::Job;
 use crate::ledger::{Fingerprint, Orders};
 use crate::live_line::{LiveLine, duration, grouped};
 use crate::manage::Place;
 use crate::model::{Granularity, TimeUs};
+use crate::say;
 use crate::table::{Log, Root};
 use crate::verify::Output;
 
@@ -93,7 +95,9 @@ pub struct PlanArgs {
 #[derive(Args, Clone, Debug)]
 #[command(
     after_help = "Exit codes: 0 done, 1 failed or refused, 2 usage, 3 with --detailed-exitcode where cells differ, published or \
-    not, 75 try again, 78 configuration. The same id again is the same replay: a retried submission goes on, or says what was found."
+    not, 75 try again, 78 configuration. The same id again is the same replay: a retried submission goes on, or says what was found.\n\
+    Of several processes, process 0 prints what was found, and all others end with 0 then; the loss of one ends all with 75: start \
+    them again, as many as you like."
 )]
 pub struct RunArgs {
     #[command(flatten)]
@@ -116,6 +120,8 @@ pub struct RunArgs {
     /// Size of the files of `raw` after which what was counted is kept, so that a killed replay goes on from there
     #[arg(long, value_name = "N", default_value_t = (CHUNK_BYTES >> 20) as u32, value_parser = clap::value_parser!(u32).range(1..))]
     chunk_mib: u32,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 /// Where a replay is.
@@ -197,7 +203,7 @@ pub fn run(command: &ReplayCommand) -> Result<u8, ReplayError> {
         .enable_all()
         .build()
         .map_err(|error| ReplayError::Thread(error.to_string()))?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         match command {
             ReplayCommand::Plan(args) => plan(args).await,
             ReplayCommand::Run(args) => replay(args).await,
@@ -226,7 +232,10 @@ pub fn run(command: &ReplayCommand) -> Result<u8, ReplayError> {
                 })
             }
         }
-    })
+    });
+    // Workers of a replay that has failed may still use it: they end with the process.
+    std::mem::forget(runtime);
+    result
 }
 
 fn print(output: Output, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<u8, ReplayError> {
@@ -286,20 +295,55 @@ async fn plan(args: &PlanArgs) -> Result<u8, ReplayError> {
 }
 
 async fn replay(args: &RunArgs) -> Result<u8, ReplayError> {
-    let started = Instant::now();
     let job = Job::load(&args.range.job)?;
+    // Who leads makes up an id that is missing.
+    let request = args.range.request(args.id.clone().unwrap_or_default(), u64::from(args.chunk_mib) << 20)?;
+    let membership = args.cluster.membership(&|name| std::env::var(name).ok())?;
     let root = Root::open(&job.tables.url, &job.tables.options)?;
-    let submission = submit(args, &job, &root).await?;
-    let progress = Arc::new(Progress::default());
     let workers = args.range.workers();
+    let member = match membership {
+        Some(membership) => {
+            let asked = fingerprint(&format!("{request:?} {}", args.publish));
+            // A signal ends a replay at once.
+            let member = Member::join(membership, &job, Some(asked), workers, &|| false, Box::new(|| ()))?;
+            // What is complete already ends before all know that all are there, unless process 0 waits for that.
+            member.ready()?;
+            Some(member)
+        }
+        None => None,
+    };
     let memory_bytes = (args.memory_mib as usize) << 20;
-    let replay = Replay { job, root: root.clone(), workers, memory_bytes, progress: Arc::clone(&progress) };
-    let shown = tokio::spawn(show_progress(progress));
-    let summary = recount(&replay, &submission).await;
-    shown.abort();
-    let summary = summary?;
+    let replay = Replay { job, root, workers, memory_bytes, progress: Arc::default(), member };
+    let Some(member) = &replay.member else { return lead(args, request, &replay).await };
+    let result = match member.index() {
+        0 => lead(args, request, &replay).await,
+        _ => follow(&replay, member).await,
+    };
+    match &result {
+        Ok(_) => member.end(0, ""),
+        Err(error) => member.end(error.exit_code(), &error.to_string()),
+    }
+    // The first end is everybody's.
+    match (result, member.ended().await) {
+        (Ok(_), end) if end.code > 0 => Err(ClusterError::Ended(end).into()),
+        (result, _) => result,
+    }
+}
+
+/// A process that is not the first.
+async fn follow(replay: &Replay, member: &Member) -> Result<u8, ReplayError> {
+    shown(&replay.progress, recount::follow(replay, member)).await?;
+    say::line("floodmark: the replay is complete; process 0 says what was found");
+    Ok(0)
+}
+
+/// All of it in a process without others; of several, what is done once, in process 0.
+async fn lead(args: &RunArgs, request: Request, replay: &Replay) -> Result<u8, ReplayError> {
+    let started = Instant::now();
+    let submission = replay.unless_ended(submit(args, request, &replay.job, &replay.root)).await?;
+    let summary = shown(&replay.progress, recount::run(replay, &submission)).await?;
     let published = match args.publish {
-        true => Some(publish(&root, &submission.id, Direction::Publish).await?),
+        true => Some(replay.unless_ended(publish(&replay.root, &submission.id, Direction::Publish)).await?),
         false => None,
     };
     #[derive(Serialize)]
@@ -323,13 +367,12 @@ async fn replay(args: &RunArgs) -> Result<u8, ReplayError> {
 }
 
 /// The replay of an id: the one that is there, if it is the same; else a new one.
-async fn submit(args: &RunArgs, job: &Job, root: &Root) -> Result<Submission, ReplayError> {
+async fn submit(args: &RunArgs, mut request: Request, job: &Job, root: &Root) -> Result<Submission, ReplayError> {
     let now_ms = Clock::System.now_ms();
-    let id = args.id.clone().unwrap_or_else(|| {
+    if request.id.is_empty() {
         let time = chrono::DateTime::from_timestamp_millis(now_ms).unwrap_or_default();
-        format!("{}-{:04x}", time.format("%Y%m%dT%H%M%SZ"), rand::random::<u16>())
-    });
-    let request = args.range.request(id, u64::from(args.chunk_mib) << 20)?;
+        request.id = format!("{}-{:04x}", time.format("%Y%m%dT%H%M%SZ"), rand::random::<u16>());
+    }
     let found = match Submission::load(root, &request.id).await? {
         Some(found) => found,
         None => {
@@ -368,6 +411,14 @@ fn may_be_published(args: &RunArgs, submission: &Submission) -> Result<(), Repla
          live with this job file first, and choose another id if this one is listed; or leave --publish out for a preview",
         submission.id, submission.logic
     )))
+}
+
+/// Shows how far it is while it works.
+async fn shown<T>(progress: &Arc<Progress>, work: impl Future<Output = T>) -> T {
+    let showing = tokio::spawn(show_progress(Arc::clone(progress)));
+    let done = work.await;
+    showing.abort();
+    done
 }
 
 async fn show_progress(progress: Arc<Progress>) {

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{StreamExt, TryStreamExt};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+use serde::{Deserialize, Serialize};
 
 use super::dataset::{Change, Changes, Group, Groups, Largest, Part, Writer};
 use super::fetch_kept;
@@ -49,6 +50,8 @@ pub struct Compare {
     pub live: Layout,
     /// Buckets of customers.
     pub buckets: u32,
+    /// Whose part of them.
+    pub share: Share,
     /// The replay's logic.
     pub logic: Logic,
     /// What happens to each dimension.
@@ -61,7 +64,24 @@ pub struct Compare {
     pub progress: Arc<AtomicU64>,
 }
 
-/// What was found.
+/// Which buckets a process compares: one of so many.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    /// Its index.
+    pub process: usize,
+    /// How many they are.
+    pub processes: usize,
+}
+
+impl Share {
+    /// Whether it compares this one. Workers have buckets as they follow each other too, so that a run of as many processes is
+    /// read by one of them.
+    pub fn has(self, bucket: u16) -> bool {
+        usize::from(bucket) % self.processes == self.process
+    }
+}
+
+/// What was found in all buckets.
 #[derive(Default)]
 pub struct Compared {
     /// The files of the dataset.
@@ -74,11 +94,12 @@ pub struct Compared {
     pub changes: Changes,
 }
 
-/// Compares every bucket, some at once.
+/// Compares every bucket of the share, some at once.
 ///
 /// # Errors
 /// [`TableError`] when a table, a run or the store fails.
-pub async fn compare(compare: Arc<Compare>, at_once: usize) -> Result<Compared, TableError> {
+pub async fn compare(compare: Arc<Compare>, at_once: usize) -> Result<Found, TableError> {
+    let share = compare.share;
     let buckets: Vec<u16> = match &compare.scope.customers {
         Some(customers) => {
             let mut buckets: Vec<_> = customers.iter().map(|customer| bucket_of(customer, compare.buckets)).collect();
@@ -89,25 +110,27 @@ pub async fn compare(compare: Arc<Compare>, at_once: usize) -> Result<Compared, 
         None => (0..compare.buckets).map(|bucket| bucket as u16).collect(),
     };
     let runtime = tokio::runtime::Handle::current();
-    let found: Vec<Found> = futures::stream::iter(buckets)
+    futures::stream::iter(buckets.into_iter().filter(|bucket| share.has(*bucket)))
         .map(|bucket| {
             let (compare, runtime) = (Arc::clone(&compare), runtime.clone());
             tokio::task::spawn_blocking(move || compare.bucket(bucket, &runtime))
         })
         .buffer_unordered(at_once)
         .map(|joined| joined.unwrap_or_else(|panic| Err(corrupt(format!("comparing failed: {panic}")))))
-        .try_collect()
-        .await?;
-    Ok(compare.sum(found))
+        .try_fold(Found::default(), |mut all, found| async {
+            all.merge(found);
+            Ok(all)
+        })
+        .await
 }
 
 fn corrupt(what: String) -> TableError {
     TableError::Corrupt { table: "counts".to_owned(), what }
 }
 
-/// What was found in one bucket.
-#[derive(Default)]
-struct Found {
+/// What was found in some buckets.
+#[derive(Default, Serialize, Deserialize)]
+pub struct Found {
     parts: Vec<Part>,
     groups: Groups,
     largest: BTreeMap<Granularity, Vec<Change>>,
@@ -137,6 +160,28 @@ impl Row {
 }
 
 impl Found {
+    /// Adds what was found in other buckets.
+    pub fn merge(&mut self, other: Found) {
+        self.parts.extend(other.parts);
+        self.groups.merge(other.groups);
+        for (granularity, changes) in other.largest {
+            let largest = self.largest.entry(granularity).or_default();
+            changes.iter().for_each(|change| push_largest(largest, change, LARGEST));
+        }
+    }
+
+    /// All of it, as it is told.
+    pub fn finish(mut self) -> Compared {
+        self.parts.sort_by(|a, b| a.path.cmp(&b.path));
+        let largest = self.largest.into_iter();
+        Compared {
+            parts: self.parts,
+            changes: self.groups.changes(),
+            groups: self.groups.finish(),
+            largest: largest.flat_map(|(of, changes)| changes.into_iter().map(move |it| Largest::of(of, it))).collect(),
+        }
+    }
+
     fn add(&mut self, granularity: Granularity, texts: Texts<'_>, old: i64, new: i64) {
         let (_, dimension, window_start, _) = texts;
         self.groups.add(granularity, dimension, window_start, old, new);
@@ -166,27 +211,6 @@ pub(super) fn push_largest(largest: &mut Vec<Change>, change: &Change, most: usi
 }
 
 impl Compare {
-    fn sum(&self, found: Vec<Found>) -> Compared {
-        let mut compared = Compared::default();
-        let mut groups = Groups::default();
-        let mut largest: BTreeMap<Granularity, Vec<Change>> = BTreeMap::new();
-        for found in found {
-            compared.parts.extend(found.parts);
-            groups.merge(found.groups);
-            for (granularity, changes) in found.largest {
-                let largest = largest.entry(granularity).or_default();
-                changes.iter().for_each(|change| push_largest(largest, change, LARGEST));
-            }
-        }
-        compared.parts.sort_by(|a, b| a.path.cmp(&b.path));
-        compared.changes = groups.changes();
-        compared.groups = groups.finish();
-        for (granularity, changes) in largest {
-            compared.largest.extend(changes.into_iter().map(|change| Largest::of(granularity, change)));
-        }
-        compared
-    }
-
     fn bucket(&self, bucket: u16, runtime: &tokio::runtime::Handle) -> Result<Found, TableError> {
         let mut found = Found::default();
         let mut parts = Parts::new(self);

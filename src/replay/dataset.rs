@@ -52,7 +52,7 @@ pub fn schema() -> SchemaRef {
 }
 
 /// A cell that changes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// The cell.
     pub cell: Cell,
@@ -340,7 +340,7 @@ pub struct Group {
 }
 
 /// Sums of changes by granularity, dimension and day.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 pub struct Groups(Vec<(Granularity, String, HashMap<TimeUs, Sums, FixedState>)>);
 
 /// How many, what they count now, what they would count.

@@ -3,7 +3,7 @@
 //! In: batches of `(key, moment, tally)`, sorted and consolidated by differential; what `arrivals` tells. Out: per chunk sorted
 //! runs, without lanes: what each lane has of a cell is one sum. State: runs in memory up to the worker's budget; beyond it they
 //! go to the store as one file. When a chunk is whole, all of it is on the store and a manifest says so, so that a killed
-//! replay goes on after it; the last chunk stays in memory. Restart: chunks without all their manifests are counted again.
+//! replay goes on after it; of a process without others the last chunk stays in memory. Restart: chunks without all their manifests are counted again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,7 +45,7 @@ pub struct Manifest {
     pub spilled: u64,
 }
 
-/// What a worker has counted of the last chunk.
+/// What a worker has counted of the last chunk, where that stays in memory.
 #[derive(Default)]
 pub struct Rest {
     /// In memory.
@@ -70,6 +70,8 @@ pub struct Gather {
     pub budget_bytes: usize,
     /// Chunks to be counted, ascending.
     pub todo: VecDeque<Chunk>,
+    /// Whether the last one stays in memory: there are no other processes that need it.
+    pub keeps_last: bool,
     /// For storage.
     pub runtime: tokio::runtime::Handle,
     /// Where the last chunk goes.
@@ -197,8 +199,7 @@ impl Gather {
         for (chunk, held) in chunks.iter_mut().filter(|(_, held)| held.rows_bytes > ROWS_BYTES_MAX) {
             self.spill_rows(*chunk, held)?;
         }
-        // The last chunk stays in memory.
-        while self.todo.len() > 1
+        while self.todo.len() > usize::from(self.keeps_last)
             && let Some(&chunk) = self.todo.front()
             && open.is_none_or(|open| chunk < chunk_of(open))
         {

@@ -10,7 +10,8 @@
 //! publish, undo:  replays/<id>/cells ─► plan ─► merge ─► commit counts (one atomic commit, beside live)
 //! ```
 //!
-//! From `decode` to `arrange` these are the stages of live. Nothing of the tables is changed before `publish`.
+//! From `decode` to `arrange` these are the stages of live. Nothing of the tables is changed before `publish`. Of several processes
+//! each has its part of the workers and compares its part of the buckets; process 0 does all else.
 
 mod admission;
 pub mod arrivals;
@@ -33,6 +34,7 @@ mod touched;
 
 use object_store::Error as StoreError;
 
+use crate::cluster::ClusterError;
 use crate::job::JobError;
 use crate::ledger::Fingerprint;
 use crate::manage::ManageError;
@@ -64,6 +66,9 @@ pub enum ReplayError {
     /// Where the tables are.
     #[error(transparent)]
     Place(#[from] ManageError),
+    /// The other processes of the replay.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// The command line.
     #[error("{0}")]
     Usage(String),
@@ -126,6 +131,7 @@ impl ReplayError {
             ReplayError::Table(TableError::Storage { .. }) => 75,
             ReplayError::Publish(error) => error.exit_code(),
             ReplayError::Place(error) => error.exit_code(),
+            ReplayError::Cluster(error) => error.exit_code(),
             _ => 1,
         }
     }

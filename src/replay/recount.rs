@@ -2,33 +2,39 @@
 //!
 //! In: a [`Submission`]. Out: its dataset and [`Summary`]. Both tables are read at the versions of the submission, so a replay that
 //! was killed goes on with the chunks that are not on the store yet, with any number of workers, and finds the same. Two runs of the
-//! same replay at once find the same too: the summary is written once, and who comes second takes the first one's. State: see
-//! [`super::gather`] and [`super::compare`]. Failure: nothing of the tables was touched; run it again.
+//! same replay at once find the same too: the summary is written once, and who comes second takes the first one's. Several processes
+//! ([`run`] in process 0, [`follow`] in the others) count together, put all of it on the store, and each compares its buckets. State:
+//! see [`super::gather`] and [`super::compare`]. Failure: nothing of the tables was touched; run it again.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
+use serde::{Deserialize, Serialize};
 use timely::worker::Worker;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-use super::ReplayError;
 use super::admission::PublishError;
 use super::arrivals::{Tallies, arrivals};
-use super::compare::{Compare, compare};
+use super::compare::{Compare, Found, Share, compare};
 use super::dataset::{Outcomes, Summary};
 use super::gather::{Gather, Manifest, Rest, encode_rows, gather};
 use super::list::discard;
 use super::plan::{Counting, Tables, chunks, partly, raw_files, scope};
-use super::runs::RunSet;
-use super::source::{Chunk, Gathered, Share, source};
+use super::runs::{RunFile, RunSet};
+use super::shape::Shape;
+use super::source::{Chunk, Gathered, source};
 use super::submission::{Asked, Submission};
+use super::{ReplayError, source as archive};
+use crate::cluster::{ClusterError, End, Member, alone, execute_in};
 use crate::dataflow::route::{Router, Scope};
-use crate::dataflow::{combine, decode, pending, roll_up, run_until};
+use crate::dataflow::{combine, decode, drop_dataflows, pending, roll_up, run_until, said_in_panic};
 use crate::decode::Decoder;
 use crate::job::Job;
-use crate::table::fetch::{Fetched, fetch};
+use crate::table::fetch::fetch;
 use crate::table::layout::Layout;
 use crate::table::store::{load_json, look_at_file, try_read, write_file};
 use crate::table::{File, Log, Root, TableError, counts};
@@ -45,12 +51,32 @@ pub struct Replay {
     pub memory_bytes: usize,
     /// The live line's numbers.
     pub progress: Arc<Progress>,
+    /// This process among several.
+    pub member: Option<Member>,
 }
 
-/// How far a replay is.
+impl Replay {
+    fn share(&self) -> Share {
+        let (process, processes) = self.member.as_ref().map_or((0, 1), |it| (it.index(), it.processes()));
+        Share { process, processes }
+    }
+
+    /// Works until that is done, or all processes end.
+    ///
+    /// # Errors
+    /// Those of the work; [`ReplayError::Cluster`].
+    pub async fn unless_ended<T>(&self, work: impl Future<Output = Result<T, ReplayError>>) -> Result<T, ReplayError> {
+        match &self.member {
+            Some(member) => member.unless_ended(work).await,
+            None => work.await,
+        }
+    }
+}
+
+/// How far a process of a replay is.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// Rows that are to be read, at most.
+    /// Rows that it is to read, at most.
     pub rows: AtomicU64,
     /// Rows read.
     pub read: Arc<AtomicU64>,
@@ -58,7 +84,17 @@ pub struct Progress {
     pub compared: Arc<AtomicU64>,
 }
 
-/// Runs a replay to its end, or what is left of it.
+/// What all processes count: read by process 0.
+#[derive(Serialize, Deserialize)]
+struct Start {
+    submission: Submission,
+    /// Tells this run's files from those of another run of the same replay.
+    attempt: String,
+    /// Chunks that are to be counted.
+    todo: Vec<(Chunk, Vec<File>)>,
+}
+
+/// Runs a replay to its end, or what is left of it; in this process alone, or as process 0 of several.
 ///
 /// # Errors
 /// [`ReplayError`]; what is on the store stays, and the next run goes on from there.
@@ -67,8 +103,9 @@ pub async fn run(replay: &Replay, submission: &Submission) -> Result<Summary, Re
     let id = &submission.id;
     let summary = match Summary::load(root, id).await? {
         Some(summary) => Ok(summary),
-        None => match recount(replay, submission).await {
+        None => match replay.unless_ended(recount(replay, submission)).await {
             Ok(summary) => summary.store(root, id).await.map_err(Into::into),
+            Err(error @ ReplayError::Cluster(_)) => Err(error),
             // Another run of it may have been faster: what this one still needed is deleted then.
             Err(error) => Summary::load(root, id).await.ok().flatten().ok_or(error),
         },
@@ -92,23 +129,49 @@ async fn discarded(root: &Root, id: &str) -> ReplayError {
     ))
 }
 
+/// Runs the part of a process that is not the first, until all end.
+///
+/// # Errors
+/// [`ReplayError`], as [`run`]; [`ReplayError::Cluster`] for what another process ended with.
+pub async fn follow(replay: &Replay, member: &Member) -> Result<(), ReplayError> {
+    let work = async {
+        let start: Start = member.receive()?;
+        tracing::info!(id = start.submission.id, process = member.index(), chunks = start.todo.len(), "replay begins");
+        let part = Part::of(replay, &start.submission).await?;
+        part.count(&start).await?;
+        member.tell(&())?;
+        let runs: Vec<RunFile> = member.receive()?;
+        let runs = part.fetched(&runs).await?;
+        member.tell(&part.compare(runs).await?)?;
+        Err(ReplayError::Cluster(ClusterError::Ended(member.ended().await)))
+    };
+    match member.unless_ended(work).await {
+        Err(ReplayError::Cluster(ClusterError::Ended(End { code: 0, .. }))) => Ok(()),
+        ended => ended,
+    }
+}
+
 /// Counts and compares; the dataset is written, but for its summary.
 async fn recount(replay: &Replay, submission: &Submission) -> Result<Summary, ReplayError> {
-    let Replay { job, root, workers, progress, .. } = replay;
-    let tables = Tables::of(root, submission).await?;
-    let shape = Counting::of(root, &tables.counts.1, submission).await?.shape(&job.logic);
-    let all = chunks(raw_files(&tables.raw.1, submission)?, submission.chunk_bytes);
+    let Replay { root, member, .. } = replay;
+    let part = Part::of(replay, submission).await?;
+    let all = chunks(raw_files(&part.tables.raw.1, submission)?, submission.chunk_bytes);
     let (manifests, todo) = left(root, submission, all.clone()).await?;
-    let rows = |files: &[File]| files.iter().map(|file| file.rows).sum::<u64>();
-    progress.rows.store(todo.iter().map(|(_, files)| rows(files)).sum(), Ordering::Relaxed);
     tracing::info!(id = submission.id, chunks = todo.len(), done = manifests.len(), "replay begins");
 
-    let scope = Arc::new(scope(submission));
     let attempt = format!("{:016x}", rand::random::<u64>());
-    let last = todo.last().map(|(chunk, _)| *chunk);
-    let rest = count(replay, submission, &tables, todo, &attempt, Arc::clone(&scope)).await?;
+    let start = Start { submission: submission.clone(), attempt, todo };
+    if let Some(member) = member {
+        member.hand_out(&start)?;
+    }
+    let rest = part.count(&start).await?;
+    if let Some(member) = member {
+        // All that they have counted is on the store.
+        member.told::<()>()?;
+    }
     let (manifests, missing) = left(root, submission, all).await?;
     // The last chunk is in `rest`, all others are on the store; unless somebody deleted them.
+    let last = start.todo.last().map(|(chunk, _)| *chunk).filter(|_| member.is_none());
     if missing.iter().any(|(chunk, _)| Some(*chunk) != last) {
         return Err(ReplayError::Refused(format!(
             "files of replay {} were deleted while it ran: it was discarded, or another run of it has ended; look at it \
@@ -116,19 +179,22 @@ async fn recount(replay: &Replay, submission: &Submission) -> Result<Summary, Re
             submission.id
         )));
     }
-    let mut runs = RunSet::default();
     let mut tallies = Tallies::default();
     let mut spilled = 0;
-    let mut rows = RowFiles { root, id: &submission.id, attempt: &attempt, paths: Vec::new() };
-    for manifest in manifests.iter().chain(rest.iter().map(|rest| &rest.manifest)) {
+    let mut files = Vec::new();
+    let mut rows = RowFiles { root, id: &submission.id, attempt: &start.attempt, paths: Vec::new() };
+    let manifests: Vec<_> = manifests.iter().chain(rest.iter().map(|rest| &rest.manifest)).collect();
+    for manifest in &manifests {
         tallies.merge(&manifest.tallies);
         spilled += manifest.spilled;
-        for run in &manifest.runs {
-            runs.push_file(run.groups.clone(), fetched(root, &run.path).await?)?;
-        }
-        for path in &manifest.rows {
-            rows.copy(path).await?;
-        }
+        files.extend(manifest.runs.iter().cloned());
+    }
+    if let Some(member) = member {
+        member.hand_out(&files)?;
+    }
+    let mut runs = part.fetched(&files).await?;
+    for path in manifests.iter().flat_map(|manifest| &manifest.rows) {
+        rows.copy(path).await?;
     }
     for rest in rest {
         rest.memory.into_iter().for_each(|run| runs.push(run));
@@ -137,23 +203,11 @@ async fn recount(replay: &Replay, submission: &Submission) -> Result<Summary, Re
         }
     }
 
-    let (counts, counts_state) = tables.counts;
-    let compared = compare(
-        Arc::new(Compare {
-            root: root.clone(),
-            id: submission.id.clone(),
-            counts,
-            buckets: counts::buckets(&counts_state)?,
-            live: Layout::new(counts_state.files.values(), |_| true)?,
-            logic: job.logic.clone(),
-            shape: shape.clone(),
-            scope,
-            runs,
-            progress: Arc::clone(&progress.compared),
-        }),
-        *workers,
-    )
-    .await?;
+    let mut found = part.compare(runs).await?;
+    if let Some(member) = member {
+        member.told()?.into_iter().for_each(|theirs| found.merge(theirs));
+    }
+    let compared = found.finish();
     let outcomes = tallies.0.iter().flat_map(|(on_arrival, by_now)| {
         by_now.iter().map(move |(now, rows)| (on_arrival.clone(), now.clone(), *rows))
     });
@@ -169,15 +223,11 @@ async fn recount(replay: &Replay, submission: &Submission) -> Result<Summary, Re
             .filter(|(on_arrival, now, _)| is_other(on_arrival, now))
             .map(|(on_arrival, now, rows)| Outcomes { on_arrival, now, rows })
             .collect(),
-        partly: partly(&submission.coverage, &shape),
+        partly: partly(&submission.coverage, &part.shape),
         spilled,
         parts: compared.parts,
         rows: rows.paths,
     })
-}
-
-async fn fetched(root: &Root, path: &str) -> Result<Fetched, TableError> {
-    fetch(root.store().as_ref(), path).await.map_err(|error| error.of_table(format!("reading {path}")))
 }
 
 /// Rows whose outcome is another one, as files of the dataset. How they are spread over files depends on the workers, so each run
@@ -262,65 +312,117 @@ async fn tidy(root: &Root, id: &str, summary: &Summary) {
     }
 }
 
-/// Counts chunks; what was not put on the store is returned.
-async fn count(
-    replay: &Replay,
-    submission: &Submission,
-    tables: &Tables,
-    todo: Vec<(Chunk, Vec<File>)>,
-    attempt: &str,
+/// What a process has of a replay: the same of all, and its share of workers and buckets.
+struct Part<'a> {
+    replay: &'a Replay,
+    submission: &'a Submission,
+    tables: Tables,
+    shape: Shape,
     scope: Arc<Scope>,
-) -> Result<Vec<Rest>, ReplayError> {
-    if todo.is_empty() {
-        return Ok(Vec::new());
-    }
-    let rest = Arc::new(Mutex::new(Vec::new()));
-    let failure = Arc::new(Mutex::new(None));
-    let counting = Workers {
-        job: Arc::new(replay.job.clone()),
-        root: replay.root.clone(),
-        submission: submission.clone(),
-        raw: tables.raw.0.clone(),
-        buckets: counts::buckets(&tables.counts.1)?,
-        attempt: attempt.to_owned(),
-        todo,
-        scope,
-        budget_bytes: replay.memory_bytes / replay.workers.max(1),
-        read: Arc::clone(&replay.progress.read),
-        rest: Arc::clone(&rest),
-        failure: Arc::clone(&failure),
-        abort: Arc::new(AtomicBool::new(false)),
-        runtime: tokio::runtime::Handle::current(),
-    };
-    let workers = replay.workers;
-    let ended = tokio::task::spawn_blocking(move || {
-        let guards = timely::execute(timely::Config::process(workers), move |worker| counting.run(worker))
-            .map_err(ReplayError::Thread)?;
-        let panicked: Vec<String> = guards.join().into_iter().filter_map(Result::err).collect();
-        if panicked.is_empty() {
-            Ok(())
-        } else {
-            Err(ReplayError::Bug(format!("a worker panicked: {}", panicked.join("; "))))
-        }
-    });
-    let ended = ended.await.unwrap_or_else(|panic| Err(ReplayError::Bug(panic.to_string())));
-    if let Some(error) = failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        return Err(ReplayError::Table(error));
-    }
-    ended?;
-    let rest = std::mem::take(&mut *rest.lock().unwrap_or_else(PoisonError::into_inner));
-    Ok(rest)
 }
 
-/// The other workers would wait for one that panics.
-struct AbortAtPanic(Arc<AtomicBool>);
-
-impl Drop for AbortAtPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.store(true, Ordering::Relaxed);
-        }
+impl<'a> Part<'a> {
+    async fn of(replay: &'a Replay, submission: &'a Submission) -> Result<Part<'a>, ReplayError> {
+        let tables = Tables::of(&replay.root, submission).await?;
+        let shape = Counting::of(&replay.root, &tables.counts.1, submission).await?.shape(&replay.job.logic);
+        Ok(Part { replay, submission, tables, shape, scope: Arc::new(scope(submission)) })
     }
+
+    /// Counts chunks; what was not put on the store is returned.
+    async fn count(&self, start: &Start) -> Result<Vec<Rest>, ReplayError> {
+        let Replay { job, root, workers, memory_bytes, progress, member } = self.replay;
+        if start.todo.is_empty() {
+            return Ok(Vec::new());
+        }
+        let share = self.replay.share();
+        let ours = shared_out(&start.todo, |number| number % share.processes == share.process);
+        progress.rows.store(ours.iter().flat_map(|(_, files)| files).map(|file| file.rows).sum(), Ordering::Relaxed);
+
+        let (network, down) = match member {
+            Some(member) => member.network().map(|(network, down)| (network, Some(down)))?,
+            None => (alone(*workers).map_err(ReplayError::Thread)?, None),
+        };
+        let rest = Arc::new(Mutex::new(Vec::new()));
+        let (failed, mut failures) = unbounded_channel();
+        let counting = Workers {
+            job: Arc::new(job.clone()),
+            root: root.clone(),
+            submission: start.submission.clone(),
+            raw: self.tables.raw.0.clone(),
+            buckets: counts::buckets(&self.tables.counts.1)?,
+            attempt: start.attempt.clone(),
+            todo: start.todo.clone(),
+            processes: share.processes,
+            scope: Arc::clone(&self.scope),
+            budget_bytes: memory_bytes / workers,
+            read: Arc::clone(&progress.read),
+            keeps_last: member.is_none(),
+            rest: Arc::clone(&rest),
+            failed,
+            abort: Arc::new(AtomicBool::new(false)),
+            down,
+            runtime: tokio::runtime::Handle::current(),
+        };
+        // Nobody waits for the threads of the network: they end when all processes do.
+        execute_in(network, move |worker| counting.run(worker)).map_err(ReplayError::Thread)?;
+        let mut failure = None;
+        // Until all workers have ended: each holds a sender.
+        while let Some(error) = failures.recv().await {
+            failure.get_or_insert(error);
+        }
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        let rest = std::mem::take(&mut *rest.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(rest)
+    }
+
+    /// The runs on the store that have something of this process' buckets.
+    async fn fetched(&self, files: &[RunFile]) -> Result<RunSet, ReplayError> {
+        let share = self.replay.share();
+        let mut runs = RunSet::default();
+        for file in files.iter().filter(|file| file.groups.iter().any(|(_, bucket)| share.has(*bucket))) {
+            let fetched = fetch(self.replay.root.store().as_ref(), &file.path).await;
+            let fetched = fetched.map_err(|error| error.of_table(format!("reading {}", file.path)))?;
+            runs.push_file(file.groups.clone(), fetched)?;
+        }
+        Ok(runs)
+    }
+
+    /// Compares this process' buckets.
+    async fn compare(&self, runs: RunSet) -> Result<Found, ReplayError> {
+        tracing::debug!(id = self.submission.id, "compares");
+        let Replay { job, root, workers, progress, .. } = self.replay;
+        let (counts, state) = &self.tables.counts;
+        let found = compare(
+            Arc::new(Compare {
+                root: root.clone(),
+                id: self.submission.id.clone(),
+                counts: counts.clone(),
+                buckets: counts::buckets(state)?,
+                share: self.replay.share(),
+                live: Layout::new(state.files.values(), |_| true)?,
+                logic: job.logic.clone(),
+                shape: self.shape.clone(),
+                scope: Arc::clone(&self.scope),
+                runs,
+                progress: Arc::clone(&progress.compared),
+            }),
+            *workers,
+        );
+        Ok(found.await?)
+    }
+}
+
+/// The files of chunks whose numbers are somebody's. Numbers go on from chunk to chunk: one may have fewer files than there are
+/// workers.
+fn shared_out(chunks: &[(Chunk, Vec<File>)], is_theirs: impl Fn(usize) -> bool) -> Vec<(Chunk, Vec<File>)> {
+    let mut numbers = 0..;
+    let mut theirs = |files: &[File]| {
+        let numbered = files.iter().zip(&mut numbers);
+        numbered.filter(|(_, number)| is_theirs(*number)).map(|(file, _)| file.clone()).collect()
+    };
+    chunks.iter().map(|(chunk, files)| (*chunk, theirs(files))).collect()
 }
 
 /// What each worker thread takes its part from.
@@ -332,33 +434,47 @@ struct Workers {
     buckets: u32,
     attempt: String,
     todo: Vec<(Chunk, Vec<File>)>,
+    processes: usize,
     scope: Arc<Scope>,
     budget_bytes: usize,
     read: Arc<AtomicU64>,
+    keeps_last: bool,
     rest: Arc<Mutex<Vec<Rest>>>,
-    failure: Arc<Mutex<Option<TableError>>>,
+    failed: UnboundedSender<ReplayError>,
     abort: Arc<AtomicBool>,
+    /// Whether a process that they exchange with is lost.
+    down: Option<Arc<AtomicBool>>,
     runtime: tokio::runtime::Handle,
 }
 
 impl Workers {
+    /// A worker's life. After a panic the others are let go: they would wait for ever.
     fn run(&self, worker: &mut Worker) {
-        let _guard = AbortAtPanic(Arc::clone(&self.abort));
+        let result = catch_unwind(AssertUnwindSafe(|| self.steps(worker)));
+        while self.down.as_ref().is_some_and(|down| down.load(Ordering::Acquire)) {
+            // What happened follows from the loss of another process, which ends this one.
+            std::thread::park();
+        }
+        if let Err(panic) = result {
+            let what = format!("worker {} panicked: {}", worker.index(), said_in_panic(panic.as_ref()));
+            // Who no longer waits has ended.
+            self.failed.send(ReplayError::Bug(what)).ok();
+            self.abort.store(true, Ordering::Relaxed);
+            drop_dataflows(worker);
+        }
+    }
+
+    fn steps(&self, worker: &mut Worker) {
         let (index, peers) = (worker.index(), worker.peers());
         let logic = &self.job.logic;
         let topics: Arc<[String]> = self.job.source.topics.clone().into();
-        let mine = |files: &[File]| {
-            files
-                .iter()
-                .enumerate()
-                .filter(|(number, _)| number % peers == index)
-                .map(|(_, file)| file.clone())
-                .collect()
-        };
+        // Processes take turns, and in each its workers.
+        let (processes, workers) = (self.processes, peers / self.processes);
+        let is_ours = |number| number % processes * workers + number / processes % workers == index;
         let by_event_time = matches!(self.submission.asked, Asked::EventTimes(_));
-        let share = Share {
+        let share = archive::Share {
             log: self.raw.clone(),
-            files: self.todo.iter().map(|(chunk, files)| (*chunk, mine(files))).collect(),
+            files: shared_out(&self.todo, is_ours),
             topics: Arc::clone(&topics),
             up_to: self.submission.lanes.into_iter().max().unwrap_or(0),
             prunes: by_event_time.then(|| Arc::clone(&self.scope)),
@@ -371,13 +487,14 @@ impl Workers {
             worker: (index, peers),
             budget_bytes: self.budget_bytes,
             todo: self.todo.iter().map(|(chunk, _)| *chunk).collect::<VecDeque<_>>(),
+            keeps_last: self.keeps_last,
             runtime: self.runtime.clone(),
             rest: Arc::clone(&self.rest),
         };
         let fail = || {
-            let (failure, abort) = (Arc::clone(&self.failure), Arc::clone(&self.abort));
+            let (failed, abort) = (self.failed.clone(), Arc::clone(&self.abort));
             move |error| {
-                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                failed.send(ReplayError::Table(error)).ok();
                 abort.store(true, Ordering::Relaxed);
             }
         };
