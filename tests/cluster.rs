@@ -1,103 +1,27 @@
 //! A job over several processes of the real binary, on the embedded broker and a local folder: exact at any size, through the loss
 //! of any process; ends that all share; who is refused, and who does not disturb.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
-use floodmark::dev::DevCommand;
-use floodmark::table::{Log, Root};
-use rdkafka::mocking::MockCluster;
-use rdkafka::producer::DefaultProducerContext;
+mod support;
 
-/// For what must come, but may take its time on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-const SECRET: &str = "a secret of these tests";
-const PARTITIONS: i32 = 5;
-
-#[derive(Parser)]
-struct Line {
-    #[command(subcommand)]
-    command: DevCommand,
-}
-
-/// A topic, tables, a job file, and where so many processes listen.
-struct Place {
-    folder: tempfile::TempDir,
-    _broker: MockCluster<'static, DefaultProducerContext>,
-    brokers: String,
-    hosts: Vec<String>,
-    sent: u64,
-}
-
-/// A running process, killed when dropped.
-struct Process {
-    child: Child,
-    log: PathBuf,
-}
-
-fn ports(count: usize) -> Vec<String> {
-    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
-    listeners.iter().map(|listener| listener.local_addr().expect("bound").to_string()).collect()
-}
+use support::processes::{PATIENCE, Place, Process, SECRET, eventually};
 
 impl Place {
-    fn new(processes: usize) -> Place {
-        let broker = MockCluster::new(1).expect("an embedded broker");
-        broker.create_topic("events", PARTITIONS, 1).expect("a topic");
-        let brokers = broker.bootstrap_servers();
-        let folder = tempfile::tempdir().expect("a folder");
-        let text = fs::read_to_string(format!("{}/jobs/web-analytics.toml", env!("CARGO_MANIFEST_DIR")));
-        let text = text.expect("a job").replace("[settings]\n", "[settings]\nepoch_seconds = 1\n");
-        fs::write(folder.path().join("job.toml"), text).expect("written");
-        let hosts = ports(processes);
-        fs::write(folder.path().join("hosts"), hosts.join("\n")).expect("written");
-        Place { folder, _broker: broker, brokers, hosts, sent: 0 }
-    }
-
-    /// Sends so many records: late and broken ones too.
-    fn send(&mut self, records: u64) {
-        let line = format!(
-            "dev gen --brokers {} --topic events --events {records} --seed {} --customers 300 --hours 1 --late-share 0.1 \
-             --broken-share 0.02",
-            self.brokers,
-            self.sent + 1
-        );
-        floodmark::dev::run(Line::try_parse_from(line.split(' ')).expect("right options").command).expect("sent");
-        self.sent += records;
-    }
-
-    fn floodmark(&self, command: &str) -> Command {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_floodmark"));
-        process.arg(command).arg(self.folder.path().join("job.toml")).stdin(Stdio::null());
-        process.env("KAFKA_BOOTSTRAP", &self.brokers).env("FLOODMARK_TOPIC", "events");
-        process.env("FLOODMARK_TABLES", self.folder.path().join("tables")).env("FLOODMARK_LOG", "debug");
-        process
-    }
-
     /// Process `index` of as many as there are hosts, with further arguments.
     fn process(&self, index: usize, arguments: &[&str]) -> Command {
-        let mut process = self.floodmark("run");
-        process.args(["--processes", &self.hosts.len().to_string(), "--process-index", &index.to_string()]);
-        process.env("FLOODMARK_HOSTFILE", self.folder.path().join("hosts")).env("FLOODMARK_CLUSTER_SECRET", SECRET);
+        let mut process = self.floodmark("run", "job.toml");
+        self.one_of(self.hosts.len(), index, &mut process);
         if !arguments.contains(&"--workers") {
             process.args(["--workers", "2"]);
         }
         process.args(arguments);
         process
-    }
-
-    fn spawn(&self, mut command: Command) -> Process {
-        let log = self.folder.path().join(format!("{:?}.log", Instant::now()).replace(' ', ""));
-        let output = File::create(&log).expect("a log");
-        command.stdout(output.try_clone().expect("a log")).stderr(output);
-        Process { child: command.spawn().expect("the binary runs"), log }
     }
 
     fn start(&self, arguments: &[&str]) -> Vec<Process> {
@@ -113,18 +37,14 @@ impl Place {
     }
 
     fn is_exact(&self) {
-        let output = self.floodmark("verify").output().expect("the binary runs");
+        let output = self.floodmark("verify", "job.toml").output().expect("the binary runs");
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         assert!(output.status.success(), "{}: {said}", output.status);
         assert_eq!(self.rows(), self.sent, "rows of raw");
     }
 
     fn rows(&self) -> u64 {
-        let url = self.folder.path().join("tables").display().to_string();
-        let root = Root::open(&url, &Default::default()).expect("tables");
-        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        let state = runtime.block_on(Log::new(&root, "raw").load());
-        state.ok().flatten().map_or(0, |state| state.files.values().map(|file| file.rows).sum())
+        self.raw().files.values().map(|file| file.rows).sum()
     }
 
     fn await_rows(&self, rows: u64, processes: &mut [Process]) {
@@ -138,54 +58,6 @@ impl Place {
     }
 }
 
-fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "not within {} s: {what}", PATIENCE.as_secs());
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
-impl Process {
-    fn said(&self) -> String {
-        String::from_utf8_lossy(&fs::read(&self.log).expect("its log")).into_owned()
-    }
-
-    fn signal(&self, signal: &str) {
-        let status = Command::new("kill").args([format!("-{signal}"), self.child.id().to_string()]).status();
-        assert!(status.expect("kill runs").success(), "kill -{signal}");
-    }
-
-    fn awaits(&self, text: &str) {
-        eventually(&format!("{text:?} in {}", self.log.display()), || self.said().contains(text).then_some(()));
-    }
-
-    /// Waits for its end with this code; returns its last word, which must be the only one.
-    fn expect_exit(&mut self, code: i32) -> String {
-        let status = eventually("its end", || self.child.try_wait().expect("our child"));
-        let said = self.said();
-        assert_eq!(status.code(), Some(code), "{status}\n{said}");
-        assert!(!said.contains("panicked"), "{said}");
-        let words: Vec<&str> = said.lines().filter(|line| line.starts_with("floodmark: ")).collect();
-        assert_eq!(words.len(), 1, "{said}");
-        words[0].to_owned()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("-- {}\n{}", self.log.display(), self.said());
-        }
-        // It has ended, or nobody needs it any more.
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
 /// Promise 2: the same from any number of processes, one after the other on the same tables.
 #[test]
 fn exact_at_any_number_of_processes() {
@@ -195,7 +67,8 @@ fn exact_at_any_number_of_processes() {
         place.drains_exact();
         place.send(5_000);
         // Alone again: nothing to convert.
-        let alone = place.floodmark("run").args(["--drain", "--workers", "3"]).output().expect("the binary runs");
+        let alone =
+            place.floodmark("run", "job.toml").args(["--drain", "--workers", "3"]).output().expect("the binary runs");
         assert!(alone.status.success(), "{}", String::from_utf8_lossy(&alone.stderr));
         place.is_exact();
     }
@@ -425,7 +298,7 @@ fn a_rival_ends_all_with_76() {
     let mut processes = place.start(&[]);
     place.send(1_000);
     place.await_rows(place.sent, &mut processes);
-    let mut alone = place.floodmark("run");
+    let mut alone = place.floodmark("run", "job.toml");
     alone.args(["--workers", "1"]);
     let alone = place.spawn(alone);
     alone.awaits("job started");
@@ -481,7 +354,7 @@ fn options_that_do_not_fit_are_said() {
         (vec!["--process-index", "1"], 2, "say how many with --processes"),
         (vec!["--processes", "2", "--process-index", "1", "--hostfile", "/no/such"], 78, "--hostfile /no/such"),
     ] {
-        let output = place.floodmark("run").args(&arguments).output().expect("the binary runs");
+        let output = place.floodmark("run", "job.toml").args(&arguments).output().expect("the binary runs");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "{said}");
         assert!(said.contains(says), "{said}");

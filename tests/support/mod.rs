@@ -6,3 +6,4 @@
 pub(crate) mod contract;
 pub(crate) mod faulty;
 pub(crate) mod live;
+pub(crate) mod processes;
