@@ -76,7 +76,7 @@ pub struct RangeArgs {
     /// rejected row has none
     #[arg(long, value_name = "ID|@FILE")]
     customers: Vec<String>,
-    /// Worker threads; default: one for each core
+    /// Worker threads, of each process; default: one for each core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: Option<u16>,
     /// How the result is written to stdout
@@ -114,7 +114,7 @@ pub struct RunArgs {
     /// So many of the largest changes, at most ten of each granularity: `replay diff` shows more
     #[arg(long, value_name = "N", default_value_t = TOP)]
     top: usize,
-    /// Memory for what was counted; beyond it sorted runs go to the store
+    /// Memory of each process for what was counted; beyond it sorted runs go to the store
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     memory_mib: u32,
     /// Size of the files of `raw` after which what was counted is kept, so that a killed replay goes on from there
