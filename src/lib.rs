@@ -18,6 +18,7 @@ pub mod say;
 pub mod source;
 pub mod status;
 pub mod stop;
+mod sync;
 pub mod table;
 pub mod upkeep;
 pub mod verify;

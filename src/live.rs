@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,7 @@ use crate::ledger::{self, Fingerprint, Ledger};
 use crate::model::{Epoch, Lane, TimeUs};
 use crate::source::archive::{FeedPlan, FeedRows};
 use crate::source::{PartitionStart, SourceError, SourceFactory};
+use crate::sync::lock;
 use crate::table::layout::Layout;
 use crate::table::log::WRITER_GENERATION;
 use crate::table::{Commit, File, Log, Root, State, TableError, counts, raw, retention};
@@ -577,10 +578,10 @@ impl Workers {
     fn steps(&self, worker: &mut Worker) -> Result<(), TableError> {
         let (index, peers) = (worker.index(), worker.peers());
         let ends = match index {
-            0 => self.ends.lock().unwrap_or_else(PoisonError::into_inner).take(),
+            0 => lock(&self.ends).take(),
             _ => None,
         };
-        let archiver = self.archiver.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let archiver = lock(&self.archiver).clone();
         let open = |waker: crate::source::Waker| {
             Ok(Inputs {
                 topic: self.source.open(index, peers, Arc::clone(&waker))?,

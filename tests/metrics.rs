@@ -1,93 +1,34 @@
 //! What a running job says over HTTP, and its log as JSON: the real binary on the embedded broker and a local folder.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
-use clap::Parser;
-use floodmark::dev::DevCommand;
-use rdkafka::mocking::MockCluster;
-use rdkafka::producer::DefaultProducerContext;
+mod support;
 
-/// For what must come, but may take its time on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+use support::processes::{PARTITIONS, PATIENCE, Place, Process, eventually};
 
-const PARTITIONS: i32 = 5;
 const RECORDS: u64 = 5_000;
 const REJECTED: u64 = 100;
 
-#[derive(Parser)]
-struct Line {
-    #[command(subcommand)]
-    command: DevCommand,
-}
-
-struct Place {
-    folder: tempfile::TempDir,
-    _broker: MockCluster<'static, DefaultProducerContext>,
-    brokers: String,
-}
-
 impl Place {
-    fn new() -> Place {
-        let broker = MockCluster::new(1).expect("an embedded broker");
-        broker.create_topic("events", PARTITIONS, 1).expect("a topic");
-        let folder = tempfile::tempdir().expect("a folder");
-        let text = fs::read_to_string(format!("{}/jobs/web-analytics.toml", env!("CARGO_MANIFEST_DIR")));
-        let text = text.expect("a job").replace("[settings]\n", "[settings]\nepoch_seconds = 1\n");
-        fs::write(folder.path().join("job.toml"), text).expect("written");
-        Place { folder, brokers: broker.bootstrap_servers(), _broker: broker }
-    }
-
-    fn send(&self) {
-        let line = format!(
-            "dev gen --brokers {} --topic events --events {RECORDS} --customers 300 --hours 1 --late-share 0.1 --broken-share {}",
-            self.brokers,
-            REJECTED as f64 / RECORDS as f64
-        );
-        floodmark::dev::run(Line::try_parse_from(line.split(' ')).expect("right options").command).expect("sent");
-    }
-
     /// A job that answers at a port of its own, with a JSON log.
-    fn start(&self, arguments: &[&str]) -> Process {
-        let log = self.folder.path().join(format!("{:?}.log", Instant::now()).replace(' ', ""));
-        let output = File::create(&log).expect("a log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_floodmark"));
-        command.arg("run").arg(self.folder.path().join("job.toml")).args(["--workers", "2"]).args(arguments);
-        command.env("KAFKA_BOOTSTRAP", &self.brokers).env("FLOODMARK_TOPIC", "events").env("FLOODMARK_LOG", "debug");
-        command.env("FLOODMARK_TABLES", self.folder.path().join("tables")).env("FLOODMARK_HTTP", "0");
-        command.env("FLOODMARK_LOG_FORMAT", "json").env("FLOODMARK_CLUSTER_SECRET", "a secret of these tests");
-        command.stdin(Stdio::null()).stdout(output.try_clone().expect("a log")).stderr(output);
-        Process { child: command.spawn().expect("the binary runs"), log }
+    fn job(&self) -> Command {
+        let mut job = self.floodmark("run", "job.toml");
+        job.args(["--workers", "2"]).env("FLOODMARK_HTTP", "0").env("FLOODMARK_LOG_FORMAT", "json");
+        job
     }
-}
 
-fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "not within {} s: {what}", PATIENCE.as_secs());
-        thread::sleep(Duration::from_millis(20));
+    fn start(&self) -> Process {
+        self.spawn(self.job())
     }
-}
-
-/// A running process, killed when dropped.
-struct Process {
-    child: Child,
-    log: PathBuf,
 }
 
 impl Process {
     /// Its log: whole lines, each of which must be an object.
     fn log(&self) -> Vec<serde_json::Value> {
-        let text = fs::read_to_string(&self.log).expect("its log");
+        let text = self.said();
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         let object = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         let lines: Vec<serde_json::Value> = whole.lines().map(object).collect();
@@ -130,29 +71,12 @@ impl Process {
     }
 
     fn stop(&mut self) {
-        let status = Command::new("kill").arg(self.child.id().to_string()).status();
-        assert!(status.expect("kill runs").success());
-        self.expect_exit(0);
-    }
-
-    fn expect_exit(&mut self, code: i32) {
-        let status = eventually("its end", || self.child.try_wait().expect("our child"));
-        assert_eq!(status.code(), Some(code), "{status}");
+        self.signal("TERM");
+        assert_eq!(self.ended().0, Some(0));
     }
 
     fn last_word(&self) -> String {
         self.log().last().expect("it said something")["message"].as_str().expect("a text").to_owned()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("-- {}\n{}", self.log.display(), fs::read_to_string(&self.log).unwrap_or_default());
-        }
-        // It has ended, or nobody needs it any more.
-        self.child.kill().ok();
-        self.child.wait().ok();
     }
 }
 
@@ -180,12 +104,12 @@ fn outcomes(samples: &BTreeMap<String, f64>) -> u64 {
 
 #[test]
 fn a_scrape_says_what_was_sent_and_read() {
-    let place = Place::new();
-    let mut job = place.start(&[]);
+    let mut place = Place::new(1);
+    let mut job = place.start();
     assert_eq!(job.get("/healthz"), (200, "alive\n".to_owned()));
     let (code, why) = job.get("/readyz");
     assert!(code == 503 && why.lines().count() == 1, "before the first publish: {code} {why}");
-    place.send();
+    place.send(RECORDS);
     eventually("all records have an outcome, and are published", || {
         let samples = job.scrape();
         let published = samples.get("floodmark_lane_epoch{lane=\"minute\",process=\"0\"}").map_or(0, |it| *it as u64);
@@ -222,8 +146,8 @@ fn a_scrape_says_what_was_sent_and_read() {
 
 #[test]
 fn what_connects_does_not_disturb() {
-    let place = Place::new();
-    let mut job = place.start(&[]);
+    let mut place = Place::new(1);
+    let mut job = place.start();
     let address = job.address();
     // More than there are places; let go after a while.
     let silent: Vec<_> = (0..40).map(|_| TcpStream::connect(&address).expect("it listens")).collect();
@@ -240,30 +164,26 @@ fn what_connects_does_not_disturb() {
     let post = eventually("an answer", || ask(&address, "POST /metrics HTTP/1.1\r\nContent-Length: 9999999\r\n\r\n"));
     assert_eq!(post, (405, "only GET and HEAD\n".to_owned()));
     assert_eq!(job.get("/").0, 404);
-    place.send();
+    place.send(RECORDS);
     eventually("all is read", || (outcomes(&job.scrape()) == RECORDS).then_some(()));
     job.stop();
 }
 
 #[test]
 fn each_process_of_a_job_answers_for_itself() {
-    let place = Place::new();
-    let listeners: Vec<_> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
-    let hosts: Vec<_> = listeners.iter().map(|it| it.local_addr().expect("bound").to_string()).collect();
-    drop(listeners);
-    let hostfile = place.folder.path().join("hosts");
-    fs::write(&hostfile, hosts.join("\n")).expect("written");
-    let start = |index| {
-        let hostfile = hostfile.to_str().expect("a plain name");
-        place.start(&["--processes", "2", "--process-index", index, "--hostfile", hostfile])
+    let mut place = Place::new(2);
+    let start = |place: &Place, index| {
+        let mut job = place.job();
+        place.one_of(2, index, &mut job);
+        place.spawn(job)
     };
-    let mut zero = start("0");
+    let mut zero = start(&place, 0);
     eventually("it gathers", || {
         (zero.get("/readyz") == (503, "waiting for the other processes of the job\n".to_owned())).then_some(())
     });
     assert_eq!(zero.get("/healthz").0, 200);
-    let mut one = start("1");
-    place.send();
+    let mut one = start(&place, 1);
+    place.send(RECORDS);
     let [of_zero, of_one] = eventually("all is read", || {
         let samples = [zero.scrape(), one.scrape()];
         (samples.iter().map(outcomes).sum::<u64>() == RECORDS).then_some(samples)
@@ -281,19 +201,21 @@ fn each_process_of_a_job_answers_for_itself() {
     let of_zero = zero.scrape();
     assert!(sum(&of_zero, "floodmark_raw_epoch") > 0 && !of_one.keys().any(|key| key.contains("epoch")));
     one.stop();
-    zero.expect_exit(0);
+    assert_eq!(zero.ended().0, Some(0));
 }
 
 #[test]
 fn an_address_that_can_not_be_had_is_refused() {
-    let place = Place::new();
+    let place = Place::new(1);
     let holds = TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = holds.local_addr().expect("bound").to_string();
     for (at, code, says) in
         [(taken.as_str(), 75, "give each process of a host"), ("192.0.2.1:0", 78, "no address of this machine")]
     {
-        let mut job = place.start(&["--http", at]);
-        job.expect_exit(code);
+        let mut command = place.job();
+        command.args(["--http", at]);
+        let mut job = place.spawn(command);
+        assert_eq!(job.ended().0, Some(code));
         let said = job.last_word();
         assert!(said.starts_with(&format!("--http {at}: ")) && said.contains(says), "{said}");
     }
@@ -303,9 +225,9 @@ fn an_address_that_can_not_be_had_is_refused() {
 #[test]
 #[ignore = "e2e"]
 fn promtool_finds_no_fault() {
-    let place = Place::new();
-    let mut job = place.start(&[]);
-    place.send();
+    let mut place = Place::new(1);
+    let mut job = place.start();
+    place.send(RECORDS);
     eventually("all is read", || (outcomes(&job.scrape()) == RECORDS).then_some(()));
     job.is_ready();
     let (_, text) = job.get("/metrics");

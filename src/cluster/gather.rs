@@ -17,7 +17,8 @@ use socket2::{SockRef, TcpKeepalive};
 use super::hello::{self, Card, HelloError, Purpose, Verdict};
 use super::options::Membership;
 use super::watch::{End, Ended, Heard, SILENCE_MAX, Watch};
-use super::{ClusterError, lock, name};
+use super::{ClusterError, name};
+use crate::sync::lock;
 
 /// Why a process can not listen at its own address; a name service may say so for a moment.
 const NO_ADDRESS: &str = "that is no address of this machine: correct the hostfile or --process-index";

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hash};
 use std::net::TcpStream;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -31,6 +31,7 @@ use timely::worker::Worker;
 use tokio::sync::oneshot;
 
 use crate::job::Job;
+use crate::sync::lock;
 use hello::Card;
 pub use options::{ClusterArgs, Membership, Secret};
 pub use watch::End;
@@ -277,10 +278,6 @@ fn encode(what: &impl Serialize) -> Result<Vec<u8>, ClusterError> {
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ClusterError> {
     bincode::deserialize(bytes).map_err(|error| ClusterError::Bug(format!("what another process says: {error}")))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn name(membership: &Membership, index: usize) -> String {

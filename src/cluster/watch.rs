@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::lock;
+use crate::sync::lock;
 
 const BEAT: Duration = Duration::from_secs(1);
 

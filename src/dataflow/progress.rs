@@ -3,14 +3,15 @@
 //! In: written by the stages, the committer and who starts them. Out: read by anyone at any time; nothing that is counted depends
 //! on it. State: a fixed number of numbers. A start begins at zero.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus::{HistogramOpts, HistogramVec};
 
 use super::protocol::Outcomes;
 use crate::model::{Epoch, Granularity, Lane};
+use crate::sync::lock;
 
 const LANES: usize = Lane::ALL.len();
 
@@ -89,10 +90,6 @@ impl Default for CommitSeconds {
         let histogram = HistogramVec::new(options.buckets(COMMIT_SECONDS.to_vec()), &["table"]);
         CommitSeconds(histogram.expect("name, label and buckets are right"))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Progress {

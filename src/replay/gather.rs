@@ -6,7 +6,7 @@
 //! replay goes on after it; of a process without others the last chunk stays in memory. Restart: chunks without all their manifests are counted again.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
@@ -26,6 +26,7 @@ use crate::dataflow::pending::Batch;
 use crate::dataflow::route::Route;
 use crate::dataflow::run::Run;
 use crate::model::{Cell, Epoch, Granularity, Lane, Tally};
+use crate::sync::lock;
 use crate::table::store::write_file;
 use crate::table::{Root, TableError};
 
@@ -147,7 +148,7 @@ pub fn gather<'scope>(
                     let held = chunks.remove(&last).unwrap_or_default();
                     assert!(chunks.is_empty(), "what was counted belongs to chunks that were to be counted");
                     let rest = Rest { memory: held.runs, manifest: held.manifest, rows: held.rows };
-                    gather.rest.lock().unwrap_or_else(PoisonError::into_inner).push(rest);
+                    lock(&gather.rest).push(rest);
                 }
             }
         },

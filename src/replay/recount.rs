@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
@@ -34,6 +34,7 @@ use crate::dataflow::route::{Router, Scope};
 use crate::dataflow::{combine, decode, drop_dataflows, pending, roll_up, run_until, said_in_panic};
 use crate::decode::Decoder;
 use crate::job::Job;
+use crate::sync::lock;
 use crate::table::fetch::fetch;
 use crate::table::layout::Layout;
 use crate::table::store::{load_json, look_at_file, try_read, write_file};
@@ -373,7 +374,7 @@ impl<'a> Part<'a> {
         if let Some(error) = failure {
             return Err(error);
         }
-        let rest = std::mem::take(&mut *rest.lock().unwrap_or_else(PoisonError::into_inner));
+        let rest = std::mem::take(&mut *lock(&rest));
         Ok(rest)
     }
 

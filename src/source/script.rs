@@ -2,11 +2,12 @@
 //! start reads on where `raw` ends, as Kafka would.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::{RecordSource, SourceError, SourceFactory, Stamp, Waker};
 use crate::dataflow::protocol::Position;
 use crate::model::{RecordRef, Records, TimestampType};
+use crate::sync::lock;
 use crate::table::{State, raw};
 
 /// The only topic of a script.
@@ -50,7 +51,7 @@ impl Script {
     }
 
     fn lock(&self) -> MutexGuard<'_, Topic> {
-        self.topic.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.topic)
     }
 }
 

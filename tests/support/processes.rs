@@ -17,7 +17,7 @@ use rdkafka::producer::DefaultProducerContext;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) const SECRET: &str = "a secret of these tests";
-const PARTITIONS: i32 = 5;
+pub(crate) const PARTITIONS: i32 = 5;
 
 #[derive(Parser)]
 struct Line {
