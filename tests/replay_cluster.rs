@@ -56,6 +56,8 @@ fn place(processes: usize) -> Place {
 /// All files of a folder, and of those in it.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.expect("listed").path());
+    // What a killed process had not written to its end has such a name, and no listing of a store shows it.
+    let entries = entries.filter(|path| !path.to_string_lossy().contains('#'));
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
