@@ -102,13 +102,7 @@ fn a_frozen_process_is_lost() {
     let mut processes = place.start(&[]);
     place.send(2_000);
     place.await_rows(place.sent, &mut processes);
-    processes[1].signal("STOP");
-    for index in [0, 2] {
-        let said = processes[index].expect_exit(75);
-        assert!(said.contains(&format!("process 1 at {} is lost: no sign of life for 8 s", place.hosts[1])), "{said}");
-    }
-    processes[1].signal("CONT");
-    processes[1].expect_exit(75);
+    place.loses_frozen(&mut processes, 1);
     place.drains_exact();
 }
 

@@ -219,13 +219,7 @@ fn a_frozen_process_ends_all() {
     let place = place(3);
     let mut processes = start(&place, 3, "frozen", &[]);
     processes[1].awaits("replay begins");
-    processes[1].signal("STOP");
-    for index in [0, 2] {
-        let said = processes[index].expect_exit(75);
-        assert!(said.contains(&format!("process 1 at {} is lost: no sign of life for 8 s", place.hosts[1])), "{said}");
-    }
-    processes[1].signal("CONT");
-    processes[1].expect_exit(75);
+    place.loses_frozen(&mut processes, 1);
     completes(&place, 2, "frozen", &[]);
 }
 

@@ -3,7 +3,8 @@
 //! In: batches of `(key, moment, tally)`, sorted and consolidated by differential; what `arrivals` tells. Out: per chunk sorted
 //! runs, without lanes: what each lane has of a cell is one sum. State: runs in memory up to the worker's budget; beyond it they
 //! go to the store as one file. When a chunk is whole, all of it is on the store and a manifest says so, so that a killed
-//! replay goes on after it; of a process without others the last chunk stays in memory. Restart: chunks without all their manifests are counted again.
+//! replay goes on after it; of a process without others the last chunk stays in memory. Restart: chunks without all their manifests
+//! are counted again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};

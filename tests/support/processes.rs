@@ -109,6 +109,18 @@ impl Place {
         command.stdout(output.try_clone().expect("a log")).stderr(output);
         Process { child: command.spawn().expect("the binary runs"), log }
     }
+
+    /// Freezes one of them: all others end with 75 and name it, and it ends with 75 too when it wakes up.
+    pub(crate) fn loses_frozen(&self, processes: &mut [Process], frozen: usize) {
+        processes[frozen].signal("STOP");
+        let lost = format!("process {frozen} at {} is lost: no sign of life for 8 s", self.hosts[frozen]);
+        for (_, other) in processes.iter_mut().enumerate().filter(|(index, _)| *index != frozen) {
+            let said = other.expect_exit(75);
+            assert!(said.contains(&lost), "{said}");
+        }
+        processes[frozen].signal("CONT");
+        processes[frozen].expect_exit(75);
+    }
 }
 
 pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
