@@ -6,6 +6,7 @@
 
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
+use futures::executor::block_on;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
@@ -81,13 +82,11 @@ impl FeedPlan {
         }
         let handle = runtime.clone();
         runtime.spawn_blocking(move || {
-            let result = share.read(&handle, &sender, &waker);
-            let end = match result {
-                Ok(()) => Message::DownTo(0),
-                Err(error) => Message::Failed(error),
-            };
-            // A worker that is gone needs no end.
-            sender.send(end).ok();
+            if let Err(error) = share.read(&handle, &sender, &waker) {
+                // A worker that is gone needs no end.
+                sender.send(Message::Failed(error)).ok();
+            }
+            drop(sender);
             waker();
         });
         Feed { receiver }
@@ -106,9 +105,11 @@ impl FeedPlan {
             }
             waker();
             let path = Path::from(file.path.as_str());
-            let bytes = runtime
-                .block_on(read_file(self.log.store().as_ref(), &path))
-                .map_err(|error| TableError::storage(format!("reading {path} of table raw"), error))?;
+            let (log, of) = (self.log.clone(), path.clone());
+            let reading = runtime.spawn(async move { read_file(log.store().as_ref(), &of).await });
+            // It is cancelled when the job ends: nobody waits for the rest.
+            let Ok(read) = block_on(reading) else { return Ok(()) };
+            let bytes = read.map_err(|error| TableError::storage(format!("reading {path} of table raw"), error))?;
             for records in raw::read_records(file, bytes, *after, *up_to)? {
                 if sender.send(Message::Chunk(records?)).is_err() {
                     return Ok(());
@@ -116,6 +117,8 @@ impl FeedPlan {
                 waker();
             }
         }
+        // A worker that is gone needs no end.
+        sender.send(Message::DownTo(0)).ok();
         Ok(())
     }
 }
@@ -157,5 +160,50 @@ impl Feed {
                 what: "the thread that reads the archive is gone; see the log above".to_owned(),
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::table::Root;
+
+    /// While the store is away a file is asked for again and again; a job that ends meanwhile ends the thread in order.
+    #[test]
+    fn reading_ends_with_the_runtime() {
+        let options = [
+            ("endpoint", "http://127.0.0.1:1"),
+            ("allow_http", "true"),
+            ("access_key_id", "a"),
+            ("secret_access_key", "b"),
+            ("region", "us-east-1"),
+        ];
+        let options = options.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let root = Root::open("s3://bucket/tables", &options).expect("it works");
+        let file = File {
+            path: "e000000000001.parquet".to_owned(),
+            size: 1,
+            rows: 1,
+            partition: Default::default(),
+            stats: String::new(),
+        };
+        let rows = FeedRows { files: vec![(1, file)], after: 0, up_to: 1 };
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("it works");
+        let (waker, wakes) = channel();
+        let mut feed = FeedPlan::of(Log::new(&root, "raw"), rows).open(
+            0,
+            1,
+            runtime.handle(),
+            Arc::new(move || waker.send(()).expect("it works")),
+        );
+        wakes.recv().expect("it works");
+        assert!(matches!(feed.take(), Ok(Fed::DownTo(1))));
+        runtime.shutdown_background();
+        wakes.recv().expect("a last wake, from a thread that did not panic");
+        assert!(feed.take().is_err(), "it is not the end of the rows");
     }
 }
