@@ -21,10 +21,8 @@ use floodmark::verify::{Options, Verdict, verify};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
-mod support;
-
-use support::faulty::Fault;
-use support::live::{BASE, CUSTOMERS, MINUTE, Running, SECOND, World, block_on};
+use crate::support::faulty::Fault;
+use crate::support::live::{BASE, CUSTOMERS, MINUTE, Running, SECOND, World, block_on};
 
 const NOW_MS: i64 = BASE / 1000;
 
@@ -1080,7 +1078,8 @@ fn the_source_rests_while_the_store_hangs() {
 fn a_panic_of_a_worker_is_an_error() {
     for workers in [1, 2] {
         let mut world = World::new("");
-        let job = world.start_from(workers, world.store(), Arc::new(support::live::Panics(world.script.clone())));
+        let job =
+            world.start_from(workers, world.store(), Arc::new(crate::support::live::Panics(world.script.clone())));
         batch(&mut world);
         let result = job.end();
         let Err(LiveError::Commit(CommitError::Failed(said))) = &result else { panic!("{result:?}") };
@@ -1095,7 +1094,7 @@ fn a_panic_of_a_worker_is_an_error() {
 #[test]
 fn a_topic_that_can_not_be_opened_is_an_error() {
     let world = World::new("");
-    let result = world.start_from(2, world.store(), Arc::new(support::live::Unreadable(Script::new(2)))).end();
+    let result = world.start_from(2, world.store(), Arc::new(crate::support::live::Unreadable(Script::new(2)))).end();
     let Err(LiveError::Commit(CommitError::Retry(said))) = &result else { panic!("{result:?}") };
     assert!(said.contains("the brokers are away"), "{said}");
     assert_eq!(code(&result), 75);

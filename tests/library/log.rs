@@ -20,9 +20,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
-mod support;
-
-use support::faulty::{Fault, Faulty};
+use crate::support::faulty::{Fault, Faulty};
 
 const NOW_MS: i64 = 1_768_262_400_000;
 const BUCKETS: u32 = 4;

@@ -1,6 +1,6 @@
 //! The recount of a replay over a store that fails: killed at every durable step and run again, two runs of one replay at once,
 //! files that are gone, a budget that is used up. Whatever happens on the way, the dataset is that of a run without trouble,
-//! and the tables are as they were. Promise 5 of DESIGN; that the dataset is right is shown by `tests/replay.rs` as well.
+//! and the tables are as they were. Promise 5 of DESIGN; that the dataset is right is shown by `replay.rs` as well.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -39,10 +39,8 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::json;
 use tokio::sync::watch;
 
-mod support;
-
-use support::faulty::{Fault, Faulty};
-use support::live::block_on;
+use crate::support::faulty::{Fault, Faulty};
+use crate::support::live::block_on;
 
 const SECOND: i64 = 1_000_000;
 const MINUTE: i64 = 60 * SECOND;

@@ -26,10 +26,8 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-mod support;
-
-use support::faulty::{Fault, Faulty};
-use support::live::{BASE, CUSTOMERS, Cell, MINUTE, Running, SECOND, World, block_on};
+use crate::support::faulty::{Fault, Faulty};
+use crate::support::live::{BASE, CUSTOMERS, Cell, MINUTE, Running, SECOND, World, block_on};
 
 const HOUR: i64 = 60 * MINUTE;
 const DAY: i64 = 24 * HOUR;

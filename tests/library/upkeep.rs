@@ -26,10 +26,8 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
-mod support;
-
-use support::faulty::{Fault, Faulty};
-use support::live::{BASE, CUSTOMERS, SECOND, World, block_on};
+use crate::support::faulty::{Fault, Faulty};
+use crate::support::live::{BASE, CUSTOMERS, SECOND, World, block_on};
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_US: i64 = 86_400_000_000;
@@ -576,7 +574,7 @@ async fn a_property_is_set_and_all_else_stays() {
 // ---- beside a running job ----
 
 /// Epochs of some records each, read and published; `next` is the first one's number.
-fn epochs(world: &mut World, job: &support::live::Running, next: u64, count: u64) {
+fn epochs(world: &mut World, job: &crate::support::live::Running, next: u64, count: u64) {
     for epoch in next..next + count {
         let read = job.progress.read.load(Ordering::Relaxed);
         CUSTOMERS.iter().for_each(|customer| world.push(customer, 1));

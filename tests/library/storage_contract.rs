@@ -6,10 +6,8 @@ use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::prefix::PrefixStore;
 
-mod support;
-
-use support::contract::suite;
-use support::faulty::Faulty;
+use crate::support::contract::suite;
+use crate::support::faulty::Faulty;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory() {

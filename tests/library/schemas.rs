@@ -92,7 +92,7 @@ async fn delta_schema_is(name: &str, definition: &Definition) {
 
 #[tokio::test]
 async fn raw_is_as_described() {
-    let schema = is_described(include_str!("../schemas/raw.json"), &raw::definition(), &raw::file_schema());
+    let schema = is_described(include_str!("../../schemas/raw.json"), &raw::definition(), &raw::file_schema());
     let ids = set([
         WRITER_GENERATION.to_owned(),
         raw::EPOCH.to_owned(),
@@ -106,7 +106,7 @@ async fn raw_is_as_described() {
 #[tokio::test]
 async fn counts_is_as_described() {
     let definition = counts::definition(8);
-    let schema = is_described(include_str!("../schemas/counts.json"), &definition, &counts::file_schema());
+    let schema = is_described(include_str!("../../schemas/counts.json"), &definition, &counts::file_schema());
     let lane = |txn: fn(Lane) -> String| txn(Lane::Minute).replace("minute", "<lane>");
     assert_eq!(
         transactions(&schema),
@@ -121,10 +121,10 @@ async fn counts_is_as_described() {
 
 #[tokio::test]
 async fn what_replays_leave_behind_is_as_described() {
-    let cells: Value = serde_json::from_str(include_str!("../schemas/replay_cells.json")).expect("JSON");
+    let cells: Value = serde_json::from_str(include_str!("../../schemas/replay_cells.json")).expect("JSON");
     assert_eq!(columns(&cells, "columns"), written_columns(&dataset::schema()));
     // Its folders, as those of counts: the same names and types.
-    let counts: Value = serde_json::from_str(include_str!("../schemas/counts.json")).expect("JSON");
+    let counts: Value = serde_json::from_str(include_str!("../../schemas/counts.json")).expect("JSON");
     let of_counts: Vec<_> =
         columns(&counts, "partition_columns").into_iter().filter(|(name, _, _)| name != "period").collect();
     assert_eq!(columns(&cells, "partition_columns"), of_counts);
@@ -138,7 +138,7 @@ async fn what_replays_leave_behind_is_as_described() {
     let parts = writer.finish().await.expect("written");
     assert!(parts[0].path.starts_with("replays/an-id/cells/granularity=hour/bucket=3/part-"), "{parts:?}");
 
-    let rows: Value = serde_json::from_str(include_str!("../schemas/replay_rows.json")).expect("JSON");
+    let rows: Value = serde_json::from_str(include_str!("../../schemas/replay_rows.json")).expect("JSON");
     assert_eq!(columns(&rows, "columns"), written_columns(&arrivals::schema()));
     assert!(columns(&rows, "partition_columns").is_empty());
 }

@@ -1,0 +1,17 @@
+//! The library in this process: over stores in memory, scripted topics and clocks that the tests hold.
+//!
+//! One crate, as each would compile most of what it calls again.
+
+mod library {
+    mod access_log;
+    mod log;
+    mod oracle;
+    mod protocol;
+    mod replay;
+    mod replay_publish;
+    mod replay_run;
+    mod schemas;
+    mod storage_contract;
+    mod upkeep;
+}
+mod support;
