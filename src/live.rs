@@ -216,7 +216,7 @@ fn run_alone(
 ) -> Result<(), LiveError> {
     let _upkeep = upkeep(&live).start(runtime.handle(), request.clone());
     let (ends, waiting) = committer_ends();
-    let workers = Workers::new(runtime, &live, start, (0, None), (Some(ends), waiting.answers.clone()))?;
+    let workers = Workers::new(runtime, &live, start, 0, (Some(ends), waiting.answers.clone()))?;
     let abort = Arc::clone(&workers.abort);
     let generation = workers.plan.generation;
     let joined = alone(live.workers)
@@ -245,10 +245,10 @@ fn run_leading(
     member.ready()?;
     let (lead, start) = runtime.block_on(member.unless_ended(lead(&live)))?;
     member.hand_out(&start)?;
-    let (network, down) = member.network()?;
+    let network = member.network()?;
     let _upkeep = upkeep(&live).start(runtime.handle(), request.clone());
     let (ends, waiting) = committer_ends();
-    let workers = Workers::new(runtime, &live, start, (0, Some(down)), (Some(ends), waiting.answers.clone()))?;
+    let workers = Workers::new(runtime, &live, start, 0, (Some(ends), waiting.answers.clone()))?;
     let generation = workers.plan.generation;
     let joined = execute_in(network, move |worker| workers.run(worker)).map_err(LiveError::Thread)?;
     let committer = waiting.committer(lead, live, generation, member.processes(), request)?;
@@ -271,9 +271,9 @@ fn run_following(
     let start: Start = member.receive()?;
     let generation = start.generation;
     live.source.start_at(start.partitions.clone());
-    let (network, down) = member.network()?;
+    let network = member.network()?;
     let (answers, mut failures) = tokio::sync::mpsc::unbounded_channel();
-    let workers = Workers::new(runtime, &live, start, (member.index(), Some(down)), (None, answers))?;
+    let workers = Workers::new(runtime, &live, start, member.index(), (None, answers))?;
     let joined = execute_in(network, move |worker| workers.run(worker)).map_err(LiveError::Thread)?;
     tracing::info!(generation, process = member.index(), workers = live.workers, "workers started");
     let end = runtime.block_on(async {
@@ -510,8 +510,6 @@ struct Workers {
     ends: Mutex<Option<CommitterEnds>>,
     answers: UnboundedSender<Answer>,
     abort: Arc<AtomicBool>,
-    /// Whether a process that they exchange with is lost.
-    down: Option<Arc<AtomicBool>>,
 }
 
 impl Workers {
@@ -520,7 +518,7 @@ impl Workers {
         runtime: &Runtime,
         live: &Live,
         start: Start,
-        (process, down): (usize, Option<Arc<AtomicBool>>),
+        process: usize,
         (ends, answers): (Option<CommitterEnds>, UnboundedSender<Answer>),
     ) -> Result<Workers, LiveError> {
         let generation = start.generation;
@@ -551,17 +549,12 @@ impl Workers {
             ends: Mutex::new(ends),
             answers,
             abort: Arc::default(),
-            down,
         })
     }
 
     /// A worker's life. A panic is told to the committer, which ends the job: a sibling would wait for ever.
     fn run(&self, worker: &mut Worker) {
         let result = catch_unwind(AssertUnwindSafe(|| self.steps(worker)));
-        while self.down.as_ref().is_some_and(|down| down.load(Ordering::Acquire)) {
-            // What happened follows from the loss of another process, which ends this one.
-            std::thread::park();
-        }
         let what = match result {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),

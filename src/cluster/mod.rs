@@ -19,8 +19,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hash};
 use std::net::TcpStream;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -196,18 +195,18 @@ impl Member {
         ClusterError::Ended(self.ended.get().unwrap_or_else(nameless))
     }
 
-    /// Gives the sockets to timely. From here on the panics of its threads are the loss of a process: the flag says that there was one.
+    /// Gives the sockets to timely. From here on the panics of its threads are the loss of a process.
     ///
     /// # Errors
     /// The system gives no threads.
-    pub fn network(&self) -> Result<(Network, Arc<AtomicBool>), ClusterError> {
-        let down = self.watch.take_network_panics();
+    pub fn network(&self) -> Result<Network, ClusterError> {
+        self.watch.take_network_panics();
         let hooks = Hooks::default();
         let locals = ProcessBuilder::new_typed_vector(self.workers, hooks.refill.clone(), hooks.spill.clone());
         let sockets = std::mem::take(&mut *lock(&self.sockets));
         let (builders, guard) = initialize_networking_from_sockets(locals, sockets, self.index(), self.workers, hooks)
             .map_err(|error| ClusterError::Retry(format!("the network between the processes: {error}")))?;
-        Ok(((builders.into_iter().map(AllocatorBuilder::Tcp).collect(), Box::new(guard)), down))
+        Ok((builders.into_iter().map(AllocatorBuilder::Tcp).collect(), Box::new(guard)))
     }
 
     /// Returns when all processes end.

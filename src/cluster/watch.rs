@@ -206,18 +206,14 @@ impl Watch {
     }
 
     /// Timely's threads panic when a peer is gone. From here on that is the end of this process, unless process 0 says another one
-    /// soon, and nobody reads of panics that follow from it. Returns whether it was so.
-    pub(super) fn take_network_panics(&self) -> Arc<AtomicBool> {
-        let down = Arc::new(AtomicBool::new(false));
-        let (seen, shared, others) = (Arc::clone(&down), Arc::clone(&self.shared), panic::take_hook());
+    /// soon, and nobody reads of panics that follow from it.
+    pub(super) fn take_network_panics(&self) {
+        let (broken, shared, others) = (AtomicBool::new(false), Arc::clone(&self.shared), panic::take_hook());
         panic::set_hook(Box::new(move |info| {
             let what = info.payload_as_str().unwrap_or_default();
-            let thread = thread::current();
-            let peer = thread.name().and_then(|name| name.strip_prefix("timely:")?.rsplit_once('-')?.1.parse().ok());
-            match peer {
-                _ if seen.load(Ordering::Acquire) => tracing::debug!(what, "after a connection for data broke"),
-                Some(peer) => {
-                    seen.store(true, Ordering::Release);
+            match Panic::of(thread::current().name(), broken.load(Ordering::Acquire)) {
+                Panic::Connection(peer) => {
+                    broken.store(true, Ordering::Release);
                     tracing::debug!(peer, what, "connection for data broke");
                     let shared = Arc::clone(&shared);
                     thread::spawn(move || {
@@ -225,10 +221,43 @@ impl Watch {
                         shared.lost(peer, "its connection for data broke");
                     });
                 }
-                None => others(info),
+                Panic::Worker => {
+                    tracing::debug!(what, "a worker, after a connection for data broke");
+                    loop {
+                        thread::park();
+                    }
+                }
+                Panic::After => tracing::debug!(what, "after a connection for data broke"),
+                Panic::Ours => others(info),
             }
         }));
-        down
+    }
+}
+
+/// What a panic is.
+#[derive(Debug, PartialEq, Eq)]
+enum Panic {
+    /// A thread of timely's has lost its connection with that process.
+    Connection(usize),
+    /// A worker that exchanges with a process that is lost. It stays in the panic, until this process ends: what it holds would
+    /// send once more while it is dropped, and a panic then aborts the process.
+    Worker,
+    /// Any other that follows from a connection that broke.
+    After,
+    /// It has nothing to do with the network.
+    Ours,
+}
+
+impl Panic {
+    /// Of the thread with that name, before or after a connection broke.
+    fn of(thread: Option<&str>, broken: bool) -> Panic {
+        let of_timely = thread.and_then(|name| name.strip_prefix("timely:")?.split_once('-'));
+        match of_timely {
+            Some(("work", _)) if broken => Panic::Worker,
+            _ if broken => Panic::After,
+            Some(("send" | "recv", peer)) => peer.parse().map_or(Panic::Ours, Panic::Connection),
+            _ => Panic::Ours,
+        }
     }
 }
 
@@ -338,6 +367,20 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn a_panic_is_of_a_connection_of_what_follows_or_our_own() {
+        let cases = [
+            ("timely:send-2", Panic::Connection(2), Panic::After),
+            ("timely:recv-0", Panic::Connection(0), Panic::After),
+            ("timely:work-1", Panic::Ours, Panic::Worker),
+            ("storage", Panic::Ours, Panic::After),
+        ];
+        for (thread, before, after) in cases {
+            assert_eq!((Panic::of(Some(thread), false), Panic::of(Some(thread), true)), (before, after), "{thread}");
+        }
+        assert_eq!((Panic::of(None, false), Panic::of(None, true)), (Panic::Ours, Panic::After));
+    }
 
     fn pair() -> [TcpStream; 2] {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -339,9 +339,9 @@ impl<'a> Part<'a> {
         let ours = shared_out(&start.todo, |number| number % share.processes == share.process);
         progress.rows.store(ours.iter().flat_map(|(_, files)| files).map(|file| file.rows).sum(), Ordering::Relaxed);
 
-        let (network, down) = match member {
-            Some(member) => member.network().map(|(network, down)| (network, Some(down)))?,
-            None => (alone(*workers).map_err(ReplayError::Thread)?, None),
+        let network = match member {
+            Some(member) => member.network()?,
+            None => alone(*workers).map_err(ReplayError::Thread)?,
         };
         let rest = Arc::new(Mutex::new(Vec::new()));
         let (failed, mut failures) = unbounded_channel();
@@ -361,7 +361,6 @@ impl<'a> Part<'a> {
             rest: Arc::clone(&rest),
             failed,
             abort: Arc::new(AtomicBool::new(false)),
-            down,
             runtime: tokio::runtime::Handle::current(),
         };
         // Nobody waits for the threads of the network: they end when all processes do.
@@ -443,8 +442,6 @@ struct Workers {
     rest: Arc<Mutex<Vec<Rest>>>,
     failed: UnboundedSender<ReplayError>,
     abort: Arc<AtomicBool>,
-    /// Whether a process that they exchange with is lost.
-    down: Option<Arc<AtomicBool>>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -452,10 +449,6 @@ impl Workers {
     /// A worker's life. After a panic the others are let go: they would wait for ever.
     fn run(&self, worker: &mut Worker) {
         let result = catch_unwind(AssertUnwindSafe(|| self.steps(worker)));
-        while self.down.as_ref().is_some_and(|down| down.load(Ordering::Acquire)) {
-            // What happened follows from the loss of another process, which ends this one.
-            std::thread::park();
-        }
         if let Err(panic) = result {
             let what = format!("worker {} panicked: {}", worker.index(), said_in_panic(panic.as_ref()));
             // Who no longer waits has ended.

@@ -57,10 +57,20 @@ fn live(scene: &Scene, job: &mut Job) -> bool {
 
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
-fn kill_around_every_durable_step() {
+fn kill_after_every_durable_step() {
+    kill_at_every_durable_step("after", Harm::KillAfter);
+}
+
+#[test]
+#[ignore = "e2e: real Kafka and S3"]
+fn kill_before_every_durable_step() {
+    kill_at_every_durable_step("before", Harm::KillBefore);
+}
+
+fn kill_at_every_durable_step(when: &str, harm_at: fn(usize) -> Harm) {
     let began = Instant::now();
     let steps = {
-        let scene = scene("steps-count");
+        let scene = scene(&format!("steps-{when}-count"));
         send(&scene, 1);
         let proxy = Proxy::start(Harm::None);
         let mut job = start(&scene, &proxy);
@@ -72,30 +82,33 @@ fn kill_around_every_durable_step() {
     assert!(steps.len() >= 14, "tables, fences, the logic, two epochs and a stop are more");
     let mut reached = 0;
     for step in 1..=steps.len() {
-        for harm in [Harm::KillBefore(step), Harm::KillAfter(step)] {
-            let scene = scene(&format!("steps-{harm:?}").replace(['(', ')'], "-"));
-            send(&scene, 1);
-            let proxy = Proxy::start(harm);
-            let mut job = start(&scene, &proxy);
-            let whole = live(&scene, &mut job);
-            if whole {
-                // Where epochs are cut depends on when records arrive, so a run may have a step or two less.
-                assert!(!proxy.killed(), "{harm:?}: killed, but it ended in order");
-            } else {
-                assert!(proxy.killed(), "{harm:?}: it ended, and was not killed\n{}", job.tail());
-                reached += 1;
-            }
-            let sent = scene.sent.lock().expect("no panic while locked").records.len() as u64;
-            if sent < 2 * RECORDS {
-                send(&scene, 2);
-            }
-            scene.drain(1 + step % 3);
-            let checked = scene.check_all();
-            assert_eq!(checked.rows, 2 * RECORDS, "{harm:?}: rows of raw");
+        let harm = harm_at(step);
+        let scene = scene(&format!("steps-{when}-{step}"));
+        send(&scene, 1);
+        let proxy = Proxy::start(harm);
+        let mut job = start(&scene, &proxy);
+        let whole = live(&scene, &mut job);
+        if whole {
+            // Where epochs are cut depends on when records arrive, so a run may have a step or two less.
+            assert!(!proxy.killed(), "{harm:?}: killed, but it ended in order");
+        } else {
+            assert!(proxy.killed(), "{harm:?}: it ended, and was not killed\n{}", job.tail());
+            reached += 1;
         }
+        let sent = scene.sent.lock().expect("no panic while locked").records.len() as u64;
+        if sent < 2 * RECORDS {
+            send(&scene, 2);
+        }
+        scene.drain(1 + step % 3);
+        let checked = scene.check_all();
+        assert_eq!(checked.rows, 2 * RECORDS, "{harm:?}: rows of raw");
     }
-    eprintln!("{reached} kills at {} steps in {:.0} s, exact after each", steps.len(), began.elapsed().as_secs_f64());
-    assert!(reached + 6 >= 2 * steps.len(), "only {reached} of {} kills happened", 2 * steps.len());
+    eprintln!(
+        "{reached} kills {when} {} steps in {:.0} s, exact after each",
+        steps.len(),
+        began.elapsed().as_secs_f64()
+    );
+    assert!(reached + 3 >= steps.len(), "only {reached} of {} kills happened", steps.len());
 }
 
 /// The server does what each commit asks, its reply never comes: the outcome is unknown, and must be found out.

@@ -21,6 +21,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::support::faulty::{Fault, Faulty};
+use crate::support::tables::same;
 
 const NOW_MS: i64 = 1_768_262_400_000;
 const BUCKETS: u32 = 4;
@@ -88,14 +89,6 @@ async fn entries(store: &Arc<dyn ObjectStore>) -> Vec<String> {
     let mut names: Vec<String> = listed.iter().map(|meta| meta.location.to_string()).collect();
     names.sort();
     names
-}
-
-fn same(found: &State, expected: &State) {
-    assert_eq!(found.version, expected.version);
-    assert_eq!(found.files, expected.files);
-    assert_eq!(found.txns, expected.txns);
-    assert_eq!(found.properties, expected.properties);
-    assert_eq!(found.columns, expected.columns);
 }
 
 /// `state` is what anybody reads who comes now.

@@ -24,15 +24,16 @@ use floodmark::replay::publish::{Direction, Published, Publisher};
 use floodmark::replay::recount::{self, Replay};
 use floodmark::replay::submission::{Asked, Submission};
 use floodmark::source::script::{Script, ScriptRecord};
-use floodmark::table::counts::{Columns, lane_txn, read_segment, segment_of};
-use floodmark::table::{Log, Root, State, raw};
+use floodmark::table::counts::lane_txn;
+use floodmark::table::{Log, Root, State};
 use floodmark::verify;
+use object_store::ObjectStore;
 use object_store::memory::InMemory;
-use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
 use proptest::prelude::*;
 use serde_json::json;
 use tokio::sync::watch;
+
+use crate::support::tables::{self, Cell};
 
 const SECOND: i64 = 1_000_000;
 const MINUTE: i64 = 60 * SECOND;
@@ -201,8 +202,6 @@ fn span() -> impl Strategy<Value = Span> {
 
 // ---- a world ----
 
-type Cell = (&'static str, String, String, i64, String);
-
 struct World {
     inner: Arc<InMemory>,
     script: Script,
@@ -305,44 +304,12 @@ impl World {
         futures::executor::block_on(Log::new(&self.root(), name).load()).expect("readable")
     }
 
-    fn bytes(&self, path: &str) -> bytes::Bytes {
-        let path = Path::from(path);
-        futures::executor::block_on(async { self.inner.get(&path).await.expect("there").bytes().await.expect("bytes") })
-    }
-
-    /// Partition and offset → epoch, ingested_at.
     fn archived(&self) -> BTreeMap<(i32, i64), (u64, i64)> {
-        let mut rows = BTreeMap::new();
-        for file in self.table("raw").expect("raw").files.values() {
-            for records in raw::read_records(file, self.bytes(&format!("raw/{}", file.path)), 0, u64::MAX).expect("raw")
-            {
-                for record in records.expect("rows").iter() {
-                    rows.insert((record.partition, record.offset), (record.epoch, record.ingested_at));
-                }
-            }
-        }
-        rows
+        tables::archived(&self.inner, &self.table("raw").expect("raw"))
     }
 
-    fn counted(&self, state: &State) -> BTreeMap<Cell, i64> {
-        let mut cells = BTreeMap::new();
-        for file in state.files.values() {
-            let granularity = segment_of(file).expect("a segment").granularity.name();
-            for batch in read_segment(file, self.bytes(&format!("counts/{}", file.path))).expect("a segment") {
-                let rows = Columns::of(&batch.expect("rows")).expect("columns");
-                for row in 0..rows.len() {
-                    let cell = (
-                        granularity,
-                        rows.customer.value(row).to_owned(),
-                        rows.dimension.value(row).to_owned(),
-                        rows.window_start.value(row),
-                        rows.value.value(row).to_owned(),
-                    );
-                    assert!(cells.insert(cell, rows.event_count.value(row)).is_none(), "a cell twice");
-                }
-            }
-        }
-        cells
+    fn counted(&self, counts: &State) -> BTreeMap<Cell, i64> {
+        tables::cells(&self.inner, counts)
     }
 
     /// What counts should hold: each row by the logic that `decide` names for its epoch, customer, time, granularity and dimension.

@@ -27,7 +27,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use crate::support::faulty::{Fault, Faulty};
-use crate::support::live::{BASE, CUSTOMERS, Cell, MINUTE, Running, SECOND, World, block_on};
+use crate::support::live::{BASE, CUSTOMERS, MINUTE, Running, SECOND, World, block_on};
+use crate::support::tables::Cell;
 
 const HOUR: i64 = 60 * MINUTE;
 const DAY: i64 = 24 * HOUR;

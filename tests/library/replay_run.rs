@@ -27,10 +27,10 @@ use floodmark::replay::publish::{Direction, PublishError, Published, Publisher};
 use floodmark::replay::recount::{self, Replay};
 use floodmark::replay::submission::{Asked, Submission};
 use floodmark::source::script::{Script, ScriptRecord};
-use floodmark::table::counts::{Columns, lane_txn, read_segment, segment_of};
+use floodmark::table::counts::lane_txn;
 use floodmark::table::log::commit_path;
 use floodmark::table::store::write_file;
-use floodmark::table::{Log, Root, State, TableError, raw};
+use floodmark::table::{Log, Root, State, TableError};
 use futures::TryStreamExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -41,6 +41,7 @@ use tokio::sync::watch;
 
 use crate::support::faulty::{Fault, Faulty};
 use crate::support::live::block_on;
+use crate::support::tables::{Cell, archived, cells};
 
 const SECOND: i64 = 1_000_000;
 const MINUTE: i64 = 60 * SECOND;
@@ -520,31 +521,8 @@ fn rows_with_another_outcome_are_those_of_a_recount_by_hand() {
     assert_eq!((summary.rows_in_range, summary.rows_counted), (in_range, counted));
 }
 
-/// Granularity, customer, dimension, window start, value.
-type Cell = (&'static str, String, String, i64, String);
-
 fn cells_now(inner: &Arc<InMemory>) -> BTreeMap<Cell, i64> {
-    cells_of(inner, &table(inner, "counts"))
-}
-
-fn cells_of(inner: &Arc<InMemory>, counts: &State) -> BTreeMap<Cell, i64> {
-    let mut cells = BTreeMap::new();
-    for file in counts.files.values() {
-        let granularity = segment_of(file).expect("a segment").granularity.name();
-        let path = Path::from(format!("counts/{}", file.path));
-        let bytes = block_on(async { inner.get(&path).await.expect("there").bytes().await.expect("bytes") });
-        for batch in read_segment(file, bytes).expect("a segment") {
-            let rows = Columns::of(&batch.expect("rows")).expect("columns");
-            for row in 0..rows.len() {
-                let (customer, dimension) = (rows.customer.value(row), rows.dimension.value(row));
-                let start = rows.window_start.value(row);
-                let value = rows.value.value(row).to_owned();
-                let cell = (granularity, customer.to_owned(), dimension.to_owned(), start, value);
-                cells.insert(cell, rows.event_count.value(row));
-            }
-        }
-    }
-    cells
+    cells(inner, &table(inner, "counts"))
 }
 
 #[test]
@@ -967,21 +945,6 @@ fn published(world: &mut World, id: &str, direction: Direction) -> Result<Publis
     thread.join().expect("no panic")
 }
 
-/// Partition and offset → epoch, ingested_at.
-fn archived(inner: &Arc<InMemory>) -> BTreeMap<(i32, i64), (u64, i64)> {
-    let mut rows = BTreeMap::new();
-    for file in table(inner, "raw").files.values() {
-        let path = Path::from(format!("raw/{}", file.path));
-        let bytes = block_on(async { inner.get(&path).await.expect("there").bytes().await.expect("bytes") });
-        for records in raw::read_records(file, bytes, 0, u64::MAX).expect("raw") {
-            for record in records.expect("rows").iter() {
-                rows.insert((record.partition, record.offset), (record.epoch, record.ingested_at));
-            }
-        }
-    }
-    rows
-}
-
 /// Every version of `counts`, read from its log alone.
 fn versions(inner: &Arc<InMemory>) -> Vec<State> {
     let copy = Arc::new(InMemory::new());
@@ -1003,7 +966,7 @@ fn recount_of(world: &World, state: &State, switch: u64, replays: &[(&str, Range
     let orders = Orders::of(state);
     let lanes: BTreeMap<_, _> =
         Lane::ALL.iter().map(|lane| (lane.name(), state.txn(&lane_txn(*lane)) as u64)).collect();
-    let archived = archived(&world.inner);
+    let archived = archived(&world.inner, &table(&world.inner, "raw"));
     let mut cells = BTreeMap::new();
     for (number, sent) in world.sent.iter().enumerate() {
         let Some(&(epoch, ingested_at)) = archived.get(&((number % 2) as i32, (number / 2) as i64)) else { continue };
@@ -1080,7 +1043,7 @@ fn promise_1_two_overlapping_replays_in_turn_beside_live() {
     let mut seen = BTreeSet::new();
     for state in &states {
         let expected = recount_of(&world, state, switch, &replays);
-        let found = cells_of(&world.inner, state);
+        let found = cells(&world.inner, state);
         let differ = expected.iter().find(|(cell, count)| found.get(cell) != Some(count));
         assert_eq!(
             differ,

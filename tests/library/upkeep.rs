@@ -28,6 +28,7 @@ use serde_json::Value;
 
 use crate::support::faulty::{Fault, Faulty};
 use crate::support::live::{BASE, CUSTOMERS, SECOND, World, block_on};
+use crate::support::tables::same;
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_US: i64 = 86_400_000_000;
@@ -49,14 +50,6 @@ async fn names(store: &Arc<dyn ObjectStore>) -> BTreeSet<String> {
 
 async fn put(log: &Log, path: &str) {
     log.store().put(&Path::from(path), "bytes".into()).await.expect("written");
-}
-
-fn same(found: &State, expected: &State) {
-    assert_eq!(found.version, expected.version);
-    assert_eq!(found.files, expected.files);
-    assert_eq!(found.txns, expected.txns);
-    assert_eq!(found.properties, expected.properties);
-    assert_eq!(found.columns, expected.columns);
 }
 
 // ---- tables by hand ----

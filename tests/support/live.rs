@@ -15,14 +15,14 @@ use floodmark::live::{Live, LiveError, run};
 use floodmark::model::{Lane, Records};
 use floodmark::source::script::{Script, ScriptRecord};
 use floodmark::source::{RecordSource, SourceError, SourceFactory, Stamp, Waker};
-use floodmark::table::counts::{Columns, lane_txn, read_segment, segment_of};
+use floodmark::table::counts::lane_txn;
 use floodmark::table::{Log, Root, State, raw};
+use object_store::ObjectStore;
 use object_store::memory::InMemory;
-use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::sync::watch;
 
 use super::faulty::Faulty;
+use super::tables::{self, Cell};
 
 pub(crate) const SECOND: i64 = 1_000_000;
 pub(crate) const MINUTE: i64 = 60 * SECOND;
@@ -66,9 +66,6 @@ granularities = ["hour"]
 
 /// Customers of bucket 0 and of bucket 1.
 pub(crate) const CUSTOMERS: [&str; 2] = ["a", "b"];
-
-/// Granularity, customer, dimension, window start, dimension value.
-pub(crate) type Cell = (&'static str, String, String, i64, String);
 
 /// What outlives a process: the tables, the topic, the clock. Knows what must be counted.
 pub(crate) struct World {
@@ -217,49 +214,14 @@ impl World {
         block_on(self.log(table).load()).expect("readable").expect("a table")
     }
 
-    /// Rows of `raw`: (partition, offset) → (epoch, ingested_at). Fails where one is there twice.
+    /// Rows of `raw`: (partition, offset) → (epoch, ingested_at).
     pub(crate) fn archived(&self) -> BTreeMap<(i32, i64), (u64, i64)> {
-        let mut rows = BTreeMap::new();
-        for file in self.table("raw").files.values() {
-            let bytes = self.bytes(&format!("raw/{}", file.path));
-            let mut count = 0;
-            for records in raw::read_records(file, bytes, 0, u64::MAX).expect("a file of raw") {
-                let records = records.expect("its rows");
-                for index in 0..records.len() {
-                    let record = records.get(index);
-                    let key = (record.partition, record.offset);
-                    let before = rows.insert(key, (record.epoch, record.ingested_at));
-                    assert_eq!(before, None, "raw holds {key:?} twice");
-                    count += 1;
-                }
-            }
-            assert_eq!(count, file.rows, "rows of {}", file.path);
-        }
-        rows
+        tables::archived(&self.inner, &self.table("raw"))
     }
 
-    /// The cells of `counts`. Fails where one is there twice.
+    /// The cells of `counts`.
     pub(crate) fn counted(&self) -> BTreeMap<Cell, i64> {
-        let mut cells = BTreeMap::new();
-        for file in self.table("counts").files.values() {
-            let granularity = segment_of(file).expect("a segment").granularity.name();
-            let bytes = self.bytes(&format!("counts/{}", file.path));
-            for batch in read_segment(file, bytes).expect("a segment") {
-                let rows = Columns::of(&batch.expect("rows")).expect("columns");
-                for row in 0..rows.len() {
-                    let cell = (
-                        granularity,
-                        rows.customer.value(row).to_owned(),
-                        rows.dimension.value(row).to_owned(),
-                        rows.window_start.value(row),
-                        rows.value.value(row).to_owned(),
-                    );
-                    let before = cells.insert(cell.clone(), rows.event_count.value(row));
-                    assert_eq!(before, None, "counts holds {cell:?} twice");
-                }
-            }
-        }
-        cells
+        tables::cells(&self.inner, &self.table("counts"))
     }
 
     /// Everything that was sent is in both tables, once, and all lanes stand where `raw` stands.
@@ -282,11 +244,6 @@ impl World {
         for lane in Lane::ALL {
             assert_eq!(counts.txn(&lane_txn(lane)), raw.txn(raw::EPOCH), "lane {}", lane.name());
         }
-    }
-
-    fn bytes(&self, path: &str) -> bytes::Bytes {
-        let path = Path::from(path);
-        block_on(async { self.inner.get(&path).await.expect("the file is there").bytes().await.expect("its bytes") })
     }
 }
 

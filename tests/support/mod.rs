@@ -7,3 +7,4 @@ pub(crate) mod contract;
 pub(crate) mod faulty;
 pub(crate) mod live;
 pub(crate) mod processes;
+pub(crate) mod tables;

@@ -1,0 +1,71 @@
+//! What tables in memory hold.
+
+use std::collections::BTreeMap;
+
+use floodmark::table::counts::{Columns, read_segment, segment_of};
+use floodmark::table::{State, raw};
+use object_store::ObjectStoreExt;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+
+use super::live::block_on;
+
+/// Granularity, customer, dimension, window start, value.
+pub(crate) type Cell = (&'static str, String, String, i64, String);
+
+/// The cells of a version of `counts`. Fails where one is there twice.
+pub(crate) fn cells(store: &InMemory, counts: &State) -> BTreeMap<Cell, i64> {
+    let mut cells = BTreeMap::new();
+    for file in counts.files.values() {
+        let granularity = segment_of(file).expect("a segment").granularity.name();
+        for batch in read_segment(file, bytes(store, &format!("counts/{}", file.path))).expect("a segment") {
+            let rows = Columns::of(&batch.expect("rows")).expect("columns");
+            for row in 0..rows.len() {
+                let cell = (
+                    granularity,
+                    rows.customer.value(row).to_owned(),
+                    rows.dimension.value(row).to_owned(),
+                    rows.window_start.value(row),
+                    rows.value.value(row).to_owned(),
+                );
+                let before = cells.insert(cell.clone(), rows.event_count.value(row));
+                assert_eq!(before, None, "counts holds {cell:?} twice");
+            }
+        }
+    }
+    cells
+}
+
+/// Rows of a version of `raw`: (partition, offset) → (epoch, ingested_at). Fails where one is there twice.
+pub(crate) fn archived(store: &InMemory, raw: &State) -> BTreeMap<(i32, i64), (u64, i64)> {
+    let mut rows = BTreeMap::new();
+    for file in raw.files.values() {
+        let mut count = 0;
+        let bytes = bytes(store, &format!("raw/{}", file.path));
+        for records in raw::read_records(file, bytes, 0, u64::MAX).expect("a file of raw") {
+            for record in records.expect("its rows").iter() {
+                let key = (record.partition, record.offset);
+                let before = rows.insert(key, (record.epoch, record.ingested_at));
+                assert_eq!(before, None, "raw holds {key:?} twice");
+                count += 1;
+            }
+        }
+        assert_eq!(count, file.rows, "rows of {}", file.path);
+    }
+    rows
+}
+
+/// A file of a table.
+pub(crate) fn bytes(store: &InMemory, path: &str) -> bytes::Bytes {
+    let path = Path::from(path);
+    block_on(async { store.get(&path).await.expect("the file is there").bytes().await.expect("its bytes") })
+}
+
+/// Two readings of a table say the same.
+pub(crate) fn same(found: &State, expected: &State) {
+    assert_eq!(found.version, expected.version);
+    assert_eq!(found.files, expected.files);
+    assert_eq!(found.txns, expected.txns);
+    assert_eq!(found.properties, expected.properties);
+    assert_eq!(found.columns, expected.columns);
+}
