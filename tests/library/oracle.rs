@@ -41,8 +41,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-const SECOND: i64 = 1_000_000;
-const MINUTE: i64 = 60 * SECOND;
+use crate::support::live::{MINUTE, SECOND, block_on};
+
 const BASE: i64 = 1_768_262_400 * SECOND; // 2026-01-13T00:00:00Z
 const BUCKETS: u32 = 4;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -426,10 +426,6 @@ impl Running {
 struct Version {
     files: BTreeMap<String, BTreeMap<String, String>>,
     txns: BTreeMap<String, i64>,
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    futures::executor::block_on(future)
 }
 
 fn get(store: &InMemory, path: &str) -> Option<Bytes> {

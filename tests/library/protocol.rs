@@ -16,15 +16,13 @@ use floodmark::source::script::Script;
 use floodmark::table::counts::{self, Columns, SegmentWriter};
 use floodmark::table::log::WRITER_GENERATION;
 use floodmark::table::store::write_file;
-use floodmark::table::{Commit, File, Log, Root, TableError, raw};
+use floodmark::table::{Commit, File, Root, TableError, raw};
 use floodmark::verify::{Options, Verdict, verify};
-use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::ObjectStore;
 
 use crate::support::faulty::Fault;
 use crate::support::live::{BASE, CUSTOMERS, MINUTE, Running, SECOND, World, block_on};
-
-const NOW_MS: i64 = BASE / 1000;
+use crate::support::rival::{commits, replaced};
 
 /// How long nothing must happen, to be taken for never.
 const LULL: Duration = Duration::from_millis(150);
@@ -80,14 +78,6 @@ fn code(result: &Result<(), LiveError>) -> u8 {
 /// A table is made by version 0 and fenced by 1; in `counts`, 2 says which logic counts. So epoch 1 is 2 of `raw`, 3 of `counts`.
 fn entry(table: &str, version: u64) -> String {
     format!("{table}/_delta_log/{version:020}.json")
-}
-
-/// Commits `change` to a table as another program would.
-async fn commits(log: Log, change: impl FnOnce(&mut Commit)) {
-    let mut state = log.load().await.expect("readable").expect("a table");
-    let mut commit = Commit::default();
-    change(&mut commit);
-    log.commit(&mut state, &commit, "RIVAL", NOW_MS).await.expect("the rival is alone");
 }
 
 fn generation(generation: i64) -> impl FnOnce(&mut Commit) {
@@ -228,22 +218,6 @@ fn counts_many_epochs_behind_raw_is_fed_from_the_archive() {
 }
 
 // ---- rivals ----
-
-/// A file of `counts` under another name, rows unchanged: as a compaction would leave it.
-async fn replaced(log: Log, bucket: &str) {
-    let state = log.load().await.expect("readable").expect("a table");
-    let mut change = Commit::default();
-    for file in state.files.values().filter(|file| file.partition["bucket"] == bucket) {
-        let bytes =
-            log.store().get(&Path::from(file.path.as_str())).await.expect("there").bytes().await.expect("bytes");
-        let copy = File { path: file.path.replace(".parquet", "-compacted.parquet"), ..file.clone() };
-        write_file(log.store().as_ref(), &copy.path, bytes).await.expect("written");
-        change.remove.push(file.clone());
-        change.add.push(copy);
-    }
-    assert!(!change.add.is_empty(), "there was something to replace");
-    commits(log, |commit| *commit = change).await;
-}
 
 /// Attempts that the live files of `counts` come from, of an epoch.
 fn attempts(world: &World, epoch: u64) -> Vec<String> {

@@ -33,12 +33,9 @@ use proptest::prelude::*;
 use serde_json::json;
 use tokio::sync::watch;
 
+use crate::support::live::{DAY, HOUR, MINUTE, SECOND};
 use crate::support::tables::{self, Cell};
 
-const SECOND: i64 = 1_000_000;
-const MINUTE: i64 = 60 * SECOND;
-const HOUR: i64 = 60 * MINUTE;
-const DAY: i64 = 24 * HOUR;
 /// 2026-01-30T22:00:00Z, a Friday: a day, a week and a month end soon.
 const BASE: i64 = 1_769_810_400 * SECOND;
 const GRANULARITIES: [&str; 6] = ["minute", "hour", "day", "week", "month", "year"];

@@ -17,21 +17,18 @@ use floodmark::replay::list::{Standing, discard, list};
 use floodmark::replay::publish::{Direction, Progress, PublishError, Published, Publisher};
 use floodmark::replay::submission::{Asked, Submission};
 use floodmark::table::layout::Layout;
-use floodmark::table::log::commit_path;
-use floodmark::table::store::write_file;
-use floodmark::table::{Commit, File, Log, Root, State, TableError};
+use floodmark::table::{Log, Root, State, TableError};
+use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use crate::support::faulty::{Fault, Faulty};
-use crate::support::live::{BASE, CUSTOMERS, MINUTE, Running, SECOND, World, block_on};
-use crate::support::tables::Cell;
+use crate::support::live::{BASE, CUSTOMERS, DAY, HOUR, MINUTE, Running, SECOND, World, block_on};
+use crate::support::rival::{commits, replaced};
+use crate::support::tables::{self, Cell};
 
-const HOUR: i64 = 60 * MINUTE;
-const DAY: i64 = 24 * HOUR;
 /// The start of the day that everything happens in.
 const TODAY: i64 = BASE - BASE % DAY;
 const LARGE: u64 = 1 << 30;
@@ -260,24 +257,10 @@ fn stopped(settings: &str) -> World {
 
 /// Every version of `counts` can be read, and in none do files overlap.
 fn versions(world: &World) -> Vec<State> {
-    let copy = Arc::new(InMemory::new());
-    let log = counts_log(&copy);
-    let newest = world.table("counts").version;
-    let mut states = Vec::new();
-    let mut state = State::default();
-    for version in 0..=newest {
-        let path = Path::from(format!("counts/{}", commit_path(version)));
-        block_on(async {
-            let bytes = world.inner.get(&path).await.expect("there").bytes().await.expect("bytes");
-            copy.put(&path, bytes.into()).await.expect("written");
-            match version {
-                0 => state = log.load().await.expect("readable").expect("a table"),
-                _ => assert!(log.refresh(&mut state).await.expect("readable"), "version {version}"),
-            }
-        });
-        assert_eq!(state.version, version);
+    let states = tables::versions(&world.inner, world.table("counts").version);
+    for state in &states {
+        let version = state.version;
         Layout::new(state.files.values(), |_| true).unwrap_or_else(|error| panic!("version {version}: {error}"));
-        states.push(state.clone());
     }
     states
 }
@@ -290,28 +273,6 @@ fn attempts(world: &World, id: &str) -> Vec<String> {
     attempts.sort();
     attempts.dedup();
     attempts
-}
-
-async fn commits(log: Log, change: impl FnOnce(&mut Commit)) {
-    let mut state = log.load().await.expect("readable").expect("a table");
-    let mut commit = Commit::default();
-    change(&mut commit);
-    log.commit(&mut state, &commit, "RIVAL", BASE / 1000).await.expect("the rival is alone");
-}
-
-/// All files of `counts` of a bucket under other names, rows unchanged.
-async fn replaced(log: Log, bucket: &'static str) {
-    let state = log.load().await.expect("readable").expect("a table");
-    let mut change = Commit::default();
-    for file in state.files.values().filter(|file| file.partition["bucket"] == bucket) {
-        let path = Path::from(file.path.as_str());
-        let bytes = log.store().get(&path).await.expect("there").bytes().await.expect("bytes");
-        let copy = File { path: file.path.replace(".parquet", "-x.parquet"), ..file.clone() };
-        write_file(log.store().as_ref(), &copy.path, bytes).await.expect("written");
-        change.remove.push(file.clone());
-        change.add.push(copy);
-    }
-    commits(log, |commit| *commit = change).await;
 }
 
 // ---- there and back ----

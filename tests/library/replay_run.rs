@@ -40,13 +40,9 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::support::faulty::{Fault, Faulty};
-use crate::support::live::block_on;
-use crate::support::tables::{Cell, archived, cells};
+use crate::support::live::{DAY, HOUR, MINUTE, SECOND, block_on};
+use crate::support::tables::{Cell, archived, cells, versions};
 
-const SECOND: i64 = 1_000_000;
-const MINUTE: i64 = 60 * SECOND;
-const HOUR: i64 = 60 * MINUTE;
-const DAY: i64 = 24 * HOUR;
 /// 2026-01-30T22:00:00Z, a Friday.
 const BASE: i64 = 1_769_810_400 * SECOND;
 /// 2026-01-29 and 2026-01-30.
@@ -945,22 +941,6 @@ fn published(world: &mut World, id: &str, direction: Direction) -> Result<Publis
     thread.join().expect("no panic")
 }
 
-/// Every version of `counts`, read from its log alone.
-fn versions(inner: &Arc<InMemory>) -> Vec<State> {
-    let copy = Arc::new(InMemory::new());
-    let newest = table(inner, "counts").version;
-    let entry = |version: u64| Path::from(format!("counts/{}", commit_path(version)));
-    (0..=newest)
-        .map(|version| {
-            block_on(async {
-                let bytes = inner.get(&entry(version)).await.expect("there").bytes().await.expect("bytes");
-                copy.put(&entry(version), bytes.into()).await.expect("written");
-            });
-            table(&copy, "counts")
-        })
-        .collect()
-}
-
 /// What a version holds, by its lanes and by the replays that are in force in it, named with their ranges.
 fn recount_of(world: &World, state: &State, switch: u64, replays: &[(&str, Range<i64>)]) -> BTreeMap<Cell, i64> {
     let orders = Orders::of(state);
@@ -1039,7 +1019,7 @@ fn promise_1_two_overlapping_replays_in_turn_beside_live() {
     world.stop();
 
     let replays = [("one", one.clone()), ("two", two), ("one-again", one)];
-    let states = versions(&world.inner);
+    let states = versions(&world.inner, table(&world.inner, "counts").version);
     let mut seen = BTreeSet::new();
     for state in &states {
         let expected = recount_of(&world, state, switch, &replays);

@@ -26,6 +26,8 @@ use super::tables::{self, Cell};
 
 pub(crate) const SECOND: i64 = 1_000_000;
 pub(crate) const MINUTE: i64 = 60 * SECOND;
+pub(crate) const HOUR: i64 = 60 * MINUTE;
+pub(crate) const DAY: i64 = 24 * HOUR;
 /// 2026-01-13T12:00:00Z
 pub(crate) const BASE: i64 = 1_768_305_600 * SECOND;
 /// Longer than anything takes on a busy machine: what takes so long hangs.

@@ -7,4 +7,5 @@ pub(crate) mod contract;
 pub(crate) mod faulty;
 pub(crate) mod live;
 pub(crate) mod processes;
+pub(crate) mod rival;
 pub(crate) mod tables;

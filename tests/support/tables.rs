@@ -1,12 +1,14 @@
 //! What tables in memory hold.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use floodmark::table::counts::{Columns, read_segment, segment_of};
-use floodmark::table::{State, raw};
-use object_store::ObjectStoreExt;
+use floodmark::table::log::commit_path;
+use floodmark::table::{Log, Root, State, raw};
 use object_store::memory::InMemory;
 use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::live::block_on;
 
@@ -55,8 +57,31 @@ pub(crate) fn archived(store: &InMemory, raw: &State) -> BTreeMap<(i32, i64), (u
     rows
 }
 
+/// Versions 0 to `newest` of `counts`, read from its log alone: each anew, and from the one before it.
+pub(crate) fn versions(store: &InMemory, newest: u64) -> Vec<State> {
+    let copy = Arc::new(InMemory::new());
+    let log = Log::new(&Root::on(Arc::clone(&copy) as Arc<dyn ObjectStore>), "counts");
+    let mut states: Vec<State> = Vec::new();
+    for version in 0..=newest {
+        let path = format!("counts/{}", commit_path(version));
+        let entry = bytes(store, &path);
+        block_on(async {
+            copy.put(&Path::from(path), entry.into()).await.expect("written");
+            let state = log.load().await.expect("readable").expect("a table");
+            assert_eq!(state.version, version);
+            if let Some(before) = states.last() {
+                let mut refreshed = before.clone();
+                assert!(log.refresh(&mut refreshed).await.expect("readable"), "version {version}");
+                same(&refreshed, &state);
+            }
+            states.push(state);
+        });
+    }
+    states
+}
+
 /// A file of a table.
-pub(crate) fn bytes(store: &InMemory, path: &str) -> bytes::Bytes {
+fn bytes(store: &InMemory, path: &str) -> bytes::Bytes {
     let path = Path::from(path);
     block_on(async { store.get(&path).await.expect("the file is there").bytes().await.expect("its bytes") })
 }
