@@ -56,10 +56,10 @@ def environment(bench, kafka, topic="bench"):
     return {"KAFKA_BOOTSTRAP": kafka["KAFKA_BOOTSTRAP"]} | places | tables.LOG
 
 
-def job(bench, environment, events, name, path="jobs/bench.toml"):
-    """Drains a topic into tables that begin anew."""
+def job(bench, environment, events, name, path="jobs/bench.toml", binary=None):
+    """Drains a topic into tables that begin anew; by another build, if one is given."""
     shutil.rmtree(bench.folder / "tables", ignore_errors=True)
-    done = bench.floodmark(["run", path, "--workers", 2, "--drain"], environment, name)
+    done = bench.program([binary or bench.binary, "run", path, "--workers", 2, "--drain"], environment, name)
     return done | written(bench, events)
 
 
@@ -89,8 +89,12 @@ def run(bench, args):
     env = environment(bench, send(bench, events, days))
     folder = bench.folder
     measured = {"job": [], "limit": []}
+    other = []
     compared = 0
     for number in range(runs):
+        if args.other_build:
+            bench.tell(f"run {number + 1} of {runs}: the other build")
+            other.append(job(bench, env, events, f"other-{number}", binary=args.other_build))
         bench.tell(f"run {number + 1} of {runs}: job")
         measured["job"].append(job(bench, env, events, f"job-{number}"))
         if args.no_limit:
@@ -127,4 +131,9 @@ def run(bench, args):
         result["ratio_per_cpu_second"] = machine.spread(ratios)
         rows.append(["job : loop, events per CPU second", of(ratios)])
         rows.append(["rows that are equal in both", f"{compared:,}"])
+    if other:
+        for key in ("seconds", "cpu_seconds"):
+            ratios = [before[key] / now[key] for before, now in zip(other, measured["job"])]
+            result[f"other_build_{key}_ratio"] = machine.spread(ratios)
+            rows.append([f"other build : job, {labels[key]}", of(ratios)])
     return result, rows
