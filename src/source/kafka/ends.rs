@@ -1,0 +1,156 @@
+//! What the processes of a job know of its partitions: which there are, where they end, how far they were read.
+//!
+//! In: questions to the brokers, by one thread of a process: for new partitions at an interval, for ends at each epoch. Out: new
+//! partitions for the workers' shares, which are woken; lags. State: one entry per partition; grows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::Consumer;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::client::{ASK, Context, KafkaConsumer, partitions};
+use crate::model::Epoch;
+use crate::source::{PartitionStart, Waker};
+use crate::sync::lock;
+
+/// The partitions, as far as they are known; grows.
+#[derive(Default)]
+pub(super) struct Known {
+    pub(super) starts: Mutex<Vec<PartitionStart>>,
+    pub(super) count: AtomicUsize,
+    pub(super) wakers: Mutex<Vec<Waker>>,
+    /// Where partitions ended in the newest epoch that was asked for.
+    pub(super) ends: Mutex<Ends>,
+    /// How far the partitions of this process were read.
+    pub(super) places: Mutex<Vec<Arc<Place>>>,
+    /// Asks for the ends of an epoch; made by the first worker.
+    pub(super) ask: Mutex<Option<mpsc::Sender<Epoch>>>,
+}
+
+/// How far a partition was read, for who wants to know its lag.
+pub(super) struct Place {
+    pub(super) topic: u16,
+    pub(super) partition: i32,
+    pub(super) end_at_start: i64,
+    pub(super) next_offset: AtomicI64,
+    pub(super) at_end: AtomicBool,
+}
+
+impl Place {
+    /// Records that were not read yet. `end`: of the open epoch, if the brokers have said it.
+    pub(super) fn lag(&self, end: Option<i64>) -> u64 {
+        if self.at_end.load(Ordering::Relaxed) {
+            return 0;
+        }
+        let end = end.unwrap_or(0).max(self.end_at_start);
+        (end - self.next_offset.load(Ordering::Relaxed)).max(0) as u64
+    }
+}
+
+/// Ends of partitions, asked for after an epoch had begun: whoever has read that far has read all that came before it. A
+/// partition that rests says so by an event; one that never rests is known by this.
+#[derive(Default)]
+pub(super) struct Ends {
+    pub(super) epoch: Epoch,
+    pub(super) offsets: BTreeMap<(u16, i32), i64>,
+}
+
+impl Known {
+    /// Starts the thread that asks the brokers, once in a process: for new partitions at an interval, for ends at each epoch.
+    pub(super) fn ask_brokers(self: &Arc<Known>, client: &ClientConfig, topics: &[String], interval: Duration) {
+        let mut ask = lock(&self.ask);
+        if ask.is_some() {
+            return;
+        }
+        let (sender, epochs) = mpsc::channel();
+        let known = Arc::downgrade(self);
+        let (client, topics) = (client.clone(), topics.to_vec());
+        let body = move || {
+            let Ok(consumer) = client.create_with_context::<_, KafkaConsumer>(Context::default()) else { return };
+            let mut discovered = Instant::now();
+            loop {
+                let epoch = epochs.recv_timeout(interval.saturating_sub(discovered.elapsed()));
+                let Some(known) = known.upgrade() else { return };
+                if let Ok(epoch) = epoch {
+                    known.ask_ends(&consumer, epoch, &topics);
+                }
+                if discovered.elapsed() >= interval {
+                    discovered = Instant::now();
+                    match partitions(&consumer, &topics) {
+                        Ok(found) => known.add_new(&found, &topics),
+                        Err(error) => tracing::warn!(%error, "looking for new partitions"),
+                    }
+                }
+            }
+        };
+        match std::thread::Builder::new().name("ask-brokers".to_owned()).spawn(body) {
+            Ok(_) => *ask = Some(sender),
+            Err(error) => {
+                tracing::warn!(%error, "no thread to look for new partitions; they are found at the next start")
+            }
+        }
+    }
+
+    fn ask_ends(&self, consumer: &KafkaConsumer, epoch: Epoch, topics: &[String]) {
+        if lock(&self.ends).epoch >= epoch {
+            return;
+        }
+        let mut list = TopicPartitionList::new();
+        for start in lock(&self.starts).iter() {
+            // A list that can not be made asks for less.
+            list.add_partition_offset(&topics[usize::from(start.topic)], start.partition, Offset::End)
+                .unwrap_or_default();
+        }
+        match consumer.offsets_for_times(list, ASK) {
+            Ok(found) => {
+                let offsets = found.elements().into_iter().filter_map(|element| {
+                    let topic = topics.iter().position(|topic| topic == element.topic())?;
+                    let Offset::Offset(end) = element.offset() else { return None };
+                    Some(((topic as u16, element.partition()), end))
+                });
+                *lock(&self.ends) = Ends { epoch, offsets: offsets.collect() };
+            }
+            Err(error) => tracing::debug!(%error, epoch, "ends of partitions not known for this epoch"),
+        }
+    }
+
+    fn add_new(&self, found: &BTreeMap<u16, i32>, topics: &[String]) {
+        let mut starts = lock(&self.starts);
+        let before = starts.len();
+        let have: BTreeSet<(u16, i32)> = starts.iter().map(|start| (start.topic, start.partition)).collect();
+        for (&topic, &count) in found {
+            for partition in (0..count).filter(|partition| !have.contains(&(topic, *partition))) {
+                tracing::info!(topic = topics[usize::from(topic)], partition, "new partition, read from its beginning");
+                starts.push(PartitionStart { topic, partition, offset: 0, end: 0, pin: true });
+            }
+        }
+        if starts.len() > before {
+            self.count.store(starts.len(), Ordering::Release);
+            lock(&self.wakers).iter().for_each(|wake| wake());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lag_is_what_was_not_read_up_to_the_newest_end_that_is_known() {
+        let place = |next_offset: i64, at_end: bool| Place {
+            topic: 0,
+            partition: 0,
+            end_at_start: 100,
+            next_offset: next_offset.into(),
+            at_end: at_end.into(),
+        };
+        assert_eq!(place(40, false).lag(None), 60);
+        assert_eq!(place(40, false).lag(Some(150)), 110);
+        assert_eq!(place(160, false).lag(Some(150)), 0, "read on since the brokers were asked");
+        assert_eq!(place(120, true).lag(Some(150)), 0, "records of aborted transactions are no lag");
+    }
+}
