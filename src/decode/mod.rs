@@ -120,16 +120,18 @@ impl Decoder {
         let time = plan.time(input, found, timestamp_ms, &mut event.event_time);
         let customer = plan.customer(input, found, &mut event.customer, spare)?;
         let time_slot = first(found, &plan.event_time);
-        let reject_time =
-            |reason, expected| Err(rejection(reason, Some("event_time"), expected, shown(found, time_slot, input)));
+        let time_text = found.text(time_slot, input);
+        let reject_time = |reason, expected: String| {
+            Err(rejection(reason, Some("event_time"), &expected, shown(found, time_slot, input)))
+        };
         if let Time::Missing = time {
-            return reject_time(Reason::MissingField, plan.time_expected());
+            return reject_time(Reason::MissingField, plan.time_rule.expected(""));
         }
-        if let Some(slot) = customer {
-            return Err(rejection(Reason::WrongType, Some("customer"), "a string", shown(found, slot, input)));
+        if let Some((slot, expected)) = customer {
+            return Err(rejection(Reason::WrongType, Some("customer"), expected, shown(found, slot, input)));
         }
         if let Time::WrongType = time {
-            return reject_time(Reason::WrongType, plan.time_expected());
+            return reject_time(Reason::WrongType, plan.time_rule.expected(""));
         }
         for (field, out) in plan.fields.iter().zip(fields.iter_mut()) {
             let slot = first(found, &field.finder.slots);
@@ -142,10 +144,9 @@ impl Decoder {
             text::transform(text, &field.finder.transforms, &mut out.text, spare);
         }
         match time {
-            Time::Bad => return reject_time(Reason::BadTime, plan.time_expected()),
+            Time::Bad => return reject_time(Reason::BadTime, plan.time_rule.expected(time_text)),
             Time::OutOfRange => {
-                let expected = "from 2000 to 2099, and at most 24 h after Kafka's timestamp";
-                return reject_time(Reason::TimeOutOfRange, expected);
+                return reject_time(Reason::TimeOutOfRange, plan.time_rule.expected_in_range(time_text));
             }
             Time::Good | Time::Missing | Time::WrongType => {}
         }
@@ -197,10 +198,8 @@ impl Plan {
             return Time::Missing;
         }
         let text = found.text(slot, input);
-        let read = match (slot.kind, &self.parser) {
-            (Kind::Number, _) => time::milliseconds(text),
-            (Kind::Text | Kind::Unescaped, Parser::Json(_)) => time::rfc3339(text),
-            (Kind::Text | Kind::Unescaped, Parser::AccessLog) => time::access_log(text),
+        let read = match slot.kind {
+            Kind::Number | Kind::Text | Kind::Unescaped => self.time_rule.read(text),
             _ => return Time::WrongType,
         };
         let Some(read) = read else { return Time::Bad };
@@ -208,39 +207,45 @@ impl Plan {
         if time::in_range(read, timestamp_ms) { Time::Good } else { Time::OutOfRange }
     }
 
-    fn time_expected(&self) -> &'static str {
-        match self.parser {
-            Parser::Json(_) => "an RFC 3339 time with its offset, or integer milliseconds",
-            Parser::AccessLog => "a time as in 17/May/2015:10:05:03 +0000",
-        }
-    }
-
-    /// Puts the customer into `out`; the slot comes back when it is of a wrong type, which is told after what is missing.
+    /// Puts the customer into `out`. A slot of a wrong type comes back with what would have been right: what is missing is reported
+    /// before it.
     fn customer(
         &self,
         input: &str,
         found: &Found,
         out: &mut String,
         spare: &mut String,
-    ) -> Result<Option<Slot>, Box<Rejection>> {
-        let finder = match &self.customer {
+    ) -> Result<Option<(Slot, &'static str)>, Box<Rejection>> {
+        let (finder, integers) = match &self.customer {
             Customer::Constant(text) => {
                 out.push_str(text);
                 return Ok(None);
             }
-            Customer::Found(finder) => finder,
+            Customer::Found { finder, integers } => (finder, *integers),
         };
         let slot = first(found, &finder.slots);
-        if Found::is_present(slot) && !matches!(slot.kind, Kind::Text | Kind::Unescaped) {
-            return Ok(Some(slot));
+        let text = found.text(slot, input);
+        match slot.kind {
+            Kind::Number if integers && is_integer(text) => {}
+            Kind::Number if integers => {
+                return Ok(Some((slot, "a string, or an integer without fraction and exponent")));
+            }
+            Kind::Number => return Ok(Some((slot, "a string; for integers, customer = { …, integers = true }"))),
+            Kind::Boolean | Kind::Composite => return Ok(Some((slot, "a string"))),
+            Kind::Missing | Kind::Null | Kind::Text | Kind::Unescaped => {}
         }
-        text::transform(found.text(slot, input), &finder.transforms, out, spare);
+        text::transform(text, &finder.transforms, out, spare);
         if out.is_empty() {
             let shown = shown(found, slot, input);
             return Err(rejection(Reason::MissingField, Some("customer"), "a string that is not empty", shown));
         }
         Ok(None)
     }
+}
+
+/// Whether a JSON number is written as integers are, so that each has one text only: not `14.0`, `1e3`, `-0`.
+fn is_integer(number: &str) -> bool {
+    number != "-0" && !number.contains(['.', 'e', 'E'])
 }
 
 /// The first slot with something in it; else the first, so that an error can show what is there.

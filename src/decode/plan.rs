@@ -1,6 +1,7 @@
 //! The logic, compiled to slots: which places are looked for, and what is done with what is found there.
 
 use super::json::Trie;
+use super::time::TimeRule;
 use crate::job::{Condition, FieldSpec, Format, Logic, Place, Transform};
 
 /// The logic, compiled to slots. Never changes.
@@ -10,6 +11,7 @@ pub(super) struct Plan {
     pub(super) record_bytes_max: usize,
     pub(super) customer: Customer,
     pub(super) event_time: Vec<usize>,
+    pub(super) time_rule: TimeRule,
     pub(super) fields: Vec<FieldPlan>,
     /// Index of the field, and what must hold.
     pub(super) filters: Vec<(usize, Condition)>,
@@ -26,7 +28,11 @@ pub(super) enum Parser {
 #[derive(Debug)]
 pub(super) enum Customer {
     Constant(String),
-    Found(Finder),
+    Found {
+        finder: Finder,
+        /// Whether a JSON integer is a customer as well.
+        integers: bool,
+    },
 }
 
 /// Slots to look at in order, and what is done with the text.
@@ -56,7 +62,9 @@ impl Plan {
         let mut places = Places::default();
         let customer = match &logic.customer {
             FieldSpec::Constant(text) => Customer::Constant(text.clone()),
-            FieldSpec::Found { places: found, transforms } => Customer::Found(places.finder(found, transforms)),
+            FieldSpec::Found { places: found, transforms } => {
+                Customer::Found { finder: places.finder(found, transforms), integers: logic.customer_integers }
+            }
         };
         let event_time = places.finder(&logic.event_time, &[]);
         // Fields that nothing uses are not looked for; the others are numbered anew.
@@ -78,6 +86,7 @@ impl Plan {
             record_bytes_max: logic.record_bytes_max,
             customer,
             event_time: event_time.slots,
+            time_rule: TimeRule::new(logic),
             filters: logic.filters.iter().map(|filter| (number(filter.field), filter.condition.clone())).collect(),
             dimensions: logic.dimensions.iter().map(|dimension| dimension.field.map(number)).collect(),
             fields,
@@ -92,7 +101,7 @@ impl Plan {
     fn compile_json(&mut self, pointers: &[&[String]]) {
         let (trie, slots) = Trie::new(pointers);
         let customer = match &mut self.customer {
-            Customer::Found(finder) => finder.slots.as_mut_slice(),
+            Customer::Found { finder, .. } => finder.slots.as_mut_slice(),
             Customer::Constant(_) => &mut [],
         };
         let fields = self.fields.iter_mut().flat_map(|field| &mut field.finder.slots);

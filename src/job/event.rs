@@ -1,7 +1,10 @@
 //! Reads `[event]`: format, customer, event time and fields.
 
-use super::error::JobError;
-use super::logic::{Field, FieldSpec, Format, LineField, Logic, Place, Transform};
+use chrono::FixedOffset;
+
+use super::error::{JobError, did_you_mean};
+use super::logic::{Field, FieldSpec, Format, LineField, Logic, Place, TimeFormat, Transform, UnixUnit};
+use super::pattern::Pattern;
 use super::read::{Section, Value};
 
 const FORMATS: [(&str, Format); 2] = [("json", Format::Json), ("access_log", Format::AccessLog)];
@@ -21,7 +24,10 @@ const NAME_BYTES_MAX: usize = 64;
 pub(super) struct EventSection {
     pub(super) format: Format,
     pub(super) customer: FieldSpec,
+    pub(super) customer_integers: bool,
     pub(super) event_time: Vec<Place>,
+    pub(super) time_format: TimeFormat,
+    pub(super) assume_offset_seconds: Option<i32>,
     pub(super) fields: Vec<Field>,
     pub(super) record_bytes_max: usize,
 }
@@ -40,9 +46,9 @@ pub(super) fn read(root: &Section<'_>) -> Result<EventSection, JobError> {
         Format::AccessLog => "{ field = \"…\" }",
     };
     let customer = section.need("customer", &format!("where the customer is found, as in {example}"))?;
-    let customer = spec(&customer, format, &["constant", "pointer", "field", "first_of", "transform"])?;
+    let (customer, customer_integers) = customer_spec(&customer, format)?;
     let event_time = section.need("event_time", &format!("where the event time is found, as in {example}"))?;
-    let event_time = time(&event_time, format)?;
+    let Time { places: event_time, format: time_format, assume_offset_seconds } = time(&event_time, format)?;
     let mut fields = Vec::new();
     if let Some(value) = section.get("fields") {
         for (name, value) in value.entries()? {
@@ -52,13 +58,23 @@ pub(super) fn read(root: &Section<'_>) -> Result<EventSection, JobError> {
                     value.fault(format!("the name {name:?}"), "another name: this one has a meaning of its own")
                 );
             }
-            let spec = spec(&value, format, &["pointer", "field", "first_of", "transform"])?;
+            let known = ["pointer", "field", "first_of", "transform"];
+            let spec = spec(&value.section(&known)?, format, &known[..3])?;
             fields.push(Field { name, spec });
         }
     }
     fields.sort_by(|a, b| a.name.cmp(&b.name));
     let record_bytes_max = section.integer("record_bytes_max", 1 << 20, 1..=RECORD_BYTES_MAX)? as usize;
-    Ok(EventSection { format, customer, event_time, fields, record_bytes_max })
+    Ok(EventSection {
+        format,
+        customer,
+        customer_integers,
+        event_time,
+        time_format,
+        assume_offset_seconds,
+        fields,
+        record_bytes_max,
+    })
 }
 
 /// A name of a field or dimension: it goes into tables and SQL.
@@ -74,11 +90,20 @@ pub(super) fn checked_name(name: &str, value: &Value<'_>) -> Result<String, JobE
     Ok(name.to_owned())
 }
 
-fn spec(value: &Value<'_>, format: Format, known: &[&'static str]) -> Result<FieldSpec, JobError> {
-    let section = value.section(known)?;
-    let (transforms, choices): (Vec<&str>, Vec<&str>) = known.iter().partition(|key| **key == "transform");
-    debug_assert!(transforms.len() <= 1);
-    if section.exactly_one(&choices)? == "constant" {
+/// The customer, and whether it may be an integer.
+fn customer_spec(value: &Value<'_>, format: Format) -> Result<(FieldSpec, bool), JobError> {
+    let section = value.section(&["constant", "pointer", "field", "first_of", "transform", "integers"])?;
+    let spec = spec(&section, format, &["constant", "pointer", "field", "first_of"])?;
+    let Some(value) = section.get("integers") else { return Ok((spec, false)) };
+    if format != Format::Json || matches!(spec, FieldSpec::Constant(_)) {
+        return Err(value.fault("`integers`", "no such key here: it is for customers that are found in JSON"));
+    }
+    Ok((spec, value.boolean()?))
+}
+
+/// `choices`: the keys of which one says where the text is.
+fn spec(section: &Section<'_>, format: Format, choices: &[&'static str]) -> Result<FieldSpec, JobError> {
+    if section.exactly_one(choices)? == "constant" {
         if let Some(transform) = section.get("transform") {
             return Err(transform.fault("a transform of a constant", "the constant as it is to be counted"));
         }
@@ -88,17 +113,69 @@ fn spec(value: &Value<'_>, format: Format, known: &[&'static str]) -> Result<Fie
         Some(list) => list.distinct("transforms", |item| item.one_of(&TRANSFORMS))?,
         None => Vec::new(),
     };
-    Ok(FieldSpec::Found { places: places(&section, format)?, transforms })
+    Ok(FieldSpec::Found { places: places(section, format)?, transforms })
 }
 
-fn time(value: &Value<'_>, format: Format) -> Result<Vec<Place>, JobError> {
-    let section = value.section(&["pointer", "field", "first_of"])?;
+/// Where the event time is, and how it is written.
+struct Time {
+    places: Vec<Place>,
+    format: TimeFormat,
+    assume_offset_seconds: Option<i32>,
+}
+
+fn time(value: &Value<'_>, format: Format) -> Result<Time, JobError> {
+    let section = value.section(&["pointer", "field", "first_of", "format", "assume_offset"])?;
     section.exactly_one(&["pointer", "field", "first_of"])?;
     let places = places(&section, format)?;
     if format == Format::AccessLog && places != [Place::Line(LineField::Time)] {
         return Err(value.fault("another field than `time`", "{ field = \"time\" }"));
     }
-    Ok(places)
+    let written = section.get("format");
+    let time_format = written.as_ref().map_or(Ok(TimeFormat::Default), time_format)?;
+    let assumed = section.get("assume_offset");
+    let needless = match &time_format {
+        TimeFormat::Default if format == Format::AccessLog => Some("an access log writes its offset"),
+        TimeFormat::Default => None,
+        TimeFormat::Unix(_) => Some("a number since 1970 has none"),
+        TimeFormat::Pattern(pattern) => pattern.has_offset().then_some("the pattern reads it"),
+    };
+    if let (Some(why), Some(assumed)) = (needless, &assumed) {
+        return Err(assumed.fault("an offset to assume", format!("none: {why}")));
+    }
+    if let (TimeFormat::Pattern(pattern), Some(written), None) = (&time_format, &written, &assumed)
+        && !pattern.has_offset()
+    {
+        let found = format!("\"{pattern}\", which reads no offset");
+        return Err(written.fault(found, "`assume_offset` beside it, as in \"+00:00\", or `%z` in the pattern"));
+    }
+    let assume_offset_seconds = assumed.as_ref().map(offset_seconds).transpose()?;
+    Ok(Time { places, format: time_format, assume_offset_seconds })
+}
+
+fn time_format(value: &Value<'_>) -> Result<TimeFormat, JobError> {
+    let text = value.text()?;
+    if let Some(unit) = UnixUnit::ALL.into_iter().find(|unit| unit.name() == text) {
+        return Ok(TimeFormat::Unix(unit));
+    }
+    if !text.contains('%') {
+        let names = UnixUnit::ALL.map(UnixUnit::name);
+        let hint = did_you_mean(&text, names);
+        let expected = format!("one of {}, or a pattern as in \"%d.%m.%Y %H:%M:%S\"{hint}", names.join(", "));
+        return Err(value.fault(format!("{text:?}"), expected));
+    }
+    let pattern = Pattern::new(&text).map_err(|(found, expected)| value.fault(found, expected))?;
+    Ok(TimeFormat::Pattern(pattern))
+}
+
+/// Seconds east of UTC.
+fn offset_seconds(value: &Value<'_>) -> Result<i32, JobError> {
+    let text = value.text()?;
+    if matches!(text.as_str(), "Z" | "z") {
+        return Ok(0);
+    }
+    let offset = text.parse::<FixedOffset>().ok().filter(|_| !text.contains(char::is_whitespace));
+    let wrong = || value.fault(format!("{text:?}"), "an offset from UTC, as in \"+01:00\", \"-0500\" or \"Z\"");
+    offset.map(|offset| offset.local_minus_utc()).ok_or_else(wrong)
 }
 
 /// What one of `pointer`, `field` and `first_of` says; exactly one is there.

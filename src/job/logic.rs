@@ -4,10 +4,16 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::pattern::Pattern;
 use crate::model::Granularity;
 
 /// Raised by hand whenever code changes what is counted for the same job file: a decoder's rule, a window's border, a transform.
-pub const COUNTING: u32 = 1;
+///
+/// - 2: more records can be counted. Event times in all unambiguous forms of ISO 8601, and milliseconds as a string; JSON with a byte order
+///   mark, or with faults inside values that nobody asks for; bytes that are not UTF-8 and lone surrogates become U+FFFD; more
+///   forms of access-log lines. An event time that could be read before is read as before: replays choose rows by it.
+/// - 1: the first.
+pub const COUNTING: u32 = 2;
 
 /// What is counted, and how it is found in a record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,8 +23,17 @@ pub struct Logic {
     pub format: Format,
     /// The customer.
     pub customer: FieldSpec,
+    /// Whether a JSON integer is a customer as well; it counts by its digits.
+    #[serde(default)]
+    pub customer_integers: bool,
     /// The event time: never a constant, never transformed.
     pub event_time: Vec<Place>,
+    /// How the event time is written.
+    #[serde(default)]
+    pub time_format: TimeFormat,
+    /// The offset of event times that are written without one, in seconds east of UTC.
+    #[serde(default)]
+    pub assume_offset_seconds: Option<i32>,
     /// Fields by name, sorted; dimensions and filters refer to them by index.
     pub fields: Vec<Field>,
     /// All must hold, or the record is filtered; no two are equal.
@@ -39,6 +54,11 @@ impl Logic {
     pub fn grace_us(&self, granularity: Granularity) -> i64 {
         self.graces_us.get(granularity as usize).copied().unwrap_or(0)
     }
+
+    /// All that decides which event time a record has. Two logics that agree on this read the same one wherever both can.
+    pub fn time_rule(&self) -> (Format, &[Place], &TimeFormat, Option<i32>) {
+        (self.format, &self.event_time, &self.time_format, self.assume_offset_seconds)
+    }
 }
 
 /// What a record's value is.
@@ -49,6 +69,58 @@ pub enum Format {
     Json,
     /// One line of an access log, common or combined, with or without the virtual host in front.
     AccessLog,
+}
+
+/// How event times are written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeFormat {
+    /// In JSON: ISO 8601, or integer milliseconds since 1970. In an access log: as the server writes it.
+    #[default]
+    Default,
+    /// A number of these since 1970.
+    Unix(UnixUnit),
+    /// As a pattern says.
+    Pattern(Pattern),
+}
+
+/// Units of numbers that are times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnixUnit {
+    /// Seconds.
+    Seconds,
+    /// Milliseconds.
+    Ms,
+    /// Microseconds.
+    Us,
+    /// Nanoseconds.
+    Ns,
+}
+
+impl UnixUnit {
+    /// All.
+    pub const ALL: [UnixUnit; 4] = [UnixUnit::Seconds, UnixUnit::Ms, UnixUnit::Us, UnixUnit::Ns];
+
+    /// The name in job files.
+    pub fn name(self) -> &'static str {
+        match self {
+            UnixUnit::Seconds => "unix_seconds",
+            UnixUnit::Ms => "unix_ms",
+            UnixUnit::Us => "unix_us",
+            UnixUnit::Ns => "unix_ns",
+        }
+    }
+
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            UnixUnit::Seconds => "seconds",
+            UnixUnit::Ms => "milliseconds",
+            UnixUnit::Us => "microseconds",
+            UnixUnit::Ns => "nanoseconds",
+        }
+    }
 }
 
 /// A field that dimensions and filters can use.

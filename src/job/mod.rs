@@ -9,6 +9,8 @@
 //! [source]         topics, start       [source.kafka]     librdkafka's properties
 //! [tables]         url, buckets        [tables.options]   object_store's options
 //! [event]          format, customer, event_time, record_bytes_max
+//!                                      customer: constant | pointer | field | first_of, transform, integers
+//!                                      event_time: pointer | field | first_of, format, assume_offset
 //! [event.fields.NAME]                  pointer | field | first_of, transform
 //! [[where]]                            field, equals | in | prefix | exists | not
 //! [dimensions.NAME]                    field, granularities
@@ -22,6 +24,7 @@ mod error;
 mod event;
 mod expand;
 mod logic;
+mod pattern;
 mod read;
 mod redact;
 mod settings;
@@ -33,7 +36,11 @@ mod tests;
 use std::path::Path;
 
 pub use error::{Fault, JobError};
-pub use logic::{COUNTING, Condition, Dimension, Field, FieldSpec, Filter, Format, LineField, Logic, Place, Transform};
+pub use logic::{
+    COUNTING, Condition, Dimension, Field, FieldSpec, Filter, Format, LineField, Logic, Place, TimeFormat, Transform,
+    UnixUnit,
+};
+pub use pattern::Pattern;
 pub use settings::Settings;
 pub use source::{Source, Start};
 pub use tables::Tables;
@@ -87,7 +94,10 @@ impl Job {
         let logic = Logic {
             format: event.format,
             customer: event.customer,
+            customer_integers: event.customer_integers,
             event_time: event.event_time,
+            time_format: event.time_format,
+            assume_offset_seconds: event.assume_offset_seconds,
             fields: event.fields,
             filters,
             dimensions,

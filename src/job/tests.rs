@@ -199,7 +199,7 @@ fn what_is_wrong_is_said_with_its_place() {
         (
             "{ pointer = \"/customer\" }",
             "{ pionter = \"/customer\" }",
-            "test.toml:10:14: event.customer.pionter: found an unknown key; expected one of constant, pointer, field, first_of, transform; did you mean `pointer`?",
+            "test.toml:10:14: event.customer.pionter: found an unknown key; expected one of constant, pointer, field, first_of, transform, integers; did you mean `pointer`?",
         ),
         // What is missing.
         ("name = \"test\"", "", "test.toml: name: found nothing; expected the job's name"),
@@ -325,6 +325,57 @@ fn what_is_wrong_is_said_with_its_place() {
             "event.event_time.transform: found an unknown key",
         ),
         ("{ pointer = \"/time\" }", "{ constant = \"2026\" }", "event.event_time.constant: found an unknown key"),
+        (
+            "{ pointer = \"/customer\" }",
+            "{ constant = \"c\", integers = true }",
+            "event.customer.integers: found `integers`; expected no such key here",
+        ),
+        (
+            "{ pointer = \"/customer\" }",
+            "{ pointer = \"/c\", integers = 1 }",
+            "event.customer.integers: found the integer 1",
+        ),
+        (
+            "{ pointer = \"/time\" }",
+            "{ pointer = \"/time\", format = \"unix_second\" }",
+            "event.event_time.format: found \"unix_second\"; expected one of unix_seconds, unix_ms, unix_us, unix_ns, or a pattern as in \"%d.%m.%Y %H:%M:%S\"; did you mean `unix_seconds`?",
+        ),
+        (
+            "{ pointer = \"/time\" }",
+            "{ pointer = \"/time\", format = \"%d.%m.%Q\" }",
+            "test.toml:11:35: event.event_time.format: found \"%d.%m.%Q\", whose `%Q` at character 7 is no specifier; expected specifiers of strftime",
+        ),
+        (
+            "{ pointer = \"/time\" }",
+            "{ pointer = \"/time\", format = \"%d.%m.%Y %H\" }",
+            "event.event_time.format: found \"%d.%m.%Y %H\", at whose end no time of day is known; expected hour and minute",
+        ),
+        (
+            "{ pointer = \"/time\" }",
+            "{ pointer = \"/time\", format = \"%d.%m.%Y %H:%M\" }",
+            "event.event_time.format: found \"%d.%m.%Y %H:%M\", which reads no offset; expected `assume_offset` beside it",
+        ),
+        (
+            "{ pointer = \"/time\" }",
+            "{ pointer = \"/time\", format = \"%d.%m.%Y %H:%M %z\", assume_offset = \"Z\" }",
+            "event.event_time.assume_offset: found an offset to assume; expected none: the pattern reads it",
+        ),
+        (
+            "{ pointer = \"/time\" }",
+            "{ pointer = \"/time\", format = \"unix_ms\", assume_offset = \"Z\" }",
+            "event.event_time.assume_offset: found an offset to assume; expected none: a number since 1970 has none",
+        ),
+        (
+            "{ pointer = \"/time\" }",
+            "{ pointer = \"/time\", assume_offset = \"Europe/Berlin\" }",
+            "event.event_time.assume_offset: found \"Europe/Berlin\"; expected an offset from UTC, as in \"+01:00\"",
+        ),
+        (
+            "{ pointer = \"/time\" }",
+            "{ pointer = \"/time\", assume_offset = \"+24:00\" }",
+            "assume_offset: found \"+24:00\"",
+        ),
+        ("{ pointer = \"/time\" }", "{ pointer = \"/time\", assume_offset = 1 }", "assume_offset: found the integer 1"),
         ("pointer = \"/action\"", "constant = \"a\"", "event.fields.action.constant: found an unknown key"),
         (
             "[event.fields.action]",
@@ -502,6 +553,33 @@ fn access_logs_have_fields_in_place_of_pointers() {
     for (index, field) in LineField::ALL.iter().enumerate() {
         assert_eq!(*field as usize, index);
     }
+}
+
+#[test]
+fn event_times_are_read_as_the_job_says() {
+    for (says, format, assume_offset_seconds) in [
+        ("pointer = \"/t\"", TimeFormat::Default, None),
+        ("first_of = [\"/t\", \"/u\"], assume_offset = \"+01:00\"", TimeFormat::Default, Some(3600)),
+        ("pointer = \"/t\", assume_offset = \"-0530\"", TimeFormat::Default, Some(-19_800)),
+        ("pointer = \"/t\", assume_offset = \"Z\"", TimeFormat::Default, Some(0)),
+        ("pointer = \"/t\", format = \"unix_seconds\"", TimeFormat::Unix(UnixUnit::Seconds), None),
+        ("first_of = [\"/t\", \"/u\"], format = \"unix_ns\"", TimeFormat::Unix(UnixUnit::Ns), None),
+        (
+            "pointer = \"/t\", format = \"%d.%m.%Y %H:%M:%S\", assume_offset = \"+01:00\"",
+            TimeFormat::Pattern(Pattern::new("%d.%m.%Y %H:%M:%S").expect("a pattern")),
+            Some(3600),
+        ),
+    ] {
+        let logic = good(&changed("{ pointer = \"/time\" }", &format!("{{ {says} }}"))).logic;
+        assert_eq!((&logic.time_format, logic.assume_offset_seconds), (&format, assume_offset_seconds), "{says}");
+        // As it is kept beside the tables, and as it goes between processes.
+        let text = serde_json::to_string(&logic).expect("JSON");
+        assert_eq!(serde_json::from_str::<Logic>(&text).expect("read back"), logic);
+        let bytes = bincode::serialize(&logic).expect("bytes");
+        assert_eq!(bincode::deserialize::<Logic>(&bytes).expect("read back"), logic);
+    }
+    let logic = good(&changed("{ pointer = \"/customer\" }", "{ pointer = \"/c\", integers = true }")).logic;
+    assert!(logic.customer_integers && !good(GOOD).logic.customer_integers);
 }
 
 #[test]

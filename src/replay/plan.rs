@@ -125,7 +125,7 @@ impl Counting {
     }
 
     fn time_is_same(&self, ours: &Logic) -> bool {
-        self.logics.iter().all(|(logic, _)| (logic.format, &logic.event_time) == (ours.format, &ours.event_time))
+        self.logics.iter().all(|(logic, _)| logic.time_rule() == ours.time_rule())
     }
 
     fn customer_is_same(&self, ours: &Logic) -> bool {
@@ -269,12 +269,11 @@ async fn touched(
     base: Granularity,
 ) -> Result<Vec<Range<TimeUs>>, ReplayError> {
     let ours = &job.logic;
-    let time_of = |logic: &Logic| (logic.format, logic.event_time.clone());
     let (raw_log, raw_state) = &tables.raw;
     let mut others = Vec::new();
     for entry in ledger::entries(root, &tables.counts.1).await? {
         match ledger::known(root, entry.logic).await? {
-            Known::Logic(logic) if time_of(&logic) == time_of(ours) => {}
+            Known::Logic(logic) if logic.time_rule() == ours.time_rule() => {}
             Known::Logic(logic) => others.push(*logic),
             Known::Gone(why) => return Err(ReplayError::LogicGone { fingerprint: entry.logic, why }),
         }
@@ -283,7 +282,7 @@ async fn touched(
     let mut as_ours = BTreeSet::new();
     for fingerprint in ledger.logics.values() {
         let text = ledger::text(root, *fingerprint).await?;
-        if text.is_ok_and(|text| time_of(&text.logic) == time_of(ours)) {
+        if text.is_ok_and(|text| text.logic.time_rule() == ours.time_rule()) {
             as_ours.insert(*fingerprint);
         }
     }
