@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod dataflow;
 pub mod decode;
 pub mod dev;
+pub mod exit;
 pub mod job;
 pub mod ledger;
 pub mod live;

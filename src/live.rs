@@ -22,10 +22,11 @@ use crate::clock::Clock;
 use crate::cluster::{ClusterError, Member, alone, execute_in};
 use crate::dataflow::commit::{CommitError, Committer, Request, Table, lane_epochs, lane_graces_us};
 use crate::dataflow::control::CommitterEnds;
-use crate::dataflow::protocol::{Answer, FailureKind, Order};
+use crate::dataflow::protocol::{Answer, Order};
 use crate::dataflow::raw::{Archiver, ToArchiver};
 use crate::dataflow::source::Inputs;
 use crate::dataflow::{Plan, Progress, Standing, build, drop_dataflows, run_until, said_in_panic};
+use crate::exit::{Exit, HasExit};
 use crate::job::Job;
 use crate::ledger::{self, Fingerprint, Ledger};
 use crate::model::{Epoch, Lane, TimeUs};
@@ -79,20 +80,14 @@ pub enum LiveError {
     Thread(String),
 }
 
-impl LiveError {
-    /// The process' exit code (DESIGN, "Cluster").
-    pub fn exit_code(&self) -> u8 {
+impl HasExit for LiveError {
+    fn exit(&self) -> Exit {
         match self {
-            LiveError::Table(error) | LiveError::Commit(CommitError::Table(error)) => match error {
-                TableError::Fenced { .. } => 76,
-                TableError::Invalid(_) => 78,
-                TableError::Storage { .. } => 75,
-                TableError::Lost { .. } | TableError::Corrupt { .. } => 1,
-            },
-            LiveError::Cluster(error) => error.exit_code(),
-            LiveError::Source(SourceError::Invalid(_)) => 78,
-            LiveError::Source(SourceError::Retry(_)) | LiveError::Commit(CommitError::Retry(_)) => 75,
-            LiveError::Commit(_) | LiveError::Thread(_) => 1,
+            LiveError::Table(error) => error.exit(),
+            LiveError::Source(error) => error.exit(),
+            LiveError::Commit(error) => error.exit(),
+            LiveError::Cluster(error) => error.exit(),
+            LiveError::Thread(_) => Exit::Failed,
         }
     }
 }
@@ -148,8 +143,8 @@ pub fn run_as(member: Member, live: Live, request: watch::Receiver<Request>) -> 
             _ => run_following(runtime, &member, live, request),
         };
         match &result {
-            Ok(()) => member.end(0, ""),
-            Err(error) => member.end(error.exit_code(), &error.to_string()),
+            Ok(()) => member.end(Exit::Done, ""),
+            Err(error) => member.end(error.exit(), &error.to_string()),
         }
         result
     })
@@ -216,7 +211,8 @@ fn run_alone(
 ) -> Result<(), LiveError> {
     let _upkeep = upkeep(&live).start(runtime.handle(), request.clone());
     let (ends, waiting) = committer_ends();
-    let workers = Workers::new(runtime, &live, start, 0, (Some(ends), waiting.answers.clone()))?;
+    let workers =
+        Workers::new(runtime, &live, start, 0, Ends { committer: Some(ends), answers: waiting.answers.clone() })?;
     let abort = Arc::clone(&workers.abort);
     let generation = workers.plan.generation;
     let joined = alone(live.workers)
@@ -248,13 +244,14 @@ fn run_leading(
     let network = member.network()?;
     let _upkeep = upkeep(&live).start(runtime.handle(), request.clone());
     let (ends, waiting) = committer_ends();
-    let workers = Workers::new(runtime, &live, start, 0, (Some(ends), waiting.answers.clone()))?;
+    let workers =
+        Workers::new(runtime, &live, start, 0, Ends { committer: Some(ends), answers: waiting.answers.clone() })?;
     let generation = workers.plan.generation;
     let joined = execute_in(network, move |worker| workers.run(worker)).map_err(LiveError::Thread)?;
     let committer = waiting.committer(lead, live, generation, member.processes(), request)?;
     runtime.block_on(member.unless_ended(async { committer.run().await.map_err(LiveError::from) }))?;
     // All is published: what is left is to end together.
-    member.end(0, "");
+    member.end(Exit::Done, "");
     runtime.block_on(until_joined(joined));
     Ok(())
 }
@@ -273,7 +270,7 @@ fn run_following(
     live.source.start_at(start.partitions.clone());
     let network = member.network()?;
     let (answers, mut failures) = tokio::sync::mpsc::unbounded_channel();
-    let workers = Workers::new(runtime, &live, start, member.index(), (None, answers))?;
+    let workers = Workers::new(runtime, &live, start, member.index(), Ends { committer: None, answers })?;
     let joined = execute_in(network, move |worker| workers.run(worker)).map_err(LiveError::Thread)?;
     tracing::info!(generation, process = member.index(), workers = live.workers, "workers started");
     let end = runtime.block_on(async {
@@ -282,8 +279,8 @@ fn run_following(
             tokio::select! {
                 end = member.ended() => break Ok(end),
                 Some(answer) = failures.recv() => {
-                    if let Answer::Failed { kind, what } = answer {
-                        break Err(CommitError::of(kind, what));
+                    if let Answer::Failed { exit, what } = answer {
+                        break Err(CommitError::Worker { exit, what });
                     }
                 }
                 stop = request.wait_for(|request| *request == Request::Stop), if !asked => {
@@ -295,8 +292,8 @@ fn run_following(
             }
         }
     })?;
-    match end.code {
-        0 => {
+    match end.exit {
+        Exit::Done => {
             runtime.block_on(until_joined(joined));
             Ok(())
         }
@@ -354,7 +351,7 @@ impl Waiting {
             clock: live.clock,
             last_ingested_at: lead.last_ingested_at,
             orders: self.orders,
-            wake: wake.map_err(|_| CommitError::Failed("worker 0 did not start; see the log above".to_owned()))?,
+            wake: wake.map_err(|_| CommitError::failed("worker 0 did not start; see the log above"))?,
             answers: self.answers_receiver,
             request,
             progress: live.progress,
@@ -501,6 +498,14 @@ fn last_ingested_at(
     Ok(last)
 }
 
+/// The workers' ends of the channels to the committer.
+struct Ends {
+    /// Where the committer is: worker 0's.
+    committer: Option<CommitterEnds>,
+    /// Is told of a panic.
+    answers: UnboundedSender<Answer>,
+}
+
 /// What each worker thread takes its part from.
 struct Workers {
     plan: Plan,
@@ -513,14 +518,9 @@ struct Workers {
 }
 
 impl Workers {
-    /// Those of a process. `ends` where the committer is; `answers` is told of a panic.
-    fn new(
-        runtime: &Runtime,
-        live: &Live,
-        start: Start,
-        process: usize,
-        (ends, answers): (Option<CommitterEnds>, UnboundedSender<Answer>),
-    ) -> Result<Workers, LiveError> {
+    /// Those of a process.
+    fn new(runtime: &Runtime, live: &Live, start: Start, process: usize, ends: Ends) -> Result<Workers, LiveError> {
+        let Ends { committer, answers } = ends;
         let generation = start.generation;
         live.progress.stands(Standing::Running);
         let raw = Log::new(&live.root, "raw");
@@ -546,7 +546,7 @@ impl Workers {
             source: Arc::clone(&live.source),
             feed: FeedPlan::of(raw, start.feed),
             archiver: Mutex::new(archiver.start().map_err(|error| LiveError::Thread(error.to_string()))?),
-            ends: Mutex::new(ends),
+            ends: Mutex::new(committer),
             answers,
             abort: Arc::default(),
         })
@@ -555,16 +555,16 @@ impl Workers {
     /// A worker's life. A panic is told to the committer, which ends the job: a sibling would wait for ever.
     fn run(&self, worker: &mut Worker) {
         let result = catch_unwind(AssertUnwindSafe(|| self.steps(worker)));
-        let what = match result {
+        let failed = match result {
             Ok(Ok(())) => return,
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(error)) => Answer::failed(&error),
             Err(panic) => {
                 let said = said_in_panic(panic.as_ref());
-                format!("worker {} panicked: {said}; this is a bug: please report it", worker.index())
+                Answer::failed(&TableError::Bug(format!("worker {} panicked: {said}", worker.index())))
             }
         };
         // A committer that has ended has said why.
-        self.answers.send(Answer::Failed { kind: FailureKind::Fatal, what }).ok();
+        self.answers.send(failed).ok();
         drop_dataflows(worker);
     }
 

@@ -1,11 +1,11 @@
 //! SIGINT and SIGTERM: the first one stops in order, the second one at once.
 
+use std::io;
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use anyhow::Context;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -21,12 +21,11 @@ impl StopSignals {
     ///
     /// # Errors
     /// When the system refuses.
-    pub fn catch() -> anyhow::Result<Self> {
-        let runtime =
-            runtime::Builder::new_current_thread().enable_all().build().context("can not wait for signals")?;
+    pub fn catch() -> io::Result<Self> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let entered = runtime.enter();
-        let interrupt = signal(SignalKind::interrupt()).context("can not catch SIGINT")?;
-        let terminate = signal(SignalKind::terminate()).context("can not catch SIGTERM")?;
+        let interrupt = signal(SignalKind::interrupt())?;
+        let terminate = signal(SignalKind::terminate())?;
         drop(entered);
         Ok(StopSignals { runtime, interrupt, terminate })
     }

@@ -1,21 +1,21 @@
-//! The subcommands, and which exit code an error becomes.
+//! The subcommands; what one ends with becomes the process' exit code.
 
 mod run;
 
+use std::error::Error;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use floodmark::dev::DevCommand;
+use floodmark::exit::{Exit, HasExit};
 use floodmark::job::JobError;
-use floodmark::live::LiveError;
-use floodmark::manage::{ManageError, TableCommand};
-use floodmark::monitor::ListenError;
-use floodmark::replay::ReplayError;
+use floodmark::manage::TableCommand;
 use floodmark::replay::command::ReplayCommand;
 use floodmark::say;
-use floodmark::status::{StatusArgs, StatusError};
-use floodmark::verify::{Verdict, VerifyArgs, VerifyError};
+use floodmark::status::StatusArgs;
+use floodmark::table::TableError;
+use floodmark::verify::{Verdict, VerifyArgs};
 use tracing_subscriber::EnvFilter;
 
 /// Kafka to exact, always-current counts in Parquet
@@ -23,8 +23,8 @@ use tracing_subscriber::EnvFilter;
 /// Reads raw events from Kafka, keeps per-customer windowed counts exact and current as a Delta Lake table, and archives every
 /// raw byte beside it.
 ///
-/// Exit codes: 0 done, 1 failed, 2 usage, 3 differences found, 75 try again, 76 another copy has taken over (do not restart),
-/// 78 configuration.
+/// Exit codes: 0 done, 1 failed, 2 usage, 3 differences found, 75 try again (Kafka or the storage does not answer, expired
+/// credentials, a lost process), 76 another copy has taken over (do not restart), 78 configuration (job file, keys, rights, bucket).
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -68,54 +68,55 @@ pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Err(error) = log(&cli.log, cli.log_format) {
         eprintln!("floodmark: {error:#}");
-        return ExitCode::from(2);
+        return ExitCode::from(Exit::Usage.code());
     }
     let result = match cli.command {
-        Command::Run(args) => run::run(&args).map(|()| 0),
-        Command::Status(args) => floodmark::status::run(&args).map(|()| 0).map_err(Into::into),
-        Command::Verify(args) => floodmark::verify::run(args).map(Verdict::exit_code).map_err(Into::into),
-        Command::Replay(command) => floodmark::replay::command::run(&command).map_err(Into::into),
-        Command::Table(command) => floodmark::manage::run(command).map(|()| 0).map_err(Into::into),
-        Command::Dev(command) => floodmark::dev::run(command).map(|()| 0),
+        Command::Run(args) => run::run(&args).map(|()| Exit::Done),
+        Command::Status(args) => floodmark::status::run(&args).map(|()| Exit::Done).map_err(Failure::from),
+        Command::Verify(args) => floodmark::verify::run(args).map(Verdict::exit).map_err(Failure::from),
+        Command::Replay(command) => floodmark::replay::command::run(&command).map_err(Failure::from),
+        Command::Table(command) => floodmark::manage::run(command).map(|()| Exit::Done).map_err(Failure::from),
+        Command::Dev(command) => floodmark::dev::run(command).map(|()| Exit::Done).map_err(|error| Failure::of(&error)),
     };
-    match result {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            say::error(&said(&error));
-            ExitCode::from(exit_code(&error))
-        }
+    let exit = result.unwrap_or_else(|failure| {
+        say::error(&failure.said);
+        failure.exit
+    });
+    ExitCode::from(exit.code())
+}
+
+/// Why a command did not do what it should, and how it ends.
+struct Failure {
+    exit: Exit,
+    said: String,
+}
+
+impl<E: HasExit> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        Failure { exit: error.exit(), said: said(&error) }
+    }
+}
+
+impl Failure {
+    /// Of what is for trying things out: it has no errors of its own.
+    fn of(error: &anyhow::Error) -> Failure {
+        let exit = |cause: &(dyn Error + 'static)| {
+            let table = cause.downcast_ref::<TableError>().map(HasExit::exit);
+            table.or_else(|| cause.downcast_ref::<JobError>().map(HasExit::exit))
+        };
+        Failure { exit: error.chain().find_map(exit).unwrap_or(Exit::Failed), said: said(error.as_ref()) }
     }
 }
 
 /// An error with its causes; those that its own text has already are not said again.
-fn said(error: &anyhow::Error) -> String {
+fn said(error: &dyn Error) -> String {
     let mut text = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
+    for cause in std::iter::successors(error.source(), |&error| error.source()).map(ToString::to_string) {
         if !text.contains(&cause) {
             text = format!("{text}: {cause}");
         }
     }
     text
-}
-
-fn exit_code(error: &anyhow::Error) -> u8 {
-    if let Some(error) = error.downcast_ref::<LiveError>() {
-        error.exit_code()
-    } else if let Some(error) = error.downcast_ref::<VerifyError>() {
-        error.exit_code()
-    } else if let Some(error) = error.downcast_ref::<ManageError>() {
-        error.exit_code()
-    } else if let Some(error) = error.downcast_ref::<ReplayError>() {
-        error.exit_code()
-    } else if let Some(error) = error.downcast_ref::<StatusError>() {
-        error.exit_code()
-    } else if let Some(error) = error.downcast_ref::<ListenError>() {
-        error.exit_code()
-    } else if error.downcast_ref::<JobError>().is_some() {
-        78
-    } else {
-        1
-    }
 }
 
 fn log(filter: &str, format: LogFormat) -> anyhow::Result<()> {

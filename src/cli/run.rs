@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use clap::Args;
 use floodmark::clock::Clock;
 use floodmark::cluster::{ClusterArgs, Member};
 use floodmark::dataflow::commit::Request;
 use floodmark::dataflow::{Progress, Standing};
+use floodmark::exit::Exit;
 use floodmark::job::Job;
 use floodmark::live::{self, Live, LiveError};
 use floodmark::live_line::{LiveLine, duration, grouped};
@@ -21,6 +21,8 @@ use floodmark::source::kafka::Kafka;
 use floodmark::stop::StopSignals;
 use floodmark::table::Root;
 use tokio::sync::watch;
+
+use super::Failure;
 
 /// Options of `floodmark run`.
 #[derive(Args)]
@@ -51,7 +53,7 @@ pub(crate) struct RunArgs {
     cluster: ClusterArgs,
 }
 
-pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     let job = Job::load(&args.job)?;
     let workers = match args.workers {
         Some(workers) => usize::from(workers),
@@ -63,7 +65,8 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let progress = Arc::new(Progress::default());
     let (request, requested) = watch::channel(if args.drain { Request::Drain } else { Request::Run });
     let request = Arc::new(request);
-    stop_on_signals(Arc::clone(&request), Duration::from_secs(job.settings.shutdown_grace_seconds))?;
+    stop_on_signals(Arc::clone(&request), root.clone(), Duration::from_secs(job.settings.shutdown_grace_seconds))
+        .map_err(|error| LiveError::Thread(error.to_string()))?;
     if let Some(listen) = args.http {
         let process = membership.as_ref().map_or(0, |membership| membership.index);
         let at = monitor::serve(listen, Arc::clone(&progress), Arc::clone(&source) as _, process, &job.settings)?;
@@ -115,7 +118,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
 }
 
 /// The first signal asks for an orderly stop, with a deadline; the second ends the process.
-fn stop_on_signals(request: Arc<watch::Sender<Request>>, grace: Duration) -> anyhow::Result<()> {
+fn stop_on_signals(request: Arc<watch::Sender<Request>>, root: Root, grace: Duration) -> std::io::Result<()> {
     let mut signals = StopSignals::catch()?;
     std::thread::Builder::new()
         .name("signals".to_owned())
@@ -125,18 +128,18 @@ fn stop_on_signals(request: Arc<watch::Sender<Request>>, grace: Duration) -> any
             request.send_replace(Request::Stop);
             std::thread::spawn(move || {
                 std::thread::sleep(grace);
+                let store = root.last_complaint().map(|said| format!(" (the store: {said})")).unwrap_or_default();
                 say::error(&format!(
-                    "not all could be published within shutdown_grace_seconds = {}; nothing is lost, the next start goes on from the \
-                     archive",
+                    "not all could be published within shutdown_grace_seconds = {}{store}; nothing is lost, the next start goes on \
+                     from the archive",
                     grace.as_secs()
                 ));
-                std::process::exit(75);
+                std::process::exit(Exit::TryAgain.code().into());
             });
             signals.wait();
             say::error("left at once; nothing is lost, the next start goes on from the archive");
             std::process::exit(130);
-        })
-        .context("no thread to wait for signals; raise the limit of processes")?;
+        })?;
     Ok(())
 }
 

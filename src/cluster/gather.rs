@@ -18,6 +18,7 @@ use super::hello::{self, Card, HelloError, Purpose, Verdict};
 use super::options::Membership;
 use super::watch::{End, Ended, Heard, SILENCE_MAX, Watch};
 use super::{ClusterError, name};
+use crate::exit::Exit;
 use crate::sync::lock;
 
 /// Why a process can not listen at its own address; a name service may say so for a moment.
@@ -294,7 +295,7 @@ impl Gathering {
     fn differs(&self, theirs: &Card, place: &str) {
         if let Some(what) = self.card.differences(theirs) {
             let what = format!("process {} at {place} is of another job or build: {what}", theirs.index);
-            self.ended.set(End { code: 78, what });
+            self.ended.set(End { exit: Exit::Configuration, what });
         }
     }
 
@@ -313,13 +314,13 @@ impl Gathering {
                             let what = format!(
                                 "{theirs} has another process {ours}: two were started with --process-index {ours}"
                             );
-                            self.ended.set(End { code: 78, what });
+                            self.ended.set(End { exit: Exit::Configuration, what });
                         }
                     }
                     Ok(_) => taken = None,
                     Err(HelloError::Refused(why)) => {
                         let what = format!("{} refuses: {why}", name(&self.membership, peer));
-                        self.ended.set(End { code: 78, what });
+                        self.ended.set(End { exit: Exit::Configuration, what });
                     }
                     Err(HelloError::Stray(why) | HelloError::Broken(why)) => {
                         lock(&self.trouble).insert(peer, why);
@@ -332,8 +333,7 @@ impl Gathering {
 
     fn call_once(&self, peer: usize, purpose: Purpose) -> Result<Verdict, HelloError> {
         let stream = connect(&self.membership.hosts[peer])?;
-        let (verdict, theirs) =
-            hello::connect(&stream, &self.membership.secret, rand::random(), (purpose, &self.card))?;
+        let (verdict, theirs) = hello::connect(&stream, &self.membership.secret, rand::random(), purpose, &self.card)?;
         if theirs.index != peer {
             return Err(HelloError::Refused(format!(
                 "found process {} there, expected process {peer}; compare the hostfiles",

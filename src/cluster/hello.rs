@@ -222,7 +222,8 @@ pub(super) fn connect(
     stream: &TcpStream,
     secret: &Secret,
     nonce: [u8; 32],
-    (purpose, card): (Purpose, &Card),
+    purpose: Purpose,
+    card: &Card,
 ) -> Result<(Verdict, Card), HelloError> {
     let mut timed = Timed { stream, deadline: Instant::now() + TIME_MAX };
     let ours = hello(nonce);
@@ -323,7 +324,7 @@ mod tests {
     fn members_prove_it_to_each_other() {
         let accepted = accepts(|stream| {
             let (verdict, theirs) =
-                connect(&stream, &secret("the right secret"), [1; 32], (Purpose::Data, &card(1))).expect("a member");
+                connect(&stream, &secret("the right secret"), [1; 32], Purpose::Data, &card(1)).expect("a member");
             assert_eq!((verdict, theirs), (Verdict::Welcome, card(0)));
         });
         assert_eq!(accepted, Ok((Verdict::Welcome, Purpose::Data, card(1))));
@@ -332,7 +333,7 @@ mod tests {
     #[test]
     fn another_secret_is_refused_on_both_sides() {
         let accepted = accepts(|stream| {
-            let error = connect(&stream, &secret("some other secret"), [1; 32], (Purpose::Data, &card(1)));
+            let error = connect(&stream, &secret("some other secret"), [1; 32], Purpose::Data, &card(1));
             assert!(matches!(error, Err(HelloError::Refused(what)) if what.contains("the secrets differ")));
         });
         assert!(matches!(accepted, Err(HelloError::Refused(what)) if what.contains("the secrets differ")));
@@ -343,7 +344,7 @@ mod tests {
         let other = Card { processes: 4, ..card(1) };
         let accepted = accepts(move |stream| {
             let (verdict, theirs) =
-                connect(&stream, &secret("the right secret"), [1; 32], (Purpose::Control, &other)).expect("a member");
+                connect(&stream, &secret("the right secret"), [1; 32], Purpose::Control, &other).expect("a member");
             assert_eq!(verdict, Verdict::Differs);
             assert_eq!(other.differences(&theirs).as_deref(), Some("--processes: found 2, expected 4"));
         });

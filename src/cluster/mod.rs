@@ -29,6 +29,7 @@ use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
 use timely::worker::Worker;
 use tokio::sync::oneshot;
 
+use crate::exit::{Exit, HasExit};
 use crate::job::Job;
 use crate::sync::lock;
 use hello::Card;
@@ -59,16 +60,15 @@ pub enum ClusterError {
     Bug(String),
 }
 
-impl ClusterError {
-    /// The process' exit code.
-    pub fn exit_code(&self) -> u8 {
+impl HasExit for ClusterError {
+    fn exit(&self) -> Exit {
         match self {
-            ClusterError::Usage(_) => 2,
-            ClusterError::Invalid(_) => 78,
-            ClusterError::Retry(_) => 75,
-            ClusterError::Stopped => 0,
-            ClusterError::Ended(end) => end.code,
-            ClusterError::Bug(_) => 1,
+            ClusterError::Usage(_) => Exit::Usage,
+            ClusterError::Invalid(_) => Exit::Configuration,
+            ClusterError::Retry(_) => Exit::TryAgain,
+            ClusterError::Stopped => Exit::Done,
+            ClusterError::Ended(end) => end.exit,
+            ClusterError::Bug(_) => Exit::Failed,
         }
     }
 }
@@ -191,7 +191,7 @@ impl Member {
     }
 
     fn end_heard(&self) -> ClusterError {
-        let nameless = || End { code: 75, what: "the control connections are gone".to_owned() };
+        let nameless = || End { exit: Exit::TryAgain, what: "the control connections are gone".to_owned() };
         ClusterError::Ended(self.ended.get().unwrap_or_else(nameless))
     }
 
@@ -235,9 +235,12 @@ impl Member {
     }
 
     /// This process ends, and all others with it. The first end is everybody's.
-    pub fn end(&self, code: u8, what: &str) {
-        let what = if code == 0 { String::new() } else { format!("{}: {what}", name(&self.membership, self.index())) };
-        self.watch.end(End { code, what });
+    pub fn end(&self, exit: Exit, what: &str) {
+        let what = match exit {
+            Exit::Done => String::new(),
+            _ => format!("{}: {what}", name(&self.membership, self.index())),
+        };
+        self.watch.end(End { exit, what });
     }
 }
 

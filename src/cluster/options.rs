@@ -190,6 +190,7 @@ fn secret(env: &dyn Fn(&str) -> Option<String>) -> Result<Secret, ClusterError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::{Exit, HasExit};
 
     fn args(processes: Option<u16>, index: Option<&str>, hostfile: Option<&Path>) -> ClusterArgs {
         ClusterArgs {
@@ -226,7 +227,7 @@ mod tests {
             (args(Some(3), Some("hostname"), None), "needs --hostfile"),
         ] {
             let error = args.membership(&env).expect_err(says);
-            assert_eq!(error.exit_code(), 2, "{error}");
+            assert_eq!(error.exit(), Exit::Usage, "{error}");
             assert!(error.to_string().contains(says), "{error}");
         }
         let error = args(Some(2), Some("hostname"), None).membership(&|_| None).expect_err("no name");
@@ -247,7 +248,7 @@ mod tests {
             ("a:1\n", "hosts: found 1 lines host:port, expected at least 2"),
         ] {
             let error = hosts(text, Path::new("hosts"), 2).expect_err(says);
-            assert_eq!(error.exit_code(), 78);
+            assert_eq!(error.exit(), Exit::Configuration);
             assert!(error.to_string().contains(says), "{error}");
         }
     }
@@ -268,7 +269,7 @@ mod tests {
             (secret(&|name| (name == SECRET).then(|| "short".to_owned())).expect_err("short"), "has 5 bytes"),
             (secret(&|name| (name == SECRET_FILE).then(|| "/no/such".to_owned())).expect_err("no file"), "/no/such"),
         ] {
-            assert_eq!(error.exit_code(), 78);
+            assert_eq!(error.exit(), Exit::Configuration);
             assert!(error.to_string().contains(says) && !error.to_string().contains("short"), "{error}");
         }
     }

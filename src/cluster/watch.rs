@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::exit::Exit;
 use crate::sync::lock;
 
 const BEAT: Duration = Duration::from_secs(1);
@@ -39,11 +40,11 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// Of a frame: the state of the largest tables is some hundred megabytes.
 const FRAME_MAX: u32 = 1 << 30;
 
-/// Why, and with which exit code, all processes end.
+/// Why, and how, all processes end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
-    /// 0: all was published.
-    pub code: u8,
+    /// [`Exit::Done`]: all was published.
+    pub exit: Exit,
     /// One line that names the process.
     pub what: String,
 }
@@ -104,7 +105,7 @@ impl Ended {
         let mut receiver = self.0.subscribe();
         // The sender is ours, so it is not closed.
         let ended = receiver.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());
-        ended.unwrap_or(End { code: 1, what: String::new() })
+        ended.unwrap_or(End { exit: Exit::Failed, what: String::new() })
     }
 }
 
@@ -330,13 +331,16 @@ impl Shared {
 
     fn lost(&self, peer: usize, why: &str) {
         let name = &self.names[peer];
-        self.end(End { code: 75, what: format!("{name} is lost: {why}; all processes end, start them again") });
+        self.end(End {
+            exit: Exit::TryAgain,
+            what: format!("{name} is lost: {why}; all processes end, start them again"),
+        });
     }
 
     fn end(&self, end: End) {
         if self.ended.set(end.clone()) {
             self.heard(Heard::End);
-            tracing::debug!(process = self.index, code = end.code, what = end.what, "end");
+            tracing::debug!(process = self.index, exit = ?end.exit, what = end.what, "end");
             self.send_all(&Frame::End(end));
         }
     }
@@ -405,10 +409,10 @@ mod tests {
         ([zero, one, two], stopped)
     }
 
-    fn what(watch: &Watch) -> (u8, String) {
+    fn what(watch: &Watch) -> (Exit, String) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let end = runtime.block_on(watch.shared.ended.wait());
-        (end.code, end.what)
+        (end.exit, end.what)
     }
 
     #[test]
@@ -436,12 +440,12 @@ mod tests {
     #[test]
     fn the_end_of_one_is_everybodys() {
         let ([zero, one, two], _) = three();
-        thread::spawn(move || one.end(End { code: 78, what: "process 1: no".to_owned() }));
-        assert_eq!([what(&zero), what(&two)], [(); 2].map(|()| (78, "process 1: no".to_owned())));
+        thread::spawn(move || one.end(End { exit: Exit::Configuration, what: "process 1: no".to_owned() }));
+        assert_eq!([what(&zero), what(&two)], [(); 2].map(|()| (Exit::Configuration, "process 1: no".to_owned())));
         assert_eq!(two.hear(), Heard::End);
         // Later ones change nothing.
-        zero.end(End { code: 0, what: String::new() });
-        assert_eq!(what(&two).0, 78);
+        zero.end(End { exit: Exit::Done, what: String::new() });
+        assert_eq!(what(&two).0, Exit::Configuration);
     }
 
     #[test]
@@ -452,8 +456,8 @@ mod tests {
         let one = watch(1, vec![Some(b), None, None], &Arc::default());
         drop(d);
         for watch in [&zero, &one] {
-            let (code, what) = what(watch);
-            assert_eq!(code, 75);
+            let (exit, what) = what(watch);
+            assert_eq!(exit, Exit::TryAgain);
             assert!(what.starts_with("process 2 at h:2 is lost: "), "{what}");
         }
     }
@@ -464,7 +468,7 @@ mod tests {
         let zero = watch(0, vec![None, Some(a)], &Arc::default());
         let started = Instant::now();
         let expected = "process 1 at h:1 is lost: no sign of life for 8 s; all processes end, start them again";
-        assert_eq!(what(&zero), (75, expected.to_owned()));
+        assert_eq!(what(&zero), (Exit::TryAgain, expected.to_owned()));
         assert!(started.elapsed() < SILENCE_MAX * 2, "{:?}", started.elapsed());
         drop(frozen);
     }

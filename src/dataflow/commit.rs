@@ -21,11 +21,12 @@ use tokio::sync::watch;
 use tracing::Instrument;
 
 use super::balance::{Closed, balance};
-use super::pace::{Pace, TRACKS};
-use super::protocol::{Answer, Effort, FailureKind, Order, Piece, Position, Publish};
+use super::pace::{Pace, Size, TRACKS};
+use super::protocol::{Answer, Effort, Order, Piece, Position, Publish};
 use super::turn::yield_turn;
 use super::{Merged, Progress};
 use crate::clock::Clock;
+use crate::exit::{Exit, HasExit};
 use crate::job::{Logic, Settings};
 use crate::model::{Epoch, Granularity, Lane, TimeUs};
 use crate::table::layout::Layout;
@@ -52,12 +53,14 @@ pub enum CommitError {
     /// A table.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// A worker, for a reason that may pass.
-    #[error("{0}")]
-    Retry(String),
-    /// A worker, for good.
-    #[error("{0}")]
-    Failed(String),
+    /// A worker, or what serves it.
+    #[error("{what}")]
+    Worker {
+        /// How the job ends.
+        exit: Exit,
+        /// What happened, and what to do.
+        what: String,
+    },
     /// Records were lost or doubled between two places that count them.
     #[error(
         "epoch {epoch} does not balance: {what}; counts was not touched, raw has every record. This is a bug: please report it"
@@ -71,11 +74,18 @@ pub enum CommitError {
 }
 
 impl CommitError {
-    /// A worker's.
-    pub fn of(kind: FailureKind, what: String) -> CommitError {
-        match kind {
-            FailureKind::Retry => CommitError::Retry(what),
-            FailureKind::Fatal => CommitError::Failed(what),
+    /// Somebody has to look.
+    pub fn failed(what: impl Into<String>) -> CommitError {
+        CommitError::Worker { exit: Exit::Failed, what: what.into() }
+    }
+}
+
+impl HasExit for CommitError {
+    fn exit(&self) -> Exit {
+        match self {
+            CommitError::Table(error) => error.exit(),
+            CommitError::Worker { exit, .. } => *exit,
+            CommitError::Imbalance { .. } => Exit::Failed,
         }
     }
 }
@@ -185,13 +195,14 @@ impl Committer {
         let newest = self.raw.state.txn(raw::EPOCH) as Epoch;
         let ingested_at = self.clock.now().max(self.last_ingested_at);
         let published = lane_epochs(&self.counts.state);
+        let size = Size { workers: self.workers, processes: self.processes };
         let mut run = Run {
             open: Open { epoch: newest + 1, ingested_at, busy: false, full: false },
             closed: BTreeMap::new(),
             closed_at: ingested_at,
             balanced: newest,
             tracks: [None, None],
-            pace: Pace::new(&self.settings, (self.workers, self.processes), published, newest, self.clock.now()),
+            pace: Pace::new(&self.settings, size, published, newest, self.clock.now()),
             first: newest + 1,
             orders: 0,
             drained: 0,
@@ -215,13 +226,14 @@ impl Committer {
             tokio::select! {
                 answer = self.answers.recv() => match answer {
                     Some(answer) => self.hear(&mut run, answer)?,
-                    None => return Err(CommitError::Failed("all workers are gone; see the log above".to_owned())),
+                    None => return Err(CommitError::failed("all workers are gone; see the log above")),
                 },
                 () = self.clock.reaches(due), if may_tick => {}
                 changed = self.request.changed(), if may_change => {
-                    // Who could still ask is gone: stop in order.
+                    // Nobody is left who could ask for an orderly stop: the process is ending, and what is not committed is not
+                    // waited for.
                     if changed.is_err() {
-                        return Err(CommitError::Failed("the process is ending".to_owned()));
+                        return Err(CommitError::failed("the process is ending"));
                     }
                 }
             }
@@ -267,7 +279,7 @@ impl Committer {
                     publishing.idle.retain(|lane| staged.idle.contains(lane));
                 }
             }
-            Answer::Failed { kind, what } => return Err(CommitError::of(kind, what)),
+            Answer::Failed { exit, what } => return Err(CommitError::Worker { exit, what }),
         }
         Ok(())
     }

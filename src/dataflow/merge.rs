@@ -57,7 +57,7 @@ impl Merge {
         let mut sources = Vec::with_capacity(live.len());
         for file in &live {
             let path = Path::from(file.path.as_str());
-            let reading = |error| TableError::storage(format!("reading {path} of table counts"), error);
+            let reading = |error| TableError::reading("counts", &path, error);
             let bytes = read_file(self.log.store().as_ref(), &path).await.map_err(reading)?;
             sources.push((file.clone(), bytes));
         }
@@ -68,9 +68,8 @@ impl Merge {
             let merged = merge(segment, sources, &updates, &name)?;
             Ok((merged, rows, started.elapsed()))
         });
-        let (merged, updates, took): (Option<(File, Bytes)>, u64, Duration) = merged.await.map_err(|error| {
-            TableError::Corrupt { table: "counts".to_owned(), what: format!("a merge failed: {error}") }
-        })??;
+        let (merged, updates, took): (Option<(File, Bytes)>, u64, Duration) =
+            merged.await.map_err(|error| TableError::Bug(format!("a merge into counts failed: {error}")))??;
         let add = match merged {
             Some((file, bytes)) => {
                 write_file(self.log.store().as_ref(), &file.path, bytes).await?;
@@ -323,10 +322,8 @@ impl Output {
         if tally.event_count < 0 {
             return Err(below_zero(segment, cell, tally));
         }
-        let decoded = Cell::decode(cell).ok_or_else(|| TableError::Corrupt {
-            table: "counts".to_owned(),
-            what: format!("an update is no cell: {cell:?}"),
-        })?;
+        let decoded =
+            Cell::decode(cell).ok_or_else(|| TableError::Bug(format!("an update of counts is no cell: {cell:?}")))?;
         self.rows.push(&decoded.customer, &decoded.dimension, decoded.window_start, &decoded.value, tally);
         self.flush_if_full()
     }

@@ -121,7 +121,8 @@ pub fn build(
         let answer = move |message| to_committer.send(message);
         let records = source::source(scope, to_source, open, answer, epoch_bytes, Arc::clone(progress));
         let (events, decoded) = decode::decode(records, Decoder::new(logic));
-        raw::raw(decoded, to_raw, topics, (router.clone(), total), archiver, answers, Arc::clone(progress));
+        let absorbed = raw::Absorbed { router: router.clone(), total };
+        raw::raw(decoded, to_raw, topics, absorbed, archiver, answers, Arc::clone(progress));
         let updates = combine::combine(events, dimensions.clone(), router, plan.buckets);
         let cells = roll_up::roll_up(updates);
         let batches = pending::arrange(cells);

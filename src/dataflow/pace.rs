@@ -41,20 +41,23 @@ struct LanePace {
     in_flight: bool,
 }
 
+/// The size of a job.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// Workers of all processes.
+    pub workers: usize,
+    /// Processes.
+    pub processes: usize,
+}
+
 impl Pace {
     /// At a start, `now`: `published` is each lane's epoch in `counts`, `newest` that of `raw`. A lane that has something to catch
     /// up with is due at once, so that a job that never runs for long publishes all the same.
-    pub fn new(
-        settings: &Settings,
-        (workers, processes): (usize, usize),
-        published: [Epoch; LANES],
-        newest: Epoch,
-        now: TimeUs,
-    ) -> Pace {
+    pub fn new(settings: &Settings, size: Size, published: [Epoch; LANES], newest: Epoch, now: TimeUs) -> Pace {
         Pace {
             publish_us: settings.publish_seconds.map(|seconds| seconds as TimeUs * 1_000_000),
-            budget_bytes: settings.pending_bytes_max * processes as u64,
-            workers,
+            budget_bytes: settings.pending_bytes_max * size.processes as u64,
+            workers: size.workers,
             lanes: published.map(|published| LanePace {
                 published,
                 ordered_at: (published == newest).then_some(now),
@@ -204,7 +207,13 @@ mod tests {
     const SECOND: TimeUs = 1_000_000;
 
     fn pace(published: [Epoch; LANES]) -> Pace {
-        Pace::new(&Settings { pending_bytes_max: 1000, ..Settings::default() }, (2, 1), published, 10, 0)
+        Pace::new(
+            &Settings { pending_bytes_max: 1000, ..Settings::default() },
+            Size { workers: 2, processes: 1 },
+            published,
+            10,
+            0,
+        )
     }
 
     #[test]

@@ -27,7 +27,7 @@ use super::roll_up::Triple;
 use super::run::Run;
 use super::{EpochWatch, Progress};
 use crate::job::{Dimension, Logic};
-use crate::model::{Cell, CellParts, Epoch, Granularity, Key, Lane, Tally};
+use crate::model::{Cell, CellParts, Epoch, Granularity, Key, Lane, Tally, Target};
 use crate::table::layout::Layout;
 use crate::table::{Log, TableError};
 
@@ -220,10 +220,7 @@ impl Pending {
             let work = tokio::task::spawn_blocking(move || wanted.plan()).await;
             let staged = match work {
                 Ok(work) => merge.stage(work).await,
-                Err(error) => Err(TableError::Corrupt {
-                    table: "counts".to_owned(),
-                    what: format!("a publish could not be planned: {error}"),
-                }),
+                Err(error) => Err(TableError::Bug(format!("a publish could not be planned: {error}"))),
             };
             answers.send(match staged {
                 Ok(pieces) => Answer::Staged(Staged { order: order.order, attempt: order.attempt, pieces, idle }),
@@ -247,7 +244,8 @@ fn receive(batch: &Batch, runs: &mut Runs, totals: &mut BTreeMap<Epoch, i64>, to
     let mut new: BTreeMap<(Epoch, usize), Run> = BTreeMap::new();
     let mut cursor = batch.cursor();
     while let Some(key) = cursor.get_key(batch) {
-        let (lane, granularity, _, cell) = Cell::decode_head(key).expect("roll_up wrote the key");
+        let (target, granularity, _, cell) = Cell::decode_head(key).expect("roll_up wrote the key");
+        let Target::Lane(lane) = target else { unreachable!("only replays join lanes") };
         let balances = granularity == total
             && lane != Lane::Coarse
             && CellParts::of(cell).is_some_and(|parts| parts.dimension == Logic::TOTAL.as_bytes());

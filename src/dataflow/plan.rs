@@ -236,7 +236,7 @@ mod tests {
     use chrono::{DateTime, Utc};
 
     use super::*;
-    use crate::model::{Cell, Lane, Tally};
+    use crate::model::{Cell, Tally};
 
     fn at(text: &str) -> TimeUs {
         text.parse::<DateTime<Utc>>().expect("a time").timestamp_micros()
@@ -254,15 +254,14 @@ mod tests {
     fn run(granularity: Granularity, cells: &[(&str, &str)]) -> Arc<Run> {
         let mut keys: Vec<Vec<u8>> = (cells.iter())
             .map(|(dimension, time)| {
-                let mut key = Vec::new();
-                Cell::encode_head(Lane::Late, granularity, 3, &mut key);
+                let mut key = Run::group(granularity as u8, 3).to_vec();
                 Cell::encode(b"c", dimension.as_bytes(), granularity.window_start(at(time), Zone::Utc), b"", &mut key);
                 key
             })
             .collect();
         keys.sort();
         let mut run = Run::default();
-        keys.iter().for_each(|key| run.push(Run::key_of(key), Tally::ONE));
+        keys.iter().for_each(|key| run.push(key, Tally::ONE));
         Arc::new(run)
     }
 

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::exit::{Exit, HasExit};
 use crate::model::{Epoch, Lane, Segment, TimeUs};
+use crate::table::File;
 use crate::table::layout::Layout;
-use crate::table::{File, TableError};
 
 /// From the committer (worker 0's process) to every worker, in this order on each.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -190,15 +191,6 @@ pub struct Effort {
     pub us: u64,
 }
 
-/// Why a worker can not go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum FailureKind {
-    /// It may pass: a broker that is away for long.
-    Retry,
-    /// Somebody must look.
-    Fatal,
-}
-
 /// From a worker to the committer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Answer {
@@ -234,20 +226,16 @@ pub enum Answer {
     },
     /// The worker can not go on.
     Failed {
-        /// Whether trying again later may help.
-        kind: FailureKind,
+        /// How the job ends.
+        exit: Exit,
         /// What happened, and what to do.
         what: String,
     },
 }
 
 impl Answer {
-    /// The worker can not go on: what a store refuses may be right at another try, the rest somebody must look at.
-    pub fn failed(error: &TableError) -> Answer {
-        let kind = match error {
-            TableError::Storage { .. } => FailureKind::Retry,
-            _ => FailureKind::Fatal,
-        };
-        Answer::Failed { kind, what: error.to_string() }
+    /// The worker can not go on.
+    pub fn failed(error: &impl HasExit) -> Answer {
+        Answer::Failed { exit: error.exit(), what: error.to_string() }
     }
 }

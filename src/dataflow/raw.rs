@@ -58,12 +58,20 @@ impl EpochCounts {
     }
 }
 
-/// Builds the operator. `total`: the granularity by which `total` balances.
+/// Tells rows of the archive that no lane wants any more.
+pub struct Absorbed {
+    /// Decides lanes.
+    pub router: Router,
+    /// The granularity by which `total` balances.
+    pub total: Granularity,
+}
+
+/// Builds the operator. `absorbed`: which rows of the archive count no more.
 pub fn raw<'scope>(
     decoded: StreamVec<'scope, Epoch, Decoded>,
     inbox: Inbox,
     topics: Arc<[String]>,
-    (router, total): (Router, Granularity),
+    absorbed: Absorbed,
     archiver: Sender<ToArchiver>,
     answers: Answers,
     progress: Arc<Progress>,
@@ -84,8 +92,8 @@ pub fn raw<'scope>(
                     if record.epoch != epoch {
                         count(fed, outcome);
                         if let (Outcome::Counted, Some(event_time)) = (outcome, event_time) {
-                            let lanes = router.lanes(record.epoch, record.ingested_at, *event_time);
-                            *fed_absorbed += u64::from(!lanes.want(total));
+                            let lanes = absorbed.router.lanes(record.epoch, record.ingested_at, *event_time);
+                            *fed_absorbed += u64::from(!lanes.want(absorbed.total));
                         }
                         continue;
                     }

@@ -14,7 +14,7 @@ use timely::dataflow::operators::generic::operator::Operator;
 
 use super::combine::Update;
 use super::tally_map::TallyMap;
-use crate::model::{Cell, CellParts, Epoch, Granularity, Key, Lane, Tally, Zone};
+use crate::model::{Cell, CellParts, Epoch, Granularity, Key, Lane, Tally, Target, Zone};
 
 /// Maps of more bytes of keys are sent before their epoch ends.
 const MAP_BYTES_MAX: usize = 32 << 20;
@@ -74,10 +74,10 @@ impl Longer {
         give: &mut impl FnMut(&[u8], Tally),
     ) {
         let (bucket, route, bytes) = Update::parts(key);
-        let coarse = (granularity == Granularity::Day && route.coarse()).then_some(Lane::Coarse);
-        for lane in route.lane(granularity).into_iter().chain(coarse) {
+        let coarse = (granularity == Granularity::Day && route.coarse()).then_some(Target::Lane(Lane::Coarse));
+        for target in route.target(granularity).into_iter().chain(coarse) {
             scratch.clear();
-            Cell::encode_head(lane, granularity, bucket, scratch);
+            Cell::encode_head(target, granularity, bucket, scratch);
             scratch.extend_from_slice(bytes);
             give(scratch, tally);
         }

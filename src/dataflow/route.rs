@@ -5,57 +5,54 @@ use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use crate::job::Logic;
-use crate::model::{Epoch, Granularity, Lane, TimeUs, Zone, covers};
+use crate::model::{Epoch, Granularity, Lane, Target, TimeUs, Zone, covers};
 
 /// Granularities that a route can name.
 const GRANULARITIES: usize = Granularity::ALL.len();
 
-/// Four bits that say "in no lane".
+/// Four bits that say "for nothing".
 const NONE: u32 = 0xf;
 
-/// For each granularity of a dimension the lane that wants the record, in four bits each.
+/// For each granularity of a dimension what wants the record, in four bits each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Route(u32);
 
 impl Route {
-    /// In a replay, where nothing is late: days that count, and that weeks, months and years are made of.
-    pub const BOTH: Lane = Lane::Late;
-
-    /// In no lane.
+    /// For nothing.
     const NOWHERE: Route = Route(u32::MAX);
 
-    fn with(self, granularity: Granularity, lane: Lane) -> Route {
+    fn with(self, granularity: Granularity, target: Target) -> Route {
         let shift = 4 * granularity as u32;
-        Route((self.0 & !(NONE << shift)) | ((lane as u32) << shift))
+        Route((self.0 & !(NONE << shift)) | (u32::from(target.number()) << shift))
     }
 
-    /// The lane of a granularity, if any wants the record.
-    pub fn lane(self, granularity: Granularity) -> Option<Lane> {
-        Lane::ALL.get(((self.0 >> (4 * granularity as u32)) & 0xf) as usize).copied()
+    /// What wants the record for its window of a granularity, if anything does.
+    pub fn target(self, granularity: Granularity) -> Option<Target> {
+        Target::of_number(((self.0 >> (4 * granularity as u32)) & NONE) as u8)
     }
 
     /// Whether a lane wants the record for its week, month or year: then it takes days.
     pub fn coarse(self) -> bool {
-        [Granularity::Week, Granularity::Month, Granularity::Year].iter().any(|longer| self.lane(*longer).is_some())
+        [Granularity::Week, Granularity::Month, Granularity::Year].iter().any(|longer| self.target(*longer).is_some())
     }
 
     /// The finest of minute, hour and day that is wanted at or after `from`.
     pub fn next(self, from: Granularity) -> Option<Granularity> {
         let wanted =
-            |granularity| self.lane(granularity).is_some() || (granularity == Granularity::Day && self.coarse());
+            |granularity| self.target(granularity).is_some() || (granularity == Granularity::Day && self.coarse());
         Granularity::ALL[from as usize..].iter().copied().find(|&granularity| wanted(granularity))
     }
 
-    /// For a replay: late or not is one, and a day that counts and is a part of counted weeks, months or years is one update, in
-    /// [`Route::BOTH`].
+    /// For a replay: late or not is one, and a day that counts and is a part of counted weeks, months or years is one update, for
+    /// [`Target::DaysOfBoth`].
     fn joined(self) -> Route {
-        let wanted = |granularity: &Granularity| self.lane(*granularity).is_some();
+        let wanted = |granularity: &Granularity| self.target(*granularity).is_some();
         let both = wanted(&Granularity::Day) && self.coarse();
         Granularity::ALL.into_iter().filter(wanted).fold(Route::NOWHERE, |joined, granularity| {
             match granularity.lane() {
-                Lane::Day if both => joined.with(granularity, Route::BOTH),
+                Lane::Day if both => joined.with(granularity, Target::DaysOfBoth),
                 Lane::Coarse if both => joined,
-                lane => joined.with(granularity, lane),
+                lane => joined.with(granularity, Target::Lane(lane)),
             }
         })
     }
@@ -159,7 +156,7 @@ impl Lanes {
         let mut route = Route::NOWHERE;
         for &granularity in granularities {
             if let Some(lane) = self.lanes[granularity as usize] {
-                route = route.with(granularity, lane);
+                route = route.with(granularity, Target::Lane(lane));
             }
         }
         (route != Route::NOWHERE).then(|| if self.of_replay { route.joined() } else { route })

@@ -12,8 +12,8 @@ use crate::model::{Granularity, Tally};
 /// Bytes of a key before the cell: granularity, bucket.
 const GROUP: usize = 1 + 2;
 
-/// Bytes of an update's key before a run's: the lane.
-const LANE: usize = 1;
+/// Bytes of an update's key before a run's: the target.
+const TARGET: usize = 1;
 
 /// Runs are merged into one of at most so many bytes: while it is made, it and what it is made from are there.
 const MERGED_BYTES_MAX: usize = 32 << 20;
@@ -29,9 +29,15 @@ impl Run {
     /// The head of a key whose granularity and bucket nobody asks for.
     pub const HEAD: [u8; GROUP] = [0; GROUP];
 
-    /// The part of an update's key that a run keeps: all but the lane.
+    /// The head of a key: a granularity's number, or another one that the run's owner gives it, and a bucket.
+    pub fn group(number: u8, bucket: u16) -> [u8; GROUP] {
+        let [high, low] = bucket.to_be_bytes();
+        [number, high, low]
+    }
+
+    /// The part of an update's key that a run keeps: all but the target.
     pub fn key_of(key: &[u8]) -> &[u8] {
-        &key[LANE..]
+        &key[TARGET..]
     }
 
     /// Appends an update; keys come sorted.
@@ -79,13 +85,18 @@ impl Run {
 
     /// Where the updates of each granularity and bucket stand.
     pub fn groups(&self) -> Vec<(Granularity, u16, Range<usize>)> {
+        let of = |(number, bucket, range)| (Granularity::ALL[usize::from(number)], bucket, range);
+        self.groups_by_number().into_iter().map(of).collect()
+    }
+
+    /// The same by the numbers of [`Run::group`].
+    pub fn groups_by_number(&self) -> Vec<(u8, u16, Range<usize>)> {
         let mut groups = Vec::new();
         let mut from = 0;
         while from < self.len() {
             let head = &self.key(from)[..GROUP];
             let to = from + partition_point(self.len() - from, |step| &self.key(from + step)[..GROUP] == head);
-            let granularity = Granularity::ALL[usize::from(head[0])];
-            groups.push((granularity, u16::from_be_bytes([head[1], head[2]]), from..to));
+            groups.push((head[0], u16::from_be_bytes([head[1], head[2]]), from..to));
             from = to;
         }
         groups

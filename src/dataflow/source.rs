@@ -15,7 +15,7 @@ use timely::dataflow::{Scope, StreamVec};
 
 use super::Progress;
 use super::control::Inbox;
-use super::protocol::{Answer, FailureKind, Order, Read};
+use super::protocol::{Answer, Order, Read};
 use crate::model::{Epoch, Records};
 use crate::source::archive::{Fed, Feed};
 use crate::source::{RecordSource, SourceError, Stamp, Waker};
@@ -203,10 +203,6 @@ impl State {
 
     fn fail(&mut self, error: &SourceError, answer: &impl Fn(Answer)) {
         self.failed = true;
-        let kind = match error {
-            SourceError::Invalid(_) => FailureKind::Fatal,
-            SourceError::Retry(_) => FailureKind::Retry,
-        };
-        answer(Answer::Failed { kind, what: error.to_string() });
+        answer(Answer::failed(error));
     }
 }

@@ -85,7 +85,8 @@ impl EventWriter {
     pub(super) fn write_broken(
         &self,
         event: &Event,
-        (reason, variant): (Reason, u64),
+        reason: Reason,
+        variant: u64,
         random: &mut Random,
         out: &mut Vec<u8>,
     ) {

@@ -188,7 +188,7 @@ impl Traffic {
             None => self.writer.write(&event, &mut self.random, value),
             Some((Reason::Empty, 0)) => out.value = None,
             Some((Reason::Empty, _)) => {}
-            Some(fault) => self.writer.write_broken(&event, fault, &mut self.random, value),
+            Some((reason, variant)) => self.writer.write_broken(&event, reason, variant, &mut self.random, value),
         }
         self.made += 1;
     }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::exit::{Exit, HasExit};
+
 /// A job file that can not be used. Nothing was started; the user has to change the file or the environment.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
@@ -16,6 +18,14 @@ pub enum JobError {
     /// Something in the file is wrong.
     #[error("{0}")]
     Invalid(Box<Fault>),
+}
+
+impl HasExit for JobError {
+    fn exit(&self) -> Exit {
+        match self {
+            JobError::Read { .. } | JobError::Invalid(_) => Exit::Configuration,
+        }
+    }
 }
 
 /// One thing that is wrong in a job file.

@@ -16,6 +16,7 @@ use std::io::Write;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 
+use crate::exit::{Exit, HasExit};
 use crate::job::JobError;
 use crate::table::TableError;
 use crate::upkeep::compact::CompactError;
@@ -100,22 +101,21 @@ pub enum ManageError {
     Output(#[source] std::io::Error),
 }
 
-impl ManageError {
-    /// The process' exit code (DESIGN, "Cluster").
-    pub fn exit_code(&self) -> u8 {
+impl HasExit for ManageError {
+    fn exit(&self) -> Exit {
         match self {
-            ManageError::Usage(_) => 2,
-            ManageError::Place(_) | ManageError::Job(_) => 78,
-            ManageError::Table(error) | ManageError::Compact(CompactError::Table(error)) => match error {
-                TableError::Invalid(_) => 78,
-                TableError::Storage { .. } => 75,
-                _ => 1,
-            },
-            ManageError::Retry(_) => 75,
-            _ => 1,
+            ManageError::Usage(_) => Exit::Usage,
+            ManageError::Place(_) => Exit::Configuration,
+            ManageError::Job(error) => error.exit(),
+            ManageError::Table(error) => error.exit(),
+            ManageError::Compact(error) => error.exit(),
+            ManageError::Retry(_) => Exit::TryAgain,
+            ManageError::Disk { .. } | ManageError::Output(_) => Exit::Failed,
         }
     }
+}
 
+impl ManageError {
     fn disk(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> ManageError {
         let doing = doing.into();
         move |error| ManageError::Disk { doing, error }

@@ -8,7 +8,7 @@ use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use super::time::{Granularity, Lane, Period, TimeUs};
+use super::time::{Granularity, Period, Target, TimeUs};
 
 /// Longest dimension value, in bytes, that is kept as it is; see [`shorten`].
 pub const CELL_VALUE_BYTES_MAX: usize = 512;
@@ -75,7 +75,7 @@ impl<'a> CellParts<'a> {
     }
 }
 
-/// Length in bytes of the key's head: lane, granularity, bucket.
+/// Length in bytes of the key's head: target, granularity, bucket.
 const HEAD: usize = 1 + 1 + 2;
 
 impl Cell {
@@ -105,19 +105,19 @@ impl Cell {
         })
     }
 
-    /// Appends the head of an update's key, that sorts updates by lane, granularity and bucket before the cell's own bytes.
-    pub fn encode_head(lane: Lane, granularity: Granularity, bucket: u16, out: &mut Vec<u8>) {
-        out.push(lane as u8);
+    /// Appends the head of an update's key, that sorts updates by target, granularity and bucket before the cell's own bytes.
+    pub fn encode_head(target: Target, granularity: Granularity, bucket: u16, out: &mut Vec<u8>) {
+        out.push(target.number());
         out.push(granularity as u8);
         out.extend_from_slice(&bucket.to_be_bytes());
     }
 
-    /// Splits an update's key into lane, granularity, bucket and the cell's own bytes; `None` when it is not one.
-    pub fn decode_head(key: &[u8]) -> Option<(Lane, Granularity, u16, &[u8])> {
+    /// Splits an update's key into target, granularity, bucket and the cell's own bytes; `None` when it is not one.
+    pub fn decode_head(key: &[u8]) -> Option<(Target, Granularity, u16, &[u8])> {
         let (head, cell) = key.split_first_chunk::<HEAD>()?;
-        let lane = *Lane::ALL.get(head[0] as usize)?;
+        let target = Target::of_number(head[0])?;
         let granularity = *Granularity::ALL.get(head[1] as usize)?;
-        Some((lane, granularity, u16::from_be_bytes([head[2], head[3]]), cell))
+        Some((target, granularity, u16::from_be_bytes([head[2], head[3]]), cell))
     }
 }
 

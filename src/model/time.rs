@@ -249,6 +249,33 @@ impl Lane {
     }
 }
 
+/// What an update of a cell is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// What a lane publishes.
+    Lane(Lane),
+    /// In a replay, where nothing is late: days that count, and that weeks, months and years are made of.
+    DaysOfBoth,
+}
+
+impl Target {
+    /// Its number in keys: a lane's, or the one after those.
+    pub const fn number(self) -> u8 {
+        match self {
+            Target::Lane(lane) => lane as u8,
+            Target::DaysOfBoth => Lane::ALL.len() as u8,
+        }
+    }
+
+    /// The target with this number.
+    pub fn of_number(number: u8) -> Option<Target> {
+        match Lane::ALL.get(usize::from(number)) {
+            Some(lane) => Some(Target::Lane(*lane)),
+            None => (number == Target::DaysOfBoth.number()).then_some(Target::DaysOfBoth),
+        }
+    }
+}
+
 fn utc(time: TimeUs) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(time).expect("times are between the years 2000 and 2100, or a window around them")
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::dataflow::Progress;
+use crate::exit::{Exit, HasExit};
 use crate::job::Settings;
 use crate::model::Lane;
 use crate::source::SourceFactory;
@@ -40,10 +41,13 @@ pub struct ListenError {
     way_out: &'static str,
 }
 
-impl ListenError {
-    /// The process' exit code: who holds the port may go away, as a process that is ending.
-    pub fn exit_code(&self) -> u8 {
-        if self.error.kind() == std::io::ErrorKind::AddrInUse { 75 } else { 78 }
+impl HasExit for ListenError {
+    fn exit(&self) -> Exit {
+        match self.error.kind() {
+            // Who holds the port may go away, as a process that is ending.
+            std::io::ErrorKind::AddrInUse => Exit::TryAgain,
+            _ => Exit::Configuration,
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 use super::dataset::Summary;
 use super::submission::Submission;
+use crate::exit::{Exit, HasExit};
 use crate::ledger::{Entry, Fingerprint, Ledger, Orders};
 use crate::model::Epoch;
 use crate::table::store::load_json;
@@ -109,18 +110,32 @@ pub enum PublishError {
     },
     /// The store did not answer to the commit.
     #[error(
-        "the store did not answer to the commit of replay {0}; whether it was done shows when the same command is run again"
+        "the store did not answer to the commit of replay {id} (the last that was heard: {said}); whether it was done shows when \
+         the same command is run again"
     )]
-    OutcomeUnknown(String),
+    OutcomeUnknown {
+        /// The replay.
+        id: String,
+        /// The last complaint of the store's client.
+        said: String,
+    },
 }
 
-impl PublishError {
-    /// The process' exit code (DESIGN, "Cluster").
-    pub fn exit_code(&self) -> u8 {
+impl HasExit for PublishError {
+    fn exit(&self) -> Exit {
         match self {
-            PublishError::Table(TableError::Invalid(_)) => 78,
-            PublishError::Table(TableError::Storage { .. }) | PublishError::OutcomeUnknown(_) => 75,
-            _ => 1,
+            PublishError::Table(error) => error.exit(),
+            PublishError::OutcomeUnknown { .. } => Exit::TryAgain,
+            PublishError::Unknown(_)
+            | PublishError::Incomplete(_)
+            | PublishError::NotPublished(_)
+            | PublishError::Preview { .. }
+            | PublishError::LogicChanged { .. }
+            | PublishError::Reused(_)
+            | PublishError::Overtaken { .. }
+            | PublishError::UndoFirst { .. }
+            | PublishError::InForce(_)
+            | PublishError::TooSlow { .. } => Exit::Failed,
         }
     }
 }

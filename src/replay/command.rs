@@ -20,6 +20,7 @@ use super::submission::{Asked, Submission};
 use super::{ReplayError, times};
 use crate::clock::Clock;
 use crate::cluster::{ClusterArgs, ClusterError, Member, fingerprint};
+use crate::exit::{Exit, HasExit};
 use crate::job::Job;
 use crate::ledger::{Fingerprint, Orders};
 use crate::live_line::{LiveLine, duration, grouped};
@@ -192,11 +193,11 @@ fn parse_id(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Runs a command to its end; returns the exit code.
+/// Runs a command to its end; returns how.
 ///
 /// # Errors
 /// [`ReplayError`].
-pub fn run(command: &ReplayCommand) -> Result<u8, ReplayError> {
+pub fn run(command: &ReplayCommand) -> Result<Exit, ReplayError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("storage")
@@ -238,13 +239,13 @@ pub fn run(command: &ReplayCommand) -> Result<u8, ReplayError> {
     result
 }
 
-fn print(output: Output, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<u8, ReplayError> {
+fn print(output: Output, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<Exit, ReplayError> {
     let text = match output {
         Output::Json => serde_json::to_string(value).map_err(|error| ReplayError::Bug(error.to_string()))?,
         Output::Text => text(),
     };
     writeln!(std::io::stdout(), "{}", text.trim_end()).map_err(ReplayError::Output)?;
-    Ok(0)
+    Ok(Exit::Done)
 }
 
 impl RangeArgs {
@@ -285,7 +286,7 @@ impl RangeArgs {
     }
 }
 
-async fn plan(args: &PlanArgs) -> Result<u8, ReplayError> {
+async fn plan(args: &PlanArgs) -> Result<Exit, ReplayError> {
     let job = Job::load(&args.range.job)?;
     let root = Root::open(&job.tables.url, &job.tables.options)?;
     let request = args.range.request("plan".to_owned(), CHUNK_BYTES)?;
@@ -294,7 +295,7 @@ async fn plan(args: &PlanArgs) -> Result<u8, ReplayError> {
     print(args.range.output, &plan, || show::plan(&plan))
 }
 
-async fn replay(args: &RunArgs) -> Result<u8, ReplayError> {
+async fn replay(args: &RunArgs) -> Result<Exit, ReplayError> {
     let job = Job::load(&args.range.job)?;
     // Who leads makes up an id that is missing.
     let request = args.range.request(args.id.clone().unwrap_or_default(), u64::from(args.chunk_mib) << 20)?;
@@ -320,25 +321,25 @@ async fn replay(args: &RunArgs) -> Result<u8, ReplayError> {
         _ => follow(&replay, member).await,
     };
     match &result {
-        Ok(_) => member.end(0, ""),
-        Err(error) => member.end(error.exit_code(), &error.to_string()),
+        Ok(_) => member.end(Exit::Done, ""),
+        Err(error) => member.end(error.exit(), &error.to_string()),
     }
     // The first end is everybody's.
     match (result, member.ended().await) {
-        (Ok(_), end) if end.code > 0 => Err(ClusterError::Ended(end).into()),
+        (Ok(_), end) if end.exit != Exit::Done => Err(ClusterError::Ended(end).into()),
         (result, _) => result,
     }
 }
 
 /// A process that is not the first.
-async fn follow(replay: &Replay, member: &Member) -> Result<u8, ReplayError> {
+async fn follow(replay: &Replay, member: &Member) -> Result<Exit, ReplayError> {
     shown(&replay.progress, recount::follow(replay, member)).await?;
     say::line("floodmark: the replay is complete; process 0 says what was found");
-    Ok(0)
+    Ok(Exit::Done)
 }
 
 /// All of it in a process without others; of several, what is done once, in process 0.
-async fn lead(args: &RunArgs, request: Request, replay: &Replay) -> Result<u8, ReplayError> {
+async fn lead(args: &RunArgs, request: Request, replay: &Replay) -> Result<Exit, ReplayError> {
     let started = Instant::now();
     let submission = replay.unless_ended(submit(args, request, &replay.job, &replay.root)).await?;
     let summary = shown(&replay.progress, recount::run(replay, &submission)).await?;
@@ -363,7 +364,7 @@ async fn lead(args: &RunArgs, request: Request, replay: &Replay) -> Result<u8, R
         }
         text
     })?;
-    Ok(if args.detailed_exitcode && summary.cells.total() > 0 { 3 } else { 0 })
+    Ok(if args.detailed_exitcode && summary.cells.total() > 0 { Exit::Differences } else { Exit::Done })
 }
 
 /// The replay of an id: the one that is there, if it is the same; else a new one.
@@ -475,7 +476,7 @@ fn sentence(published: &Published, direction: Direction) -> String {
     format!("replay {id} is {done}: {cells} cells, {files} files, counts version {version}, order {order}")
 }
 
-async fn show_diff(args: &DiffArgs) -> Result<u8, ReplayError> {
+async fn show_diff(args: &DiffArgs) -> Result<Exit, ReplayError> {
     let place = Place::open(&args.at.job).await?;
     let filter = Filter {
         granularity: args.granularity,

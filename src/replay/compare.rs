@@ -20,9 +20,9 @@ use futures::{StreamExt, TryStreamExt};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use serde::{Deserialize, Serialize};
 
-use super::dataset::{Change, Changes, Group, Groups, Largest, Part, Writer};
+use super::dataset::{CellRef, Change, Changes, Group, Groups, Largest, Part, Writer};
 use super::fetch_kept;
-use super::runs::{Merged, RunSet, Sorted, Spool};
+use super::runs::{Kept, Merged, RunSet, Sorted, Spool};
 use super::shape::{Lies, Shape, lies};
 use crate::dataflow::route::Scope;
 use crate::dataflow::tally_map::TallyMap;
@@ -116,7 +116,7 @@ pub async fn compare(compare: Arc<Compare>, at_once: usize) -> Result<Found, Tab
             tokio::task::spawn_blocking(move || compare.bucket(bucket, &runtime))
         })
         .buffer_unordered(at_once)
-        .map(|joined| joined.unwrap_or_else(|panic| Err(corrupt(format!("comparing failed: {panic}")))))
+        .map(|joined| joined.unwrap_or_else(|panic| Err(TableError::Bug(format!("comparing failed: {panic}")))))
         .try_fold(Found::default(), |mut all, found| async {
             all.merge(found);
             Ok(all)
@@ -136,9 +136,6 @@ pub struct Found {
     largest: BTreeMap<Granularity, Vec<Change>>,
 }
 
-/// Texts of a cell: customer, dimension, window, value.
-type Texts<'a> = (&'a str, &'a str, TimeUs, &'a str);
-
 /// Reads cells without an allocation each: neighbours mostly share their customer and dimension.
 #[derive(Default)]
 struct Row {
@@ -148,14 +145,15 @@ struct Row {
 }
 
 impl Row {
-    fn read<'a>(&'a mut self, cell: &'a [u8]) -> Option<Texts<'a>> {
+    fn read<'a>(&'a mut self, cell: &'a [u8]) -> Option<CellRef<'a>> {
         let parts = CellParts::of(cell)?;
         if self.head != parts.head {
             let Cell { customer, dimension, .. } = Cell::decode(cell)?;
             (self.customer, self.dimension) = (customer, dimension);
             parts.head.clone_into(&mut self.head);
         }
-        Some((&self.customer, &self.dimension, parts.window_start, std::str::from_utf8(parts.value).ok()?))
+        let value = std::str::from_utf8(parts.value).ok()?;
+        Some(CellRef { customer: &self.customer, dimension: &self.dimension, window_start: parts.window_start, value })
     }
 }
 
@@ -182,20 +180,15 @@ impl Found {
         }
     }
 
-    fn add(&mut self, granularity: Granularity, texts: Texts<'_>, old: i64, new: i64) {
-        let (_, dimension, window_start, _) = texts;
-        self.groups.add(granularity, dimension, window_start, old, new);
+    fn add(&mut self, granularity: Granularity, cell: CellRef<'_>, old: i64, new: i64) {
+        self.groups.add(granularity, cell.dimension, cell.window_start, old, new);
         let largest = self.largest.entry(granularity).or_default();
         if largest.len() < LARGEST
             || largest.last().is_some_and(|last| (last.new - last.old).abs() <= (new - old).abs())
         {
-            push_largest(largest, &Change { cell: cell_of(texts), old, new }, LARGEST);
+            push_largest(largest, &Change { cell: cell.to_cell(), old, new }, LARGEST);
         }
     }
-}
-
-fn cell_of((customer, dimension, window_start, value): Texts<'_>) -> Cell {
-    Cell { customer: customer.to_owned(), dimension: dimension.to_owned(), window_start, value: value.to_owned() }
 }
 
 /// Largest first; equal ones by cell, so that the same replay says the same.
@@ -254,9 +247,9 @@ impl Compare {
                 parts.add(granularity, part, was, is)?;
             }
             if was != is {
-                let texts = row.read(cell).ok_or_else(|| corrupt(format!("no cell: {cell:?}")))?;
-                found.add(granularity, texts, was, is);
-                if writer.push_row(texts, was, is)? {
+                let cell = row.read(cell).ok_or_else(|| TableError::Bug(format!("no cell: {cell:?}")))?;
+                found.add(granularity, cell, was, is);
+                if writer.push_row(cell, was, is)? {
                     runtime.block_on(writer.store())?;
                 }
             }
@@ -274,18 +267,18 @@ impl Compare {
 
     /// What was counted anew, of a granularity.
     fn recounted(&self, granularity: Granularity, bucket: u16) -> Result<Vec<Box<dyn Sorted + '_>>, TableError> {
-        // As what runs have days that count, and those that longer windows are made of: `gather`.
-        let days = |of: Granularity| -> Result<Vec<Box<dyn Sorted + '_>>, TableError> {
+        let days = |of: Kept| -> Result<Vec<Box<dyn Sorted + '_>>, TableError> {
             let mut runs = self.runs.of(of, bucket)?;
-            runs.extend(self.runs.of(Granularity::Month, bucket)?);
+            runs.extend(self.runs.of(Kept::DayOfBoth, bucket)?);
             Ok(runs)
         };
         match granularity {
-            Granularity::Minute | Granularity::Hour => return self.runs.of(granularity, bucket),
-            Granularity::Day => return days(Granularity::Day),
+            Granularity::Minute => return self.runs.of(Kept::Minute, bucket),
+            Granularity::Hour => return self.runs.of(Kept::Hour, bucket),
+            Granularity::Day => return days(Kept::Day),
             Granularity::Week | Granularity::Month | Granularity::Year => {}
         }
-        let days = Merged::of(days(Granularity::Week)?)?;
+        let days = Merged::of(days(Kept::DayOfLonger)?)?;
         let counts = |dimension: &crate::job::Dimension| dimension.granularities.contains(&granularity);
         let dimensions = self.logic.dimensions.iter().filter(|dimension| counts(dimension));
         let dimensions = dimensions.map(|dimension| dimension.name.as_bytes()).collect();

@@ -62,6 +62,37 @@ pub struct Change {
     pub new: i64,
 }
 
+/// A [`Cell`], borrowed.
+#[derive(Clone, Copy)]
+pub struct CellRef<'a> {
+    /// Customer.
+    pub customer: &'a str,
+    /// Name of the dimension.
+    pub dimension: &'a str,
+    /// Start of the window.
+    pub window_start: TimeUs,
+    /// Value of the dimension.
+    pub value: &'a str,
+}
+
+impl CellRef<'_> {
+    /// Of a cell.
+    pub fn of(cell: &Cell) -> CellRef<'_> {
+        let Cell { customer, dimension, window_start, value } = cell;
+        CellRef { customer, dimension, window_start: *window_start, value }
+    }
+
+    /// A cell of its own.
+    pub fn to_cell(self) -> Cell {
+        Cell {
+            customer: self.customer.to_owned(),
+            dimension: self.dimension.to_owned(),
+            window_start: self.window_start,
+            value: self.value.to_owned(),
+        }
+    }
+}
+
 /// One file of the dataset.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
@@ -112,18 +143,18 @@ impl Writer {
     /// Appends a change; whether a part is full: then [`Writer::store`] it before the next one.
     ///
     /// # Errors
-    /// [`TableError::Corrupt`] when the encoder fails.
+    /// [`TableError::Bug`] when the encoder fails.
     pub fn push(&mut self, change: &Change) -> Result<bool, TableError> {
         let Change { cell, old, new } = change;
-        self.push_row((&cell.customer, &cell.dimension, cell.window_start, &cell.value), *old, *new)
+        self.push_row(CellRef::of(cell), *old, *new)
     }
 
-    /// The same, of a cell's customer, dimension, window and value.
+    /// The same, of a cell that is elsewhere.
     ///
     /// # Errors
     /// As [`Writer::push`].
-    pub fn push_row(&mut self, cell: (&str, &str, TimeUs, &str), old: i64, new: i64) -> Result<bool, TableError> {
-        let (customer, dimension, window_start, value) = cell;
+    pub fn push_row(&mut self, cell: CellRef<'_>, old: i64, new: i64) -> Result<bool, TableError> {
+        let CellRef { customer, dimension, window_start, value } = cell;
         self.rows.push(customer, dimension, window_start, value, old, new);
         self.part.rows += 1;
         let day = Period::Day.start(window_start);
@@ -168,7 +199,7 @@ impl Writer {
     /// Ends a part and stores it.
     ///
     /// # Errors
-    /// [`TableError::Corrupt`] when the encoder fails; [`TableError::Storage`].
+    /// [`TableError::Bug`] when the encoder fails; [`TableError::Storage`].
     pub async fn store(&mut self) -> Result<(), TableError> {
         self.flush()?;
         let done = self.day.take();
@@ -199,7 +230,7 @@ fn empty_part(id: &str, granularity: Granularity, bucket: u16, number: usize) ->
 }
 
 fn encoding(error: parquet::errors::ParquetError) -> TableError {
-    TableError::Corrupt { table: "replays".to_owned(), what: format!("changes can not be encoded: {error}") }
+    TableError::Bug(format!("changes can not be encoded: {error}"))
 }
 
 #[derive(Default)]
@@ -251,9 +282,13 @@ pub async fn read(
         let path = part.path.clone();
         move |what: String| TableError::Corrupt { table: "replays".to_owned(), what: format!("{path}: {what}") }
     };
-    let bytes = read_file(root.store().as_ref(), &Path::from(part.path.as_str()))
-        .await
-        .map_err(|error| TableError::storage(format!("reading {}", part.path), error))?;
+    let bytes =
+        read_file(root.store().as_ref(), &Path::from(part.path.as_str())).await.map_err(|error| match error {
+            object_store::Error::NotFound { .. } => {
+                corrupt("it is in the summary, but there is no such file".to_owned())
+            }
+            error => TableError::storage(format!("reading {}", part.path), error),
+        })?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| corrupt(error.to_string()))?;
     if builder.schema().fields() != SCHEMA.fields() {
         return Err(corrupt(format!("found columns {:?}, expected {:?}", builder.schema().fields(), SCHEMA.fields())));

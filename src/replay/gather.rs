@@ -20,13 +20,12 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::operator::Operator;
 
 use super::arrivals::{Tallies, Told, schema};
-use super::runs::{RunFile, RunSet, push_merging, write};
+use super::runs::{Kept, RunFile, RunSet, push_merging, write};
 use super::source::{Chunk, Gathered, chunk_of};
 use super::submission::Submission;
 use crate::dataflow::pending::Batch;
-use crate::dataflow::route::Route;
 use crate::dataflow::run::Run;
-use crate::model::{Cell, Epoch, Granularity, Lane, Tally};
+use crate::model::{Cell, Epoch, Tally};
 use crate::sync::lock;
 use crate::table::store::write_file;
 use crate::table::{Root, TableError};
@@ -66,8 +65,10 @@ pub struct Gather {
     pub id: String,
     /// Tells this run's files from those of another run of the same replay.
     pub attempt: String,
-    /// The worker, and how many there are.
-    pub worker: (usize, usize),
+    /// The worker.
+    pub worker: usize,
+    /// How many there are.
+    pub workers: usize,
     /// Bytes of runs in memory.
     pub budget_bytes: usize,
     /// Chunks to be counted, ascending.
@@ -81,7 +82,7 @@ pub struct Gather {
 }
 
 /// Where a worker says that it is done with a chunk.
-pub fn manifest_path(id: &str, chunk: Chunk, attempt: &str, (worker, workers): (usize, usize)) -> String {
+pub fn manifest_path(id: &str, chunk: Chunk, attempt: &str, worker: usize, workers: usize) -> String {
     Submission::path(id, &format!("chunks/{chunk:06}/{attempt}-{worker}-of-{workers}.json"))
 }
 
@@ -156,32 +157,22 @@ pub fn gather<'scope>(
     );
 }
 
-/// What an update stands under in runs.
-fn kept_as(lane: Lane, granularity: Granularity) -> Granularity {
-    match (granularity, lane) {
-        (Granularity::Day, Lane::Coarse) => Granularity::Week,
-        (Granularity::Day, Route::BOTH) => Granularity::Month,
-        _ => granularity,
-    }
-}
-
 fn receive(batch: &Batch, chunks: &mut BTreeMap<Chunk, Held>) {
     let mut new: BTreeMap<(Chunk, u8), Run> = BTreeMap::new();
     let mut cursor = batch.cursor();
     let mut key = Vec::new();
     let mut sums: Vec<(Chunk, Tally)> = Vec::new();
     while let Some(update) = cursor.get_key(batch) {
-        let (lane, granularity, bucket, cell) = Cell::decode_head(update).expect("roll_up wrote the key");
+        let (target, granularity, bucket, cell) = Cell::decode_head(update).expect("roll_up wrote the key");
         key.clear();
-        key.push(kept_as(lane, granularity) as u8);
-        key.extend_from_slice(&bucket.to_be_bytes());
+        key.extend_from_slice(&Run::group(Kept::of(granularity, target) as u8, bucket));
         key.extend_from_slice(cell);
         cursor.map_times(batch, |epoch, tally| match sums.last_mut() {
             Some((chunk, sum)) if *chunk == chunk_of(*epoch) => sum.plus_equals(tally),
             _ => sums.push((chunk_of(*epoch), *tally)),
         });
         for (chunk, tally) in sums.drain(..) {
-            new.entry((chunk, lane as u8)).or_default().push(&key, tally);
+            new.entry((chunk, target.number())).or_default().push(&key, tally);
         }
         cursor.step_key(batch);
     }
@@ -245,24 +236,21 @@ impl Gather {
 
     fn name(&self, chunk: Chunk, held: &mut Held, what: &str) -> String {
         held.files += 1;
-        let (worker, _) = self.worker;
-        let name = format!("chunks/{chunk:06}/{}-{worker}-{:05}.{what}.parquet", self.attempt, held.files);
+        let name = format!("chunks/{chunk:06}/{}-{}-{:05}.{what}.parquet", self.attempt, self.worker, held.files);
         Submission::path(&self.id, &name)
     }
 
     fn store_manifest(&self, chunk: Chunk, manifest: &Manifest) -> Result<(), TableError> {
         let bytes = serde_json::to_vec(manifest).expect("a manifest is made of texts, numbers and lists");
-        let path = manifest_path(&self.id, chunk, &self.attempt, self.worker);
+        let path = manifest_path(&self.id, chunk, &self.attempt, self.worker, self.workers);
         self.runtime.block_on(write_file(self.root.store().as_ref(), &path, Bytes::from(bytes)))
     }
 }
 
 /// Rows whose outcome is another one, as one file.
 pub(super) fn encode_rows(rows: &[RecordBatch]) -> Result<Bytes, TableError> {
-    let encoding = |error: parquet::errors::ParquetError| TableError::Corrupt {
-        table: "replays".to_owned(),
-        what: format!("rows can not be encoded: {error}"),
-    };
+    let encoding =
+        |error: parquet::errors::ParquetError| TableError::Bug(format!("rows of a replay can not be encoded: {error}"));
     let mut writer = ArrowWriter::try_new(Vec::new(), schema(), None).map_err(encoding)?;
     for batch in rows {
         writer.write(batch).map_err(encoding)?;

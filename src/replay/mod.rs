@@ -35,6 +35,7 @@ mod touched;
 use object_store::Error as StoreError;
 
 use crate::cluster::ClusterError;
+use crate::exit::{Exit, HasExit};
 use crate::job::JobError;
 use crate::ledger::Fingerprint;
 use crate::manage::ManageError;
@@ -122,17 +123,22 @@ async fn fetch_kept(log: &Log, path: &str) -> Result<Fetched, TableError> {
     })
 }
 
-impl ReplayError {
-    /// The process' exit code (DESIGN, "Cluster").
-    pub fn exit_code(&self) -> u8 {
+impl HasExit for ReplayError {
+    fn exit(&self) -> Exit {
         match self {
-            ReplayError::Usage(_) => 2,
-            ReplayError::Job(_) | ReplayError::NoTable { .. } | ReplayError::Table(TableError::Invalid(_)) => 78,
-            ReplayError::Table(TableError::Storage { .. }) => 75,
-            ReplayError::Publish(error) => error.exit_code(),
-            ReplayError::Place(error) => error.exit_code(),
-            ReplayError::Cluster(error) => error.exit_code(),
-            _ => 1,
+            ReplayError::Usage(_) => Exit::Usage,
+            ReplayError::NoTable { .. } => Exit::Configuration,
+            ReplayError::Job(error) => error.exit(),
+            ReplayError::Table(error) => error.exit(),
+            ReplayError::Publish(error) => error.exit(),
+            ReplayError::Place(error) => error.exit(),
+            ReplayError::Cluster(error) => error.exit(),
+            ReplayError::Refused(_)
+            | ReplayError::Gone { .. }
+            | ReplayError::LogicGone { .. }
+            | ReplayError::Thread(_)
+            | ReplayError::Output(_)
+            | ReplayError::Bug(_) => Exit::Failed,
         }
     }
 }

@@ -232,7 +232,10 @@ impl UnderWay<'_> {
             Ok(Ok(())) => Ok(true),
             Ok(Err(TableError::Lost { .. })) => Ok(false),
             Ok(Err(error)) => Err(error.into()),
-            Err(_) => Err(PublishError::OutcomeUnknown(id())),
+            Err(_) => {
+                let said = self.log.last_complaint().unwrap_or_else(|| "nothing".to_owned());
+                Err(PublishError::OutcomeUnknown { id: id(), said })
+            }
         }
     }
 

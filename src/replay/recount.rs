@@ -33,6 +33,7 @@ use crate::cluster::{ClusterError, End, Member, alone, execute_in};
 use crate::dataflow::route::{Router, Scope};
 use crate::dataflow::{combine, decode, drop_dataflows, pending, roll_up, run_until, said_in_panic};
 use crate::decode::Decoder;
+use crate::exit::Exit;
 use crate::job::Job;
 use crate::sync::lock;
 use crate::table::fetch::fetch;
@@ -147,7 +148,7 @@ pub async fn follow(replay: &Replay, member: &Member) -> Result<(), ReplayError>
         Err(ReplayError::Cluster(ClusterError::Ended(member.ended().await)))
     };
     match member.unless_ended(work).await {
-        Err(ReplayError::Cluster(ClusterError::Ended(End { code: 0, .. }))) => Ok(()),
+        Err(ReplayError::Cluster(ClusterError::Ended(End { exit: Exit::Done, .. }))) => Ok(()),
         ended => ended,
     }
 }
@@ -478,7 +479,8 @@ impl Workers {
             root: self.root.clone(),
             id: self.submission.id.clone(),
             attempt: self.attempt.clone(),
-            worker: (index, peers),
+            worker: index,
+            workers: peers,
             budget_bytes: self.budget_bytes,
             todo: self.todo.iter().map(|(chunk, _)| *chunk).collect::<VecDeque<_>>(),
             keeps_last: self.keeps_last,

@@ -1,8 +1,7 @@
 //! Sorted runs of a replay: in memory, in files of the store, and several as one.
 //!
-//! A key is granularity, bucket and cell, as in [`Run`]. Days that count stand under `day`, days of which weeks, months and years are
-//! made under `week`, and those that are both under `month`. A file is Parquet, `key` (front-coded) and `count`, with one row group for each granularity
-//! and bucket, so that one of them can be read alone. State of a merge: one batch of each input; fewer than [`FAN_IN`] of those that
+//! A key is what it is kept as ([`Kept`]), bucket and cell, as in [`Run`]. A file is Parquet, `key` (front-coded) and `count`, with
+//! one row group for each of those and bucket, so that one of them can be read alone. State of a merge: one batch of each input; fewer than [`FAN_IN`] of those that
 //! were merged equally often before.
 
 use std::io::Seek;
@@ -18,9 +17,9 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use serde::{Deserialize, Serialize};
 
 use crate::dataflow::run::Run;
-use crate::model::Granularity;
 #[cfg(test)]
 use crate::model::Tally;
+use crate::model::{Granularity, Lane, Target};
 use crate::table::TableError;
 use crate::table::fetch::Fetched;
 
@@ -33,13 +32,53 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![Field::new("key", DataType::Binary, false), Field::new("count", DataType::Int64, false)]))
 });
 
+/// What an update of a replay is kept as. Weeks, months and years are made of days when all are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kept {
+    /// A minute.
+    Minute,
+    /// An hour.
+    Hour,
+    /// A day that counts.
+    Day,
+    /// A day that weeks, months and years are made of. (Its name is that of files on the store, where it was once kept as a week.)
+    #[serde(rename = "week")]
+    DayOfLonger,
+    /// A day that is both.
+    #[serde(rename = "month")]
+    DayOfBoth,
+}
+
+impl Kept {
+    /// All, by their numbers in keys.
+    pub const ALL: [Kept; 5] = [Kept::Minute, Kept::Hour, Kept::Day, Kept::DayOfLonger, Kept::DayOfBoth];
+
+    /// What an update is kept as that is made for `target`.
+    ///
+    /// # Panics
+    /// `roll_up` makes nothing longer than days.
+    pub fn of(granularity: Granularity, target: Target) -> Kept {
+        match (granularity, target) {
+            (Granularity::Minute, _) => Kept::Minute,
+            (Granularity::Hour, _) => Kept::Hour,
+            (Granularity::Day, Target::Lane(Lane::Coarse)) => Kept::DayOfLonger,
+            (Granularity::Day, Target::DaysOfBoth) => Kept::DayOfBoth,
+            (Granularity::Day, Target::Lane(_)) => Kept::Day,
+            (Granularity::Week | Granularity::Month | Granularity::Year, _) => {
+                unreachable!("longer windows are made of days when all are there")
+            }
+        }
+    }
+}
+
 /// A run in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunFile {
     /// Its path beside the tables.
     pub path: String,
     /// What its row groups are of, in their order.
-    pub groups: Vec<(Granularity, u16)>,
+    pub groups: Vec<(Kept, u16)>,
 }
 
 fn corrupt(error: impl ToString) -> TableError {
@@ -208,7 +247,7 @@ impl Sorted for Merged<'_> {
     }
 }
 
-/// Runs of a replay, to be read by granularity and bucket.
+/// Runs of a replay, to be read by what they hold and bucket.
 #[derive(Default)]
 pub struct RunSet {
     memory: Vec<Arc<Run>>,
@@ -217,7 +256,7 @@ pub struct RunSet {
 }
 
 /// What its row groups are of, and the file.
-type FetchedRun = (Vec<(Granularity, u16)>, Fetched);
+type FetchedRun = (Vec<(Kept, u16)>, Fetched);
 
 impl RunSet {
     /// Adds a run in memory.
@@ -229,7 +268,7 @@ impl RunSet {
     ///
     /// # Errors
     /// [`TableError`] when a run can not be read or written.
-    pub fn push_file(&mut self, groups: Vec<(Granularity, u16)>, file: Fetched) -> Result<(), TableError> {
+    pub fn push_file(&mut self, groups: Vec<(Kept, u16)>, file: Fetched) -> Result<(), TableError> {
         let mut run = (groups, file);
         for level in 0.. {
             if level == self.levels.len() {
@@ -248,10 +287,9 @@ impl RunSet {
     }
 
     /// What there is, in order.
-    pub fn groups(&self) -> Vec<(Granularity, u16)> {
-        let of_memory = |run: &Arc<Run>| {
-            run.groups().into_iter().map(|(granularity, bucket, _)| (granularity, bucket)).collect::<Vec<_>>()
-        };
+    pub fn groups(&self) -> Vec<(Kept, u16)> {
+        let of_memory =
+            |run: &Arc<Run>| groups_of(run).into_iter().map(|(kept, bucket, _)| (kept, bucket)).collect::<Vec<_>>();
         let mut groups: Vec<_> = self.memory.iter().flat_map(of_memory).collect();
         groups.extend(self.levels.iter().flatten().flat_map(|(groups, _)| groups.iter().copied()));
         groups.sort_unstable();
@@ -259,15 +297,15 @@ impl RunSet {
         groups
     }
 
-    /// The runs of one granularity and bucket.
+    /// The runs of one kind and bucket.
     ///
     /// # Errors
     /// [`TableError`] when a file can not be read.
-    pub fn of(&self, granularity: Granularity, bucket: u16) -> Result<Vec<Box<dyn Sorted + '_>>, TableError> {
+    pub fn of(&self, kept: Kept, bucket: u16) -> Result<Vec<Box<dyn Sorted + '_>>, TableError> {
         let mut inputs: Vec<Box<dyn Sorted>> = Vec::new();
         for run in &self.memory {
-            for (of, in_bucket, range) in run.groups() {
-                if (of, in_bucket) == (granularity, bucket) {
+            for (of, in_bucket, range) in groups_of(run) {
+                if (of, in_bucket) == (kept, bucket) {
                     inputs.push(Box::new(Slice { run: Arc::clone(run), range }));
                 }
             }
@@ -276,7 +314,7 @@ impl RunSet {
             let row_groups: Vec<_> = groups
                 .iter()
                 .enumerate()
-                .filter(|(_, group)| **group == (granularity, bucket))
+                .filter(|(_, group)| **group == (kept, bucket))
                 .map(|(index, _)| index)
                 .collect();
             if !row_groups.is_empty() {
@@ -287,15 +325,20 @@ impl RunSet {
     }
 }
 
+fn groups_of(run: &Run) -> Vec<(Kept, u16, Range<usize>)> {
+    let of = |(number, bucket, range)| (Kept::ALL[usize::from(number)], bucket, range);
+    run.groups_by_number().into_iter().map(of).collect()
+}
+
 fn scratch(error: std::io::Error) -> TableError {
-    TableError::Invalid(format!("a temporary file can not be used: {error}; set TMPDIR to a folder with room"))
+    TableError::Scratch(error.to_string())
 }
 
 /// Writes runs as one; returns what its row groups are of.
 ///
 /// # Errors
 /// [`TableError`] when a run can not be read or written.
-pub fn write<W: std::io::Write + Send>(runs: &RunSet, sink: W) -> Result<Vec<(Granularity, u16)>, TableError> {
+pub fn write<W: std::io::Write + Send>(runs: &RunSet, sink: W) -> Result<Vec<(Kept, u16)>, TableError> {
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_max_row_group_row_count(None)
@@ -306,15 +349,14 @@ pub fn write<W: std::io::Write + Send>(runs: &RunSet, sink: W) -> Result<Vec<(Gr
     let mut writer = ArrowWriter::try_new(sink, Arc::clone(&SCHEMA), Some(properties)).map_err(corrupt)?;
     let mut written = Vec::new();
     let mut key = Vec::new();
-    for (granularity, bucket) in runs.groups() {
-        let mut merged = Merged::of(runs.of(granularity, bucket)?)?;
+    for (kept, bucket) in runs.groups() {
+        let mut merged = Merged::of(runs.of(kept, bucket)?)?;
         let (mut keys, mut counts) = (BinaryBuilder::new(), Int64Builder::new());
         let mut rows = 0;
         while let Some(cell) = merged.cell() {
             if merged.count() != 0 {
                 key.clear();
-                key.push(granularity as u8);
-                key.extend_from_slice(&bucket.to_be_bytes());
+                key.extend_from_slice(&Run::group(kept as u8, bucket));
                 key.extend_from_slice(cell);
                 keys.append_value(&key);
                 counts.append_value(merged.count());
@@ -326,7 +368,7 @@ pub fn write<W: std::io::Write + Send>(runs: &RunSet, sink: W) -> Result<Vec<(Gr
             }
         }
         if rows > 0 {
-            written.push((granularity, bucket));
+            written.push((kept, bucket));
             writer.flush().map_err(corrupt)?;
         }
     }
@@ -427,13 +469,12 @@ impl Sorted for Spooled {
     }
 }
 
-/// A run of some updates, for tests: a granularity, a bucket, cells in order.
+/// A run of some updates, for tests: what they are kept as, a bucket, cells in order.
 #[cfg(test)]
-pub(super) fn run_of(updates: &[(Granularity, u16, &[u8], i64)]) -> Run {
+pub(super) fn run_of(updates: &[(Kept, u16, &[u8], i64)]) -> Run {
     let mut run = Run::default();
-    for (granularity, bucket, cell, count) in updates {
-        let mut key = vec![*granularity as u8];
-        key.extend_from_slice(&bucket.to_be_bytes());
+    for (kept, bucket, cell, count) in updates {
+        let mut key = Run::group(*kept as u8, *bucket).to_vec();
         key.extend_from_slice(cell);
         run.push(&key, Tally { event_count: *count });
     }
@@ -452,27 +493,25 @@ mod tests {
 
     fn run(updates: &Updates) -> Arc<Run> {
         let updates: Vec<_> = updates.iter().collect();
-        let of = |((granularity, bucket, cell), count): &(&(u8, u16, Vec<u8>), &i64)| {
-            (Granularity::ALL[usize::from(*granularity)], *bucket, cell.clone(), **count)
+        let of = |((kept, bucket, cell), count): &(&(u8, u16, Vec<u8>), &i64)| {
+            (Kept::ALL[usize::from(*kept)], *bucket, cell.clone(), **count)
         };
         let updates: Vec<_> = updates.iter().map(of).collect();
-        let updates: Vec<_> = updates
-            .iter()
-            .map(|(granularity, bucket, cell, count)| (*granularity, *bucket, cell.as_slice(), *count))
-            .collect();
+        let updates: Vec<_> =
+            updates.iter().map(|(kept, bucket, cell, count)| (*kept, *bucket, cell.as_slice(), *count)).collect();
         Arc::new(run_of(&updates))
     }
 
     fn read(runs: &RunSet) -> Updates {
         let mut found = Updates::new();
-        for (granularity, bucket) in runs.groups() {
-            let mut merged = Merged::of(runs.of(granularity, bucket).expect("readable")).expect("readable");
+        for (kept, bucket) in runs.groups() {
+            let mut merged = Merged::of(runs.of(kept, bucket).expect("readable")).expect("readable");
             let mut last: Option<Vec<u8>> = None;
             while let Some(cell) = merged.cell().map(<[u8]>::to_vec) {
                 assert!(last.as_ref().is_none_or(|last| *last < cell), "ascending, each once");
                 last = Some(cell.clone());
                 if merged.count() != 0 {
-                    found.insert((granularity as u8, bucket, cell), merged.count());
+                    found.insert((kept as u8, bucket, cell), merged.count());
                 }
                 merged.advance().expect("readable");
             }

@@ -17,7 +17,7 @@ use crate::dataflow::merge::Merge;
 use crate::dataflow::plan::Wanted;
 use crate::dataflow::protocol::Piece;
 use crate::dataflow::run::Run;
-use crate::model::{Cell, Granularity, Lane, Period, Segment, Tally, TimeUs};
+use crate::model::{Cell, Granularity, Period, Segment, Tally, TimeUs};
 use crate::table::layout::Layout;
 use crate::table::{Log, Root, TableError};
 
@@ -120,7 +120,7 @@ impl Staging<'_> {
                     continue;
                 }
                 key.clear();
-                Cell::encode_head(Lane::Late, group.granularity, group.bucket, &mut key);
+                key.extend_from_slice(&Run::group(group.granularity as u8, group.bucket));
                 let (customer, dimension, value) = (&cell.customer, &cell.dimension, &cell.value);
                 Cell::encode(customer.as_bytes(), dimension.as_bytes(), cell.window_start, value.as_bytes(), &mut key);
                 if key <= last {
@@ -133,7 +133,7 @@ impl Staging<'_> {
                     Direction::Publish => new - old,
                     Direction::Undo => old - new,
                 };
-                run.push(Run::key_of(&key), Tally { event_count });
+                run.push(&key, Tally { event_count });
                 std::mem::swap(&mut key, &mut last);
             }
         }

@@ -41,6 +41,13 @@ pub(super) struct Look {
     pub base: Granularity,
 }
 
+/// What was written beside a record on arrival.
+#[derive(Clone, Copy)]
+struct OnRecord {
+    arrival: Arrival,
+    event_time: Option<TimeUs>,
+}
+
 /// The event times at which a row counts, now and then.
 struct Times {
     decoders: Vec<Decoder>,
@@ -48,14 +55,9 @@ struct Times {
 }
 
 impl Times {
-    fn of(
-        &mut self,
-        record: RecordRef<'_>,
-        (arrival, on_record): (Arrival, Option<TimeUs>),
-        mut take: impl FnMut(TimeUs),
-    ) {
-        if arrival == Arrival::Counted {
-            on_record.into_iter().for_each(&mut take);
+    fn of(&mut self, record: RecordRef<'_>, before: OnRecord, mut take: impl FnMut(TimeUs)) {
+        if before.arrival == Arrival::Counted {
+            before.event_time.into_iter().for_each(&mut take);
         }
         for decoder in &mut self.decoders {
             if matches!(decoder.decode(record, &mut self.event), Outcome::Counted) {
@@ -75,7 +77,7 @@ impl Look {
     async fn rows<T: Default + Send + 'static>(
         &self,
         wants: impl Fn(TimeUs, TimeUs) -> bool,
-        row: impl Fn(&Look, &mut Times, &mut T, RecordRef<'_>, (Arrival, Option<TimeUs>)) + Clone + Send + 'static,
+        row: impl Fn(&Look, &mut Times, &mut T, RecordRef<'_>, OnRecord) + Clone + Send + 'static,
     ) -> Result<Vec<T>, ReplayError> {
         let mut files = Vec::new();
         for file in self.files.iter() {
@@ -95,8 +97,8 @@ impl Look {
                     let up_to = look.up_to;
                     for records in raw::read_arrived(&file, &fetched, Arc::new([]), move |epoch, _| epoch <= up_to)? {
                         let records = records?;
-                        for (record, arrival) in records.iter().zip(records.arrivals()) {
-                            row(&look, &mut times, &mut found, record, *arrival);
+                        for (record, &(arrival, event_time)) in records.iter().zip(records.arrivals()) {
+                            row(&look, &mut times, &mut found, record, OnRecord { arrival, event_time });
                         }
                     }
                     Ok::<T, TableError>(found)
@@ -113,11 +115,12 @@ impl Look {
     /// [`ReplayError`] when a file can not be read.
     pub(super) async fn windows(&self) -> Result<Vec<Range<TimeUs>>, ReplayError> {
         let meets = |least, greatest| least < self.ingested.end && self.ingested.start <= greatest;
-        let row = |look: &Look, times: &mut Times, found: &mut BTreeSet<TimeUs>, record: RecordRef<'_>, arrival: _| {
-            if look.ingested.contains(&record.ingested_at) {
-                times.of(record, arrival, |time| _ = found.insert(look.base.window_start(time, Zone::Utc)));
-            }
-        };
+        let row =
+            |look: &Look, times: &mut Times, found: &mut BTreeSet<TimeUs>, record: RecordRef<'_>, before: OnRecord| {
+                if look.ingested.contains(&record.ingested_at) {
+                    times.of(record, before, |time| _ = found.insert(look.base.window_start(time, Zone::Utc)));
+                }
+            };
         let windows: BTreeSet<TimeUs> = self.rows(meets, row).await?.into_iter().flatten().collect();
         let mut stretches: Vec<Range<TimeUs>> = Vec::new();
         for start in windows {
@@ -142,23 +145,26 @@ impl Look {
     ) -> Result<(), ReplayError> {
         let leaves = |least, greatest| least < self.ingested.start || self.ingested.end <= greatest;
         let windows: Arc<[Range<TimeUs>]> = windows.into();
-        let row =
-            move |look: &Look, times: &mut Times, found: &mut Option<Outside>, record: RecordRef<'_>, arrival: _| {
-                if look.ingested.contains(&record.ingested_at) || as_ours(record.epoch) {
-                    return;
-                }
-                let mut is_in = false;
-                times.of(record, arrival, |time| {
-                    is_in |= covers(&windows, time);
-                });
-                if is_in {
-                    let at = record.ingested_at;
-                    let outside = found.get_or_insert(Outside { rows: 0, first: at, last: at });
-                    outside.rows += 1;
-                    outside.first = outside.first.min(at);
-                    outside.last = outside.last.max(at);
-                }
-            };
+        let row = move |look: &Look,
+                        times: &mut Times,
+                        found: &mut Option<Outside>,
+                        record: RecordRef<'_>,
+                        before: OnRecord| {
+            if look.ingested.contains(&record.ingested_at) || as_ours(record.epoch) {
+                return;
+            }
+            let mut is_in = false;
+            times.of(record, before, |time| {
+                is_in |= covers(&windows, time);
+            });
+            if is_in {
+                let at = record.ingested_at;
+                let outside = found.get_or_insert(Outside { rows: 0, first: at, last: at });
+                outside.rows += 1;
+                outside.first = outside.first.min(at);
+                outside.last = outside.last.max(at);
+            }
+        };
         let found = self.rows(leaves, row).await?.into_iter().flatten();
         let Some(all) = found.reduce(|a, b| Outside {
             rows: a.rows + b.rows,

@@ -109,7 +109,7 @@ impl FeedPlan {
             let reading = runtime.spawn(async move { read_file(log.store().as_ref(), &of).await });
             // It is cancelled when the job ends: nobody waits for the rest.
             let Ok(read) = block_on(reading) else { return Ok(()) };
-            let bytes = read.map_err(|error| TableError::storage(format!("reading {path} of table raw"), error))?;
+            let bytes = read.map_err(|error| TableError::reading("raw", &path, error))?;
             for records in raw::read_records(file, bytes, *after, *up_to)? {
                 if sender.send(Message::Chunk(records?)).is_err() {
                     return Ok(());
@@ -155,10 +155,9 @@ impl Feed {
             Ok(Message::DownTo(epoch)) => Ok(Fed::DownTo(epoch)),
             Ok(Message::Failed(error)) => Err(error),
             Err(TryRecvError::Empty) => Ok(Fed::Wait),
-            Err(TryRecvError::Disconnected) => Err(TableError::Corrupt {
-                table: "raw".to_owned(),
-                what: "the thread that reads the archive is gone; see the log above".to_owned(),
-            }),
+            Err(TryRecvError::Disconnected) => {
+                Err(TableError::Bug("the thread that reads the archive is gone; see the log above".to_owned()))
+            }
         }
     }
 }

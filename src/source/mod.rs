@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::dataflow::protocol::Position;
+use crate::exit::{Exit, HasExit};
 use crate::model::{Epoch, Records, TimeUs};
 use crate::table::State;
 
@@ -49,6 +50,15 @@ pub enum SourceError {
     /// It may pass: the brokers are away, the topic is not there yet.
     #[error("{0}")]
     Retry(String),
+}
+
+impl HasExit for SourceError {
+    fn exit(&self) -> Exit {
+        match self {
+            SourceError::Invalid(_) => Exit::Configuration,
+            SourceError::Retry(_) => Exit::TryAgain,
+        }
+    }
 }
 
 /// One worker's share of the topics. Never blocks.

@@ -117,12 +117,7 @@ fn failed(table: &str, path: &str, error: ParquetError) -> TableError {
     let damage = |what: String| TableError::Corrupt { table: table.to_owned(), what: format!("{path}: {what}") };
     match error {
         ParquetError::External(error) => match error.downcast::<object_store::Error>() {
-            Ok(error) => match *error {
-                object_store::Error::NotFound { .. } => {
-                    damage("it is in the log, but there is no such file".to_owned())
-                }
-                error => TableError::storage(format!("table {table}: reading {path}"), error),
-            },
+            Ok(error) => TableError::reading(table, path, *error),
             Err(error) => damage(error.to_string()),
         },
         error => damage(error.to_string()),

@@ -50,7 +50,9 @@ pub struct Status {
 /// What a job counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Logic {
-    /// The md5 of the job's logic: two jobs with the same count the same.
+    /// What tells it from others: two jobs with the same count the same.
+    pub fingerprint: Fingerprint,
+    /// An md5 of the same; scripts may have it.
     pub md5: String,
 }
 

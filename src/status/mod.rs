@@ -22,6 +22,7 @@ use object_store::path::Path;
 use serde::Deserialize;
 
 use crate::clock::Clock;
+use crate::exit::{Exit, HasExit};
 use crate::job::{Job, JobError};
 use crate::ledger::Fingerprint;
 use crate::live_line::LiveLine;
@@ -71,20 +72,12 @@ pub enum StatusError {
         /// Its name.
         table: &'static str,
     },
-    /// The store refuses the keys.
-    #[error(
-        "{doing}: the store refuses these keys ({code}); with a job file set tables.options, with a URL the environment, as \
-         AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and, for another server than Amazon's, AWS_ENDPOINT_URL"
-    )]
-    Denied {
-        /// What was being done.
-        doing: String,
-        /// The store's word for it.
-        code: String,
-    },
     /// The tables.
     #[error(transparent)]
-    Table(TableError),
+    Table(#[from] TableError),
+    /// The system gave no thread.
+    #[error("the system gave no thread: {0}; raise the limit of processes")]
+    Thread(#[source] std::io::Error),
     /// The result can not be written.
     #[error("the result can not be written to stdout: {0}")]
     Output(#[source] std::io::Error),
@@ -93,31 +86,13 @@ pub enum StatusError {
     Bug(String),
 }
 
-impl From<TableError> for StatusError {
-    fn from(error: TableError) -> StatusError {
-        use object_store::Error::{PermissionDenied, Unauthenticated};
-        match error {
-            // The answer of S3 is a page of XML; its code says it.
-            TableError::Storage { doing, error: error @ (PermissionDenied { .. } | Unauthenticated { .. }) } => {
-                let answer = error.to_string();
-                let code = answer.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
-                let code = code.map_or("permission denied", |(code, _)| code).to_owned();
-                StatusError::Denied { doing, code }
-            }
-            error => StatusError::Table(error),
-        }
-    }
-}
-
-impl StatusError {
-    /// The process' exit code (DESIGN, "Cluster").
-    pub fn exit_code(&self) -> u8 {
+impl HasExit for StatusError {
+    fn exit(&self) -> Exit {
         match self {
-            StatusError::Job(_) | StatusError::NoTable { .. } | StatusError::Table(TableError::Invalid(_)) => 78,
-            // Wrong keys do not become right ones.
-            StatusError::Denied { .. } => 78,
-            StatusError::Table(TableError::Storage { .. }) => 75,
-            StatusError::Table(_) | StatusError::Output(_) | StatusError::Bug(_) => 1,
+            StatusError::Job(error) => error.exit(),
+            StatusError::NoTable { .. } => Exit::Configuration,
+            StatusError::Table(error) => error.exit(),
+            StatusError::Thread(_) | StatusError::Output(_) | StatusError::Bug(_) => Exit::Failed,
         }
     }
 }
@@ -148,7 +123,7 @@ pub fn run(args: &StatusArgs) -> Result<(), StatusError> {
         .thread_name("storage")
         .enable_all()
         .build()
-        .map_err(|error| StatusError::Bug(format!("no thread for storage: {error}")))?;
+        .map_err(StatusError::Thread)?;
     let options = Options { all: args.all, progress: true, now_ms: Clock::System.now_ms() };
     let status = runtime.block_on(status(job.as_ref(), &root, options));
     // Brokers that were asked for nothing are not waited for.
@@ -233,7 +208,7 @@ pub async fn status(job: Option<&Job>, root: &Root, options: Options) -> Result<
         tables_url: root.url().to_string(),
         now: rfc3339(options.now_ms).unwrap_or_default(),
         job: job.map(|job| job.name.clone()),
-        logic: job.map(fingerprint).transpose()?,
+        logic: job.map(logic).transpose()?,
         raw: Table::of(&raw_state, raw_commit),
         raw_epoch,
         counts: Table::of(&counts_state, counts_commit),
@@ -288,10 +263,10 @@ async fn last_commit(log: &Log, state: &State) -> Result<(LastCommit, Option<i64
     }))
 }
 
-/// The same for two jobs that count the same.
-fn fingerprint(job: &Job) -> Result<Logic, StatusError> {
+/// What tells the job's logic from others.
+fn logic(job: &Job) -> Result<Logic, StatusError> {
     let text = serde_json::to_vec(&job.logic).map_err(|error| StatusError::Bug(error.to_string()))?;
-    Ok(Logic { md5: format!("{:x}", Md5::digest(text)) })
+    Ok(Logic { fingerprint: Fingerprint::of(&job.logic), md5: format!("{:x}", Md5::digest(text)) })
 }
 
 /// What does not fit together.

@@ -25,7 +25,7 @@ impl Status {
 
     fn write(&self, out: &mut String) -> std::fmt::Result {
         let who = self.job.as_ref().map_or_else(String::new, |job| format!("{job} in "));
-        let logic = self.logic.as_ref().map_or_else(String::new, |logic| format!("   logic {}", &logic.md5[..12]));
+        let logic = self.logic.as_ref().map_or_else(String::new, |logic| format!("   logic {}", logic.fingerprint));
         writeln!(out, "{who}{}{logic}", self.tables_url)?;
         writeln!(out, "raw     version {}, epoch {}, {}", self.raw.version, self.raw_epoch, written(&self.raw))?;
         writeln!(out, "counts  version {}, {} buckets, {}", self.counts.version, self.buckets, written(&self.counts))?;

@@ -179,7 +179,7 @@ impl SegmentWriter {
     /// An empty segment.
     ///
     /// # Errors
-    /// [`TableError::Corrupt`] when the encoder refuses the schema.
+    /// [`TableError::Bug`] when the encoder refuses the schema.
     pub fn new(segment: Segment) -> Result<Self, TableError> {
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
@@ -201,7 +201,7 @@ impl SegmentWriter {
     /// Appends rows.
     ///
     /// # Errors
-    /// [`TableError::Corrupt`] when the encoder fails.
+    /// [`TableError::Bug`] when the encoder fails.
     pub fn write(&mut self, columns: Columns) -> Result<(), TableError> {
         if columns.is_empty() {
             return Ok(());
@@ -228,7 +228,7 @@ impl SegmentWriter {
     /// Ends the segment; `None` where it has no rows. `name` tells the file from all others.
     ///
     /// # Errors
-    /// [`TableError::Corrupt`] when the encoder fails.
+    /// [`TableError::Bug`] when the encoder fails.
     pub fn finish(self, name: &str) -> Result<Option<(File, Bytes)>, TableError> {
         let Some(first_customer) = self.first_customer else { return Ok(None) };
         let bytes = self.writer.into_inner().map_err(encoding)?;
@@ -269,5 +269,5 @@ pub fn read_segment(file: &File, bytes: Bytes) -> Result<ParquetRecordBatchReade
 }
 
 fn encoding(error: parquet::errors::ParquetError) -> TableError {
-    TableError::Corrupt { table: "counts".to_owned(), what: format!("a segment can not be encoded: {error}") }
+    TableError::Bug(format!("a segment of counts can not be encoded: {error}"))
 }

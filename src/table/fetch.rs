@@ -81,7 +81,7 @@ impl FetchError {
     pub fn of_table(self, doing: String) -> TableError {
         match self {
             FetchError::Store(error) => TableError::storage(doing, error),
-            FetchError::Scratch(_) => TableError::Invalid(self.to_string()),
+            FetchError::Scratch(error) => TableError::Scratch(error.to_string()),
         }
     }
 }

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::TableError;
+use super::refusal::Answers;
 use super::store::{Background, Backoff, look_at_file, may_pass};
 
 /// Commits between two checkpoints.
@@ -88,6 +89,7 @@ pub struct Log {
     pub(super) name: String,
     pub(super) url: Url,
     pub(super) store: Arc<dyn ObjectStore>,
+    answers: Arc<Answers>,
     background: Background,
 }
 
@@ -114,12 +116,17 @@ impl Log {
     /// The log of table `name` below `root`.
     pub fn new(root: &super::Root, name: &str) -> Log {
         let (store, url) = root.table(name);
-        Log { name: name.to_owned(), url, store, background: root.background() }
+        Log { name: name.to_owned(), url, store, answers: root.answers(), background: root.background() }
     }
 
     /// The table's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// As [`Root::last_complaint`](super::Root::last_complaint).
+    pub fn last_complaint(&self) -> Option<String> {
+        self.answers.last_complaint()
     }
 
     /// The store of the table's files.
@@ -146,8 +153,8 @@ impl Log {
             .schema
             .as_ref()
             .try_into_kernel()
-            .map_err(|error| self.corrupt(format!("its schema can not be a Delta schema: {error}")))?;
-        let schema = serde_json::to_string(&schema).map_err(|error| self.corrupt(error.to_string()))?;
+            .map_err(|error| self.bug(format!("its schema can not be a Delta schema: {error}")))?;
+        let schema = serde_json::to_string(&schema).map_err(|error| self.bug(error.to_string()))?;
         let lines = [
             json!({"commitInfo": {"timestamp": now_ms, "operation": "CREATE TABLE", "engineInfo": engine(), "nonce": nonce()}}),
             json!({"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}}),
@@ -173,8 +180,8 @@ impl Log {
     ///
     /// # Errors
     /// [`TableError::Lost`] when version `state.version + 1` is somebody else's (`state` is unchanged: [`Log::refresh`] it);
-    /// [`TableError::Storage`] when the store says no for good; [`TableError::Corrupt`] when a file to be removed is not
-    /// live: that would be a bug, and nothing is committed.
+    /// [`TableError::Storage`] when the store says no for good; [`TableError::Bug`] when a file to be removed is not live:
+    /// nothing is committed.
     pub async fn commit(
         &self,
         state: &mut State,
@@ -183,10 +190,8 @@ impl Log {
         now_ms: i64,
     ) -> Result<(), TableError> {
         if let Some(file) = commit.remove.iter().find(|file| !state.files.contains_key(&file.path)) {
-            return Err(self.corrupt(format!(
-                "a commit would remove {}, which is not live in version {}",
-                file.path, state.version
-            )));
+            return Err(self
+                .bug(format!("a commit would remove {}, which is not live in version {}", file.path, state.version)));
         }
         let version = state.version + 1;
         let info = info(state.version, operation, now_ms, metrics(commit));
@@ -198,7 +203,7 @@ impl Log {
             .chain(commit.add.iter().map(|file| Action::Add(add_action(file, now_ms, operation))))
             .map(|action| serde_json::to_string(&action))
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| self.corrupt(error.to_string()))?;
+            .map_err(|error| self.bug(error.to_string()))?;
         let bytes = join(std::iter::once(info.to_string()).chain(actions));
         self.create(version, bytes).await?;
 
@@ -347,6 +352,10 @@ impl Log {
 
     pub(super) fn storage(&self, doing: &str, error: StoreError) -> TableError {
         TableError::storage(format!("table {} at {}: {doing}", self.name, self.url), error)
+    }
+
+    fn bug(&self, what: String) -> TableError {
+        TableError::Bug(format!("table {}: {what}", self.name))
     }
 
     pub(super) fn corrupt(&self, what: String) -> TableError {

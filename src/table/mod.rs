@@ -6,11 +6,14 @@ pub mod layout;
 mod load;
 pub mod log;
 pub mod raw;
+mod refusal;
 pub mod retention;
 mod stats;
 pub mod store;
 
 use arrow::datatypes::{DataType, TimeUnit};
+
+use crate::exit::{Exit, HasExit};
 
 pub use load::{Listing, Tombstones};
 pub use log::{Commit, File, Log, State};
@@ -48,26 +51,72 @@ pub enum TableError {
         /// The generation found.
         theirs: i64,
     },
-    /// The store refused or failed.
-    #[error("{doing}: {error}; check that the store is reachable and that its credentials allow reading and writing")]
+    /// The store does not answer, or no longer takes our credentials: it may pass.
+    #[error("{doing}: {}; check that the store is reachable and that its credentials are valid", refusal::said(.error))]
     Storage {
         /// What was being done.
         doing: String,
-        /// The store's own error, all of it in the text.
+        /// The store's own error.
         error: object_store::Error,
     },
-    /// The table's files contradict each other or the log.
-    #[error("table {table} is damaged: {what}")]
+    /// The store refuses our credentials, or what was asked for: the user must change something.
+    #[error("{doing}: {}", refusal::said(.error))]
+    Denied {
+        /// What was being done.
+        doing: String,
+        /// The store's own error.
+        error: object_store::Error,
+    },
+    /// The table's files contradict each other or the log, or are not there.
+    #[error(
+        "table {table} is damaged: {what}. Nothing was changed; bring back from a copy, or from the store's older versions, what \
+         is missing, then run `floodmark verify`"
+    )]
     Corrupt {
         /// Name of the table.
         table: String,
         /// What was found, where.
         what: String,
     },
+    /// No room for a temporary file.
+    #[error("a temporary file can not be used: {0}; set TMPDIR to a folder with room")]
+    Scratch(String),
+    /// A fault of ours; the tables are as they were.
+    #[error("{0}; this is a bug: please report it")]
+    Bug(String),
 }
 
 impl TableError {
+    /// The store's error: [`TableError::Denied`] where it is for the user to correct, else [`TableError::Storage`].
     pub(crate) fn storage(doing: impl Into<String>, error: object_store::Error) -> Self {
-        TableError::Storage { doing: doing.into(), error }
+        let doing = doing.into();
+        match refusal::is_for_the_user(&error) {
+            true => TableError::Denied { doing, error },
+            false => TableError::Storage { doing, error },
+        }
+    }
+
+    /// The store's error at reading a file that the log of `table` holds: where it is not there, the table is damaged.
+    pub(crate) fn reading(table: &str, path: impl std::fmt::Display, error: object_store::Error) -> Self {
+        match error {
+            object_store::Error::NotFound { .. } => TableError::Corrupt {
+                table: table.to_owned(),
+                what: format!("{path} is in the log, but there is no such file"),
+            },
+            error => TableError::storage(format!("table {table}: reading {path}"), error),
+        }
+    }
+}
+
+impl HasExit for TableError {
+    fn exit(&self) -> Exit {
+        match self {
+            TableError::Invalid(_) | TableError::Denied { .. } => Exit::Configuration,
+            TableError::Fenced { .. } => Exit::Fenced,
+            TableError::Storage { .. } => Exit::TryAgain,
+            TableError::Lost { .. } | TableError::Corrupt { .. } | TableError::Scratch(_) | TableError::Bug(_) => {
+                Exit::Failed
+            }
+        }
     }
 }

@@ -280,7 +280,7 @@ impl FileWriter {
     /// An empty file in memory.
     ///
     /// # Errors
-    /// [`TableError::Corrupt`] when the encoder refuses the schema.
+    /// [`TableError::Bug`] when the encoder refuses the schema.
     pub fn new() -> Result<Self, TableError> {
         FileWriter::to(Vec::new())
     }
@@ -288,7 +288,7 @@ impl FileWriter {
     /// Ends the file; `None` where it has no rows. `name` tells it from all others: generation, epoch, process, attempt.
     ///
     /// # Errors
-    /// [`TableError::Corrupt`] when the encoder fails.
+    /// [`TableError::Bug`] when the encoder fails.
     pub fn finish(self, kind: Kind, name: &str) -> Result<Option<Encoded>, TableError> {
         let Some((mut file, bytes)) = self.end(kind, name)? else { return Ok(None) };
         file.size = bytes.len() as u64;
@@ -300,7 +300,7 @@ impl<W: Write + Send> FileWriter<W> {
     /// An empty file that is written to `sink`.
     ///
     /// # Errors
-    /// [`TableError::Corrupt`] when the encoder refuses the schema.
+    /// [`TableError::Bug`] when the encoder refuses the schema.
     pub fn to(sink: W) -> Result<Self, TableError> {
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
@@ -326,7 +326,7 @@ impl<W: Write + Send> FileWriter<W> {
     /// Appends a batch of [`Rows`].
     ///
     /// # Errors
-    /// [`TableError::Corrupt`] when the encoder fails.
+    /// [`TableError::Bug`] when the encoder fails.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), TableError> {
         self.rows += batch.num_rows() as u64;
         let times = |column: usize| batch.column(column).as_primitive::<TimestampMicrosecondType>();
@@ -345,7 +345,7 @@ impl<W: Write + Send> FileWriter<W> {
     /// Ends the file, whose size the caller knows; `None` where it has no rows.
     ///
     /// # Errors
-    /// [`TableError::Corrupt`] when the encoder fails.
+    /// [`TableError::Bug`] when the encoder fails.
     pub fn end(self, kind: Kind, name: &str) -> Result<Option<(File, W)>, TableError> {
         let Some((ingested_at, _)) = self.ingested_at else { return Ok(None) };
         let sink = self.writer.into_inner().map_err(encoding)?;
@@ -369,7 +369,7 @@ impl<W: Write + Send> FileWriter<W> {
 }
 
 fn encoding(error: parquet::errors::ParquetError) -> TableError {
-    TableError::Corrupt { table: "raw".to_owned(), what: format!("a file can not be encoded: {error}") }
+    TableError::Bug(format!("a file of raw can not be encoded: {error}"))
 }
 
 /// The least and greatest epoch in a file of `raw`.

@@ -5,22 +5,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use object_store::aws::AmazonS3ConfigKey;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{ClientConfigKey, Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 use url::Url;
 
 use super::TableError;
+use super::refusal::{Answers, Judged};
 
 /// The folder that holds the tables `raw` and `counts`.
 #[derive(Clone, Debug)]
 pub struct Root {
     url: Url,
     store: Arc<dyn ObjectStore>,
+    answers: Arc<Answers>,
     background: Background,
 }
 
@@ -76,10 +79,13 @@ impl Root {
             let store = LocalFileSystem::new_with_prefix(&path).map_err(|error| invalid(error.to_string()))?;
             // Folders of periods that are over would pile up.
             let store = store.with_automatic_cleanup(true);
-            return Ok(Root { url, store: Arc::new(store), background: Background::default() });
+            return Ok(Root::judged(url, Arc::new(store)));
         }
         if url.scheme() == "memory" {
-            return Ok(Root { url, store: Arc::new(InMemory::new()), background: Background::default() });
+            return Ok(Root::judged(url, Arc::new(InMemory::new())));
+        }
+        if matches!(url.scheme(), "s3" | "s3a") {
+            check_endpoint(options).map_err(invalid)?;
         }
         let mut options = options.clone();
         if url.scheme() == "s3" {
@@ -88,12 +94,18 @@ impl Root {
         }
         let (store, prefix) =
             object_store::parse_url_opts(&url, &options).map_err(|error| invalid(error.to_string()))?;
-        Ok(Root { url, store: Arc::new(PrefixStore::new(store, prefix)), background: Background::default() })
+        Ok(Root::judged(url, Arc::new(PrefixStore::new(store, prefix))))
+    }
+
+    fn judged(url: Url, store: Arc<dyn ObjectStore>) -> Root {
+        let answers = Arc::<Answers>::default();
+        let store = Arc::new(Judged::new(store, url.as_str(), Arc::clone(&answers)));
+        Root { url, store, answers, background: Background::default() }
     }
 
     /// A root on a store that is there already: for tests.
     pub fn on(store: Arc<dyn ObjectStore>) -> Root {
-        Root { url: Url::parse("memory:///").expect("a constant URL"), store, background: Background::default() }
+        Root::judged(Url::parse("memory:///").expect("a constant URL"), store)
     }
 
     /// The URL.
@@ -104,6 +116,15 @@ impl Root {
     /// The store of the whole folder.
     pub fn store(&self) -> &Arc<dyn ObjectStore> {
         &self.store
+    }
+
+    /// What the store's client said last, in this process; `None` where the last answers were good.
+    pub fn last_complaint(&self) -> Option<String> {
+        self.answers.last_complaint()
+    }
+
+    pub(super) fn answers(&self) -> Arc<Answers> {
+        Arc::clone(&self.answers)
     }
 
     /// Waits until the checkpoints under way are written, but not for ever: they only make opening faster.
@@ -125,6 +146,30 @@ impl Root {
         }
         url.set_path(&format!("{}{name}/", url.path()));
         (Arc::new(PrefixStore::new(Arc::clone(&self.store), name)), url)
+    }
+}
+
+/// Whether there can be a server where the options say.
+fn check_endpoint(options: &BTreeMap<String, String>) -> Result<(), String> {
+    let option = |wanted: AmazonS3ConfigKey| {
+        let is_it = |name: &str| name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>().is_ok_and(|key| key == wanted);
+        options.iter().find(|(name, _)| is_it(name)).map(|(_, value)| value.as_str())
+    };
+    let Some(endpoint) = option(AmazonS3ConfigKey::Endpoint) else { return Ok(()) };
+    let allows_http = option(AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp));
+    match Url::parse(endpoint) {
+        Ok(url) if url.scheme() == "https" => Ok(()),
+        Ok(url) if url.scheme() == "http" && allows_http.is_some_and(|allows| allows.eq_ignore_ascii_case("true")) => {
+            Ok(())
+        }
+        Ok(url) if url.scheme() == "http" => Err(format!(
+            "the endpoint {endpoint} is one without TLS: set allow_http = true in [tables.options] (AWS_ALLOW_HTTP=true in the \
+             environment), or give an https:// one"
+        )),
+        found => Err(format!(
+            "the endpoint {endpoint:?} is no URL of a server{}: expected https://host:port, or http://host:port with allow_http = true",
+            found.err().map(|error| format!(" ({error})")).unwrap_or_default()
+        )),
     }
 }
 

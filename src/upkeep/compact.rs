@@ -24,6 +24,7 @@ use super::plan::{Group, plan};
 use super::sort::{Sorter, batch_rows};
 use crate::clock::Clock;
 use crate::dataflow::commit::lane_epochs;
+use crate::exit::{Exit, HasExit};
 use crate::table::log::OPTIMIZE;
 use crate::table::raw::{FileWriter, Kind, file_schema};
 use crate::table::store::look_at_file;
@@ -48,6 +49,19 @@ pub enum CompactError {
     /// A table.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// The store did not answer to the commit.
+    #[error(
+        "{path} could not be committed within {minutes} minutes (the last that was heard: {said}); check the store, then run this \
+         again"
+    )]
+    Unanswered {
+        /// The new file.
+        path: String,
+        /// How long it was tried.
+        minutes: u64,
+        /// The last complaint of the store's client.
+        said: String,
+    },
     /// No room for temporary files.
     #[error("a temporary file can not be used: {0}; set TMPDIR to a folder with room")]
     Scratch(#[source] std::io::Error),
@@ -57,6 +71,16 @@ pub enum CompactError {
     /// The process is ending.
     #[error("stopped")]
     Stopped,
+}
+
+impl HasExit for CompactError {
+    fn exit(&self) -> Exit {
+        match self {
+            CompactError::Table(error) => error.exit(),
+            CompactError::Unanswered { .. } => Exit::TryAgain,
+            CompactError::Scratch(_) | CompactError::Bug(_) | CompactError::Stopped => Exit::Failed,
+        }
+    }
 }
 
 impl CompactError {
@@ -164,12 +188,11 @@ pub async fn merge_group(
             Ok(None)
         }
         Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(TableError::Invalid(format!(
-            "{} could not be committed within {} minutes; check the store",
-            file.path,
-            COMMIT_PATIENCE.as_secs() / 60
-        ))
-        .into()),
+        Err(_) => Err(CompactError::Unanswered {
+            path: file.path,
+            minutes: COMMIT_PATIENCE.as_secs() / 60,
+            said: log.last_complaint().unwrap_or_else(|| "nothing".to_owned()),
+        }),
     }
 }
 
@@ -213,7 +236,7 @@ enum Content {
 
 async fn fetch(log: &Log, file: File) -> Result<Fetched, CompactError> {
     let path = Path::from(file.path.as_str());
-    let failed = |error| TableError::storage(format!("reading {path} of table raw"), error);
+    let failed = |error| TableError::reading("raw", &path, error);
     let content = if file.size <= MEMORY_BYTES_MAX {
         Content::Memory(look_at_file(log.store().as_ref(), &path).await.map_err(failed)?)
     } else {

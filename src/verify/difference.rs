@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::key::Cell;
 use super::window::{WINDOWS, shown};
+use crate::exit::Exit;
 use crate::ledger::Fingerprint;
 use crate::live_line::grouped;
 
@@ -210,11 +211,11 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// The process' exit code (DESIGN, "Cluster").
-    pub fn exit_code(self) -> u8 {
+    /// How the command ends.
+    pub fn exit(self) -> Exit {
         match self {
-            Verdict::Exact => 0,
-            Verdict::Differences => 3,
+            Verdict::Exact => Exit::Done,
+            Verdict::Differences => Exit::Differences,
         }
     }
 }

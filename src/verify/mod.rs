@@ -38,6 +38,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use futures::StreamExt;
 
+use crate::exit::{Exit, HasExit};
 use crate::job::{Job, JobError, Logic};
 use crate::live_line::{LiveLine, duration};
 use crate::table::{Log, Root, State, TableError, counts, raw};
@@ -119,6 +120,9 @@ pub enum VerifyError {
     /// No room for temporary files.
     #[error("a temporary file can not be used: {0}; set TMPDIR to a folder with room, or raise --memory-mib")]
     Spill(#[source] std::io::Error),
+    /// The system gave no thread.
+    #[error("the system gave no thread: {0}; raise the limit of processes")]
+    Thread(#[source] std::io::Error),
     /// The result can not be written.
     #[error("the result can not be written to stdout: {0}")]
     Output(#[source] std::io::Error),
@@ -127,13 +131,15 @@ pub enum VerifyError {
     Bug(String),
 }
 
-impl VerifyError {
-    /// The process' exit code (DESIGN, "Cluster").
-    pub fn exit_code(&self) -> u8 {
+impl HasExit for VerifyError {
+    fn exit(&self) -> Exit {
         match self {
-            VerifyError::Job(_) | VerifyError::NoTable { .. } | VerifyError::Table(TableError::Invalid(_)) => 78,
-            VerifyError::Table(TableError::Storage { .. }) => 75,
-            _ => 1,
+            VerifyError::Job(error) => error.exit(),
+            VerifyError::NoTable { .. } => Exit::Configuration,
+            VerifyError::Table(error) => error.exit(),
+            VerifyError::Spill(_) | VerifyError::Thread(_) | VerifyError::Output(_) | VerifyError::Bug(_) => {
+                Exit::Failed
+            }
         }
     }
 }
@@ -179,7 +185,7 @@ pub fn run(args: VerifyArgs) -> Result<Verdict, VerifyError> {
         .thread_name("storage")
         .enable_all()
         .build()
-        .map_err(|error| VerifyError::Bug(format!("no thread for storage: {error}")))?;
+        .map_err(VerifyError::Thread)?;
     let report = runtime.block_on(verify(&job, &root, options))?;
     let text = match args.output {
         Output::Json => serde_json::to_string(&report).map_err(|error| VerifyError::Bug(error.to_string()))?,

@@ -74,6 +74,14 @@ impl Counter {
     }
 }
 
+/// What became of a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Became<'a> {
+    outcome: &'a str,
+    reason: Option<&'a str>,
+    event_us: Option<i64>,
+}
+
 /// First offset, and one past the last.
 type Stretch = (i64, i64);
 
@@ -167,7 +175,7 @@ impl<'a> Recount<'a> {
                         Outcome::Counted | Outcome::Filtered => None,
                     };
                     self.tallies.add(outcome.name(), reason);
-                    let now = (outcome.name(), reason, counter.event.event_time);
+                    let now = Became { outcome: outcome.name(), reason, event_us: counter.event.event_time };
                     if now != on_record {
                         let place = Place::Record {
                             topic: columns.topic.value(row).to_owned(),
@@ -188,7 +196,8 @@ impl<'a> Recount<'a> {
     }
 
     /// A row whose logic is gone: what is on record of it is taken as it is.
-    fn trust(&mut self, epoch: i64, (outcome, reason, event_us): (&str, Option<&str>, Option<i64>)) {
+    fn trust(&mut self, epoch: i64, on_record: Became<'_>) {
+        let Became { outcome, reason, event_us } = on_record;
         let reason = reason.and_then(|name| Reason::ALL.into_iter().find(|reason| reason.name() == name));
         self.tallies.add(outcome, reason.map(Reason::name));
         if outcome == Outcome::Counted.name()
@@ -299,7 +308,8 @@ impl<'a> Recount<'a> {
     }
 }
 
-fn described((outcome, reason, event_us): (&str, Option<&str>, Option<i64>)) -> String {
+fn described(became: Became<'_>) -> String {
+    let Became { outcome, reason, event_us } = became;
     let mut text = outcome.to_owned();
     if let Some(reason) = reason {
         text += &format!(" {reason}");
@@ -361,10 +371,10 @@ impl Columns {
         }
     }
 
-    /// Outcome, reason and event time as they were on arrival.
-    fn on_record(&self, row: usize) -> (&str, Option<&str>, Option<i64>) {
+    /// What became of a record on arrival.
+    fn on_record(&self, row: usize) -> Became<'_> {
         let reason = self.reason.is_valid(row).then(|| self.reason.value(row));
         let event_us = self.event_time.is_valid(row).then(|| self.event_time.value(row));
-        (self.outcome.value(row), reason, event_us)
+        Became { outcome: self.outcome.value(row), reason, event_us }
     }
 }

@@ -42,13 +42,7 @@ pub(super) fn fetched(log: &Log, files: Vec<File>) -> impl Stream<Item = Result<
 
 async fn fetch(log: &Log, file: File) -> Result<Spooled, VerifyError> {
     let table = log.name().to_owned();
-    let failed = |error| match error {
-        object_store::Error::NotFound { .. } => VerifyError::Table(TableError::Corrupt {
-            table: table.clone(),
-            what: format!("{} is in the log, but there is no such file", file.path),
-        }),
-        error => TableError::storage(format!("table {table}: reading {}", file.path), error).into(),
-    };
+    let failed = |error| VerifyError::from(TableError::reading(&table, &file.path, error));
     let path = Path::from(file.path.as_str());
     let content = if file.size <= MEMORY_BYTES_MAX {
         Fetched::of_memory(look_at_file(log.store().as_ref(), &path).await.map_err(failed)?)

@@ -438,7 +438,7 @@ fn only(report: &Report) -> &Difference {
 async fn right_tables_are_exact() {
     let report = right().verify().await;
     assert_eq!(report.verdict, Verdict::Exact, "{}", report.table());
-    assert_eq!(report.verdict.exit_code(), 0);
+    assert_eq!(report.verdict.exit(), Exit::Done);
     assert_eq!((report.records, report.counted, report.filtered), (18, 13, 1));
     assert_eq!(report.rejected, BTreeMap::from([("bad_json", 1), ("bad_time", 1), ("empty", 1), ("missing_field", 1)]));
     assert_eq!(
@@ -695,7 +695,7 @@ async fn a_count_off_by_one_is_found() {
     let mut tables = right();
     tables.row(Granularity::Day, "acme", "total", "").count += 1;
     let report = tables.verify().await;
-    assert_eq!(report.verdict.exit_code(), 3);
+    assert_eq!(report.verdict.exit(), Exit::Differences);
     // The day's actions no longer sum to its total either.
     assert_eq!(kinds(&report), [(Check::Count, 1), (Check::DimensionSum, 1)]);
     let found = &report.first[0];
@@ -974,7 +974,7 @@ async fn the_first_differences_are_of_every_kind() {
 async fn without_tables_it_says_to_run_the_job() {
     let root = Root::on(Arc::new(InMemory::new()));
     let error = verify(&job(), &root, Options::default()).await.expect_err("nothing there");
-    assert_eq!(error.exit_code(), 78);
+    assert_eq!(error.exit(), Exit::Configuration);
     assert!(error.to_string().contains("run the job first"), "{error}");
 }
 
@@ -987,6 +987,6 @@ async fn a_file_that_is_gone_is_damage() {
     let path = state.files.keys().next().expect("a file");
     object_store::ObjectStoreExt::delete(log.store().as_ref(), &path.as_str().into()).await.expect("deleted");
     let error = verify(&tables.job, &root, Options::default()).await.expect_err("a file is gone");
-    assert_eq!(error.exit_code(), 1);
+    assert_eq!(error.exit(), Exit::Failed);
     assert!(error.to_string().contains(path), "{error}");
 }

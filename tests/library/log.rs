@@ -291,7 +291,7 @@ async fn a_removal_of_a_file_that_is_not_live_is_refused() {
     let change = Commit { add: vec![file("new")], remove: vec![file("never")], txns: Vec::new() };
     let refused = commit(&log, &mut state, &change).await;
     assert!(
-        matches!(&refused, Err(TableError::Corrupt { what, .. }) if what.contains("never.parquet") && what.contains("not live")),
+        matches!(&refused, Err(TableError::Bug(what)) if what.contains("never.parquet") && what.contains("not live")),
         "{refused:?}"
     );
     same(&state, &before);
@@ -372,7 +372,7 @@ async fn a_file_is_written_when_the_store_is_back() {
     assert_eq!(store.steps().len(), 5);
     store.at(6, Fault::Denied);
     let denied = write_file(&store, "a/c.parquet", "bytes".into()).await;
-    assert!(matches!(denied, Err(TableError::Storage { .. })), "{denied:?}");
+    assert!(matches!(denied, Err(TableError::Denied { .. })), "{denied:?}");
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ use chrono::Datelike;
 use floodmark::clock::{Clock, ManualClock};
 use floodmark::dataflow::Progress;
 use floodmark::dataflow::commit::Request;
+use floodmark::exit::{Exit, HasExit};
 use floodmark::job::Job;
 use floodmark::live::{Live, LiveError, run};
 use floodmark::source::script::{Script, ScriptRecord};
@@ -907,7 +908,7 @@ fn promise_6_one_writer_wins() {
         std::thread::sleep(Duration::from_millis(1));
     }
     let error = first.thread.join().expect("no panic").expect_err("it lost its place");
-    assert_eq!(error.exit_code(), 76, "{error}");
+    assert_eq!(error.exit(), Exit::Fenced, "{error}");
     assert!(error.to_string().contains("generation 2, ours is 1"), "{error}");
     second.end(Request::Stop);
     world.start(1).end(Request::Drain);

@@ -15,6 +15,7 @@ use chrono::Datelike;
 use floodmark::clock::{Clock, ManualClock};
 use floodmark::dataflow::Progress;
 use floodmark::dataflow::commit::Request;
+use floodmark::exit::HasExit;
 use floodmark::job::Job;
 use floodmark::ledger::Ledger;
 use floodmark::live::{Live, LiveError, run};
@@ -646,7 +647,7 @@ fn what_can_not_be_answered_exactly_is_refused() {
     let asked =
         |logic: &Logic, request: plan::Request| match block_on(prepare(&logic.job(""), &world.root(), request, 0)) {
             Ok(_) => panic!("not refused"),
-            Err(error) => (error.exit_code(), error.to_string()),
+            Err(error) => (error.exit().code(), error.to_string()),
         };
     let (code, text) = asked(&b, request("r", BASE..BASE, None, 1));
     assert!(code == 2 && text.contains("is not after its start"), "{text}");

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use floodmark::clock::Clock;
 use floodmark::dataflow::commit::Request;
+use floodmark::exit::{Exit, HasExit};
 use floodmark::ledger::{self, Entry, Fingerprint, Ledger, Orders};
 use floodmark::model::{Granularity, Lane, bucket_of};
 use floodmark::replay::dataset::{Change, Changes, Part, Summary, Writer};
@@ -190,7 +191,7 @@ fn refused(world: &World, id: &str, direction: Direction) -> PublishError {
     let before = (world.table("counts").version, steps(world, "replays/"));
     let error = run(world, id, direction).expect_err("refused");
     assert_eq!((world.table("counts").version, steps(world, "replays/")), before, "nothing was written");
-    assert_eq!(error.exit_code(), 1, "{error}");
+    assert_eq!(error.exit(), Exit::Failed, "{error}");
     error
 }
 
@@ -736,7 +737,10 @@ fn what_is_not_ready_is_refused() {
 fn no_tables_are_a_matter_of_configuration() {
     let world = World::new("");
     let error = run(&world, "r", Direction::Publish).expect_err("refused");
-    assert!(matches!(&error, PublishError::Table(TableError::Invalid(_))) && error.exit_code() == 78, "{error}");
+    assert!(
+        matches!(&error, PublishError::Table(TableError::Invalid(_))) && error.exit() == Exit::Configuration,
+        "{error}"
+    );
 }
 
 #[test]

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use floodmark::clock::{Clock, ManualClock};
 use floodmark::dataflow::Progress;
 use floodmark::dataflow::commit::Request;
+use floodmark::exit::{Exit, HasExit};
 use floodmark::job::Job;
 use floodmark::ledger::{Fingerprint, Ledger, Orders};
 use floodmark::live::{Live, run};
@@ -816,7 +817,7 @@ fn a_file_that_is_gone_is_named() {
             assert!(matches!(&error, ReplayError::Table(TableError::Invalid(_))), "{error:?}");
             let text = error.to_string();
             assert!(text.contains(gone.as_str()) && text.contains("dead_files_keep_hours"), "{text}");
-            assert_eq!(error.exit_code(), 78, "trying again does not help");
+            assert_eq!(error.exit(), Exit::Configuration, "trying again does not help");
         }
         assert_eq!(both(&inner), before, "the tables are as they were");
         if name == "raw" {
@@ -833,7 +834,7 @@ fn a_store_that_says_no_ends_it() {
     let store = on(&inner);
     store.on("/chunks/", Fault::Denied);
     let error = begin(&store, NEW, &submission, (3, 4096)).end().expect_err("denied");
-    assert!(matches!(&error, ReplayError::Table(TableError::Storage { .. })), "{error:?}");
+    assert!(matches!(&error, ReplayError::Table(TableError::Denied { .. })), "{error:?}");
     nothing_is_told(&inner, &before);
     let summary = recounted(&inner, &submission, (1, LARGE));
     dataset_of(&inner, &summary).is(&reference(1), "again");
@@ -854,7 +855,7 @@ fn versions_that_are_no_longer_kept() {
         let ReplayError::Gone { id, table, version } = &error else { panic!("{error:?}") };
         assert_eq!((id.as_str(), *table, *version), ("r", name, of_version));
         assert!(error.to_string().contains("discard"), "{error}");
-        assert_eq!(error.exit_code(), 1);
+        assert_eq!(error.exit(), Exit::Failed);
         nothing_is_told(&inner, &before);
     }
 }
