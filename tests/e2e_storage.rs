@@ -1,4 +1,4 @@
-//! What Floodmark needs of a store, shown of a real S3 server, opened the way a job opens it.
+//! What Floodmark needs of a store, shown of a real S3 server, opened the way a job opens it; and what it says when that refuses.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,6 +6,9 @@ use std::process::Command;
 
 use floodmark::table::Root;
 
+mod storage {
+    mod refusals;
+}
 mod support;
 
 /// A server of this test alone, stopped when the test ends, also when it fails.

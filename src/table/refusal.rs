@@ -219,7 +219,7 @@ impl Display for Refusal {
                 "account_name; in the environment AZURE_STORAGE_ACCOUNT_NAME",
             ],
             _ => [
-                "access_key_id, secret_access_key and, for temporary keys, token; in the environment AWS_ACCESS_KEY_ID, \
+                "access_key_id, secret_access_key and, for temporary keys, session_token; in the environment AWS_ACCESS_KEY_ID, \
                  AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN",
                 "region, endpoint and allow_http; in the environment AWS_REGION, AWS_ENDPOINT_URL, AWS_ALLOW_HTTP",
             ],
