@@ -856,7 +856,28 @@ fn a_store_that_denies_at_any_step_is_an_error_and_no_hang() {
         // What it never took is for somebody to correct; what it took before may be taken again.
         assert_eq!(code(&result), if step == 1 { 78 } else { 75 }, "step {step}: {result:?}");
         let said = result.expect_err("denied").to_string();
-        assert!(said.contains("credentials"), "step {step}: {said}");
+        let says = if step == 1 { "does not let these keys write there" } else { "no longer takes our requests" };
+        assert!(said.contains(says), "step {step}: {said}");
+        world.start(2, world.store()).ends_in_order(Request::Drain);
+        world.is_exact();
+    }
+}
+
+/// A session's keys end while the job runs: waiting does not bring new ones, a start does.
+#[test]
+fn credentials_that_expire_end_the_job_for_a_new_start() {
+    for step in 1..=undisturbed(1).len() {
+        let mut world = World::new("");
+        let store = world.store();
+        store.at(step, Fault::Expired);
+        let job = world.start(1, store);
+        if two_epochs(&mut world, &job) {
+            job.request(Request::Stop);
+        }
+        let result = job.end();
+        assert_eq!(code(&result), 75, "step {step}: {result:?}");
+        let said = result.expect_err("expired").to_string();
+        assert!(said.contains("the credentials have expired") && said.contains("ExpiredToken"), "step {step}: {said}");
         world.start(2, world.store()).ends_in_order(Request::Drain);
         world.is_exact();
     }
@@ -868,8 +889,8 @@ fn a_store_that_is_denied_altogether_is_an_error_at_the_start() {
     let store = world.store();
     store.kill();
     let result = world.start(2, store).end();
-    assert_eq!(code(&result), 75, "{result:?}");
-    assert!(result.expect_err("denied").to_string().contains("credentials allow reading and writing"));
+    assert_eq!(code(&result), 78, "{result:?}");
+    assert!(result.expect_err("denied").to_string().contains("does not let these keys read there"));
 }
 
 #[test]

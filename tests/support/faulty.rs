@@ -27,6 +27,8 @@ pub(crate) enum Fault {
     Refused,
     /// Nothing is written; permission is denied.
     Denied,
+    /// Nothing is written; the credentials have expired, as an S3 server says it.
+    Expired,
     /// It is written, and the answer is an error that may pass.
     ReplyLost,
     /// The process stands still before it is written.
@@ -184,6 +186,9 @@ impl Faulty {
             None | Some(Fault::Outage { .. }) => write.await,
             Some(Fault::Refused) => Err(failed("refused")),
             Some(Fault::Denied) => Err(denied(path.as_ref())),
+            Some(Fault::Expired) => Err(failed(
+                "Server returned non-2xx status code: 400 Bad Request: <Error><Code>ExpiredToken</Code></Error>",
+            )),
             Some(Fault::ReplyLost) => match write.await {
                 Ok(_) => Err(failed("reply lost")),
                 Err(error) => Err(error),
