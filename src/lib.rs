@@ -1,5 +1,6 @@
 //! Floodmark: Kafka to exact, always-current counts in Parquet.
 
+pub mod check;
 pub mod clock;
 pub mod cluster;
 pub mod dataflow;

@@ -7,6 +7,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use floodmark::check::CheckArgs;
 use floodmark::dev::DevCommand;
 use floodmark::exit::{Exit, HasExit};
 use floodmark::job::JobError;
@@ -49,6 +50,8 @@ enum LogFormat {
 enum Command {
     /// Run a job: from Kafka to the tables, until it is stopped
     Run(run::RunArgs),
+    /// Say whether a job file is right, and try it on a sample: what is found in records, what is counted, what is rejected and why
+    Check(CheckArgs),
     /// Say how a job is doing, from its tables: how fresh, how far behind Kafka, what is pending, what was rejected
     Status(StatusArgs),
     /// Count the archive again, independently, and compare every row of counts
@@ -72,6 +75,7 @@ pub(crate) fn main() -> ExitCode {
     }
     let result = match cli.command {
         Command::Run(args) => run::run(&args).map(|()| Exit::Done),
+        Command::Check(args) => floodmark::check::run(&args).map_err(Failure::from),
         Command::Status(args) => floodmark::status::run(&args).map(|()| Exit::Done).map_err(Failure::from),
         Command::Verify(args) => floodmark::verify::run(args).map(Verdict::exit).map_err(Failure::from),
         Command::Replay(command) => floodmark::replay::command::run(&command).map_err(Failure::from),

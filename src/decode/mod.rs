@@ -12,6 +12,7 @@
 //! needs `missing_field`, `wrong_type`, `bad_time`, `time_out_of_range`. Only then `where` is asked: what is filtered is well-formed.
 //! A field that only `exists` asks about may be an object or array; any other that is used may not.
 
+mod explain;
 mod found;
 mod json;
 mod line;
@@ -26,6 +27,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::job::{LineField, Logic};
 use crate::model::{Outcome, Reason, RecordRef, Rejection, TimeUs, shorten};
 
+pub use explain::{Explained, FoundAt, FoundKind};
 use found::{Found, Kind, Slot};
 use plan::{Customer, Parser, Plan};
 

@@ -1,0 +1,149 @@
+//! `floodmark check JOB`: is the job file right, and what would it count? Tried on a sample, before anything runs.
+//!
+//! In: a job file; with `--sample`, the lines of a file or the first records of the job's topics. Out: [`Check`], as text or one
+//! JSON object. The decoder is the job's own, so what is counted here is counted there. Nothing is written: no table is opened, no
+//! offset is committed. Memory: one line, or one turn of the Kafka client; and what is shown.
+
+mod facts;
+mod sample;
+mod text;
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+
+use crate::exit::{Exit, HasExit};
+use crate::job::{Job, JobError};
+use crate::source::SourceError;
+use crate::verify::Output;
+
+pub use facts::{
+    CellFacts, Check, ConditionFacts, DimensionFacts, FieldFacts, FoundFacts, Position, RecordFacts, RejectionFacts,
+    SampleFacts,
+};
+
+/// Options of `floodmark check`.
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Exit codes: 0 also when records are rejected, as they are data; 78 when the job file is wrong. A record of a file has no \
+    Kafka timestamp (but with --gen-format), so that no event time is too far ahead of it."
+)]
+pub struct CheckArgs {
+    /// The job file
+    #[arg(value_name = "JOB")]
+    pub job: PathBuf,
+
+    /// Decode a sample: a file with a record on each line (- is stdin), or the first N records of the job's topics, which are
+    /// taken evenly from the partitions. A file whose name is a number: ./7
+    #[arg(long, value_name = "FILE|N")]
+    pub sample: Option<Sample>,
+
+    /// The file's lines are what `floodmark dev gen --output` writes: partition, timestamp, key and value
+    #[arg(long, requires = "sample")]
+    pub gen_format: bool,
+
+    /// Records of the sample that are shown with all that was found in them
+    #[arg(long, value_name = "N", default_value_t = 3, requires = "sample")]
+    pub show: usize,
+
+    /// Exit with 3 when a record of the sample is rejected
+    #[arg(long, requires = "sample")]
+    pub detailed_exitcode: bool,
+
+    /// How the result is written to stdout
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// Where a sample is taken from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sample {
+    /// The lines of a file; `-` is stdin.
+    File(PathBuf),
+    /// The first records of the job's topics.
+    Topics(u64),
+}
+
+impl FromStr for Sample {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Sample, String> {
+        if text.is_empty() {
+            return Err("expected a file, - or a number of records".to_owned());
+        }
+        if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Ok(Sample::File(text.into()));
+        }
+        match text.parse() {
+            Ok(records) if records > 0 => Ok(Sample::Topics(records)),
+            _ => Err("expected at least 1 record, and at most 2^64 - 1".to_owned()),
+        }
+    }
+}
+
+/// Why a job could not be checked.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// The job file.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// The job's topics.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// Options that do not fit together.
+    #[error("{0}")]
+    Usage(String),
+    /// The sample can not be read, or holds nothing.
+    #[error("{0}")]
+    Sample(String),
+    /// The result can not be written.
+    #[error("the result can not be written to stdout: {0}")]
+    Output(#[source] std::io::Error),
+}
+
+impl HasExit for CheckError {
+    fn exit(&self) -> Exit {
+        match self {
+            CheckError::Job(error) => error.exit(),
+            CheckError::Source(error) => error.exit(),
+            CheckError::Usage(_) => Exit::Usage,
+            CheckError::Sample(_) | CheckError::Output(_) => Exit::Failed,
+        }
+    }
+}
+
+/// Runs the command to its end: the result goes to stdout.
+///
+/// # Errors
+/// [`CheckError`] when there is no result.
+pub fn run(args: &CheckArgs) -> Result<Exit, CheckError> {
+    let job = Job::load(&args.job)?;
+    if args.gen_format && matches!(args.sample, Some(Sample::Topics(_))) {
+        return Err(CheckError::Usage(
+            "--gen-format: expected a file as --sample; records of a topic are as they are".to_owned(),
+        ));
+    }
+    let mut check = Check::of(&job, args.job.display().to_string());
+    match &args.sample {
+        None => {}
+        Some(Sample::File(file)) => check.sample = Some(sample::of_file(&job, file, args.gen_format, args.show)?),
+        Some(Sample::Topics(records)) => check.sample = Some(sample::of_topics(&job, *records, args.show)?),
+    }
+    let text = match args.output {
+        Output::Json => check.json(),
+        Output::Text => check.text(is_coloured()),
+    };
+    std::io::stdout().write_all(text.as_bytes()).map_err(CheckError::Output)?;
+    let rejected = check.sample.is_some_and(|sample| sample.rejected_records > 0);
+    Ok(if args.detailed_exitcode && rejected { Exit::Differences } else { Exit::Done })
+}
+
+/// Whether colours help: on a terminal, unless its user wants none (no-color.org).
+fn is_coloured() -> bool {
+    let is_unset = |name: &str| std::env::var_os(name).is_none_or(|value| value.is_empty());
+    std::io::stdout().is_terminal()
+        && is_unset("NO_COLOR")
+        && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}

@@ -1,0 +1,185 @@
+//! Where the records of a sample come from: the lines of a file, or the job's topics by the job's own Kafka source.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, stdin};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::CheckError;
+use super::facts::{Collector, Position, SampleFacts};
+use crate::dev::read_record_line;
+use crate::job::{Job, Start};
+use crate::live_line::{LiveLine, grouped};
+use crate::model::{RecordRef, Records, TimestampType};
+use crate::source::kafka::Kafka;
+use crate::source::{SourceError, SourceFactory, Stamp};
+use crate::table::State;
+
+/// How long the next record of a topic may take.
+const WAIT: Duration = Duration::from_secs(20);
+
+/// Decodes every line of a file.
+pub(super) fn of_file(job: &Job, file: &Path, gen_format: bool, show: usize) -> Result<SampleFacts, CheckError> {
+    let is_stdin = file == Path::new("-");
+    let name = if is_stdin { "stdin".to_owned() } else { file.display().to_string() };
+    let unreadable = |error: std::io::Error| {
+        CheckError::Sample(format!(
+            "--sample: can not read {name}: {error}; expected a file with a record on each line, - for stdin, or a number"
+        ))
+    };
+    let mut input: Box<dyn BufRead> = if is_stdin {
+        Box::new(stdin().lock())
+    } else {
+        Box::new(BufReader::with_capacity(1 << 20, File::open(file).map_err(unreadable)?))
+    };
+    let mut collector = Collector::new(job, name.clone(), show);
+    let mut progress = LiveLine::new("check", None);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if input.read_until(b'\n', &mut line).map_err(unreadable)? == 0 {
+            break;
+        }
+        let number = collector.records() + 1;
+        let line = line.strip_suffix(b"\n").unwrap_or(&line);
+        let mut record = RecordRef {
+            epoch: 0,
+            ingested_at: 0,
+            topic: 0,
+            partition: 0,
+            offset: 0,
+            timestamp_ms: None,
+            timestamp_type: TimestampType::NotAvailable,
+            key: None,
+            value: Some(line),
+        };
+        let generated;
+        if gen_format {
+            generated = read_record_line(line).map_err(|error| {
+                CheckError::Sample(format!("line {} of {name}: {error}; or leave out --gen-format", grouped(number)))
+            })?;
+            record.partition = generated.partition;
+            record.timestamp_ms = Some(generated.timestamp_ms);
+            record.timestamp_type = TimestampType::CreateTime;
+            record.value = generated.value.as_deref();
+        }
+        collector.add(record, Position::Line { line: number });
+        if number.is_multiple_of(1024) {
+            progress.tick(number, String::new);
+        }
+    }
+    progress.clear();
+    if collector.records() == 0 {
+        return Err(CheckError::Sample(format!("--sample: {name} is empty; expected a record on each line")));
+    }
+    Ok(collector.finish())
+}
+
+/// Decodes the first records that the topics hold, as many of each partition as of the others where it has so many.
+pub(super) fn of_topics(job: &Job, records_max: u64, show: usize) -> Result<SampleFacts, CheckError> {
+    let mut job = job.clone();
+    // Not where a first start would begin: after the newest record there is nothing to see.
+    job.source.start = Start::Earliest;
+    let kafka = Kafka::new(&job, false);
+    kafka.check()?;
+    // Of an archive without records: from the beginning.
+    kafka.resume(&State::default())?;
+    let topics = &job.source.topics;
+    let held: BTreeMap<(u16, i32), u64> = (kafka.starts().iter())
+        .map(|start| ((start.topic, start.partition), (start.end - start.offset).max(0) as u64))
+        .collect();
+    let mut wanted = shares(&held, records_max);
+    let all: u64 = wanted.values().sum();
+    let nothing = || {
+        CheckError::Sample(format!(
+            "--sample: {} no records; send some, or give a file with a record on each line",
+            if topics.len() == 1 {
+                format!("topic {} holds", topics[0])
+            } else {
+                format!("topics {} hold", topics.join(", "))
+            }
+        ))
+    };
+    if all == 0 {
+        return Err(nothing());
+    }
+
+    let reader = std::thread::current();
+    let mut share = kafka.open(0, 1, Arc::new(move || reader.unpark()))?;
+    let mut collector = Collector::new(&job, topics.join(", "), show);
+    let mut progress = LiveLine::new("check", Some(all));
+    let mut heard = Instant::now();
+    // A partition may end sooner than its offsets say: markers of transactions are no records.
+    while collector.records() < all {
+        let mut records = Records::default();
+        let more = share.read(Stamp { epoch: 1, ingested_at: 0 }, &mut records)?;
+        for record in records.iter() {
+            heard = Instant::now();
+            let Some(left) = wanted.get_mut(&(record.topic, record.partition)).filter(|left| **left > 0) else {
+                continue;
+            };
+            *left -= 1;
+            let topic = topics[usize::from(record.topic)].clone();
+            let position = Position::Offset { topic, partition: record.partition, offset: record.offset };
+            collector.add(record, position);
+        }
+        progress.tick(collector.records(), String::new);
+        if more {
+            continue;
+        }
+        if share.drained() {
+            break;
+        }
+        if heard.elapsed() > WAIT {
+            progress.clear();
+            return Err(CheckError::Source(SourceError::Retry(format!(
+                "the brokers sent {} of {} records, and none for {} s; check that they are up, then try again",
+                grouped(collector.records()),
+                grouped(all),
+                WAIT.as_secs()
+            ))));
+        }
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    progress.clear();
+    if collector.records() == 0 {
+        return Err(nothing());
+    }
+    Ok(collector.finish())
+}
+
+/// How many records to take of each partition: all the same, but for those that hold fewer.
+fn shares(held: &BTreeMap<(u16, i32), u64>, records_max: u64) -> BTreeMap<(u16, i32), u64> {
+    let mut smallest_first: Vec<_> = held.iter().map(|(key, held)| (*held, *key)).collect();
+    smallest_first.sort_unstable();
+    let (mut left, count) = (records_max, smallest_first.len());
+    let share = |(index, (held, key)): (usize, (u64, (u16, i32)))| {
+        let share = held.min(left.div_ceil((count - index) as u64));
+        left -= share;
+        (key, share)
+    };
+    smallest_first.into_iter().enumerate().map(share).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_give_the_same_as_far_as_they_can() {
+        for (held, records, expected) in [
+            ([10, 10, 10], 9, [3, 3, 3]),
+            ([10, 0, 1], 9, [8, 0, 1]),
+            ([1, 2, 3], 100, [1, 2, 3]),
+            ([5, 5, 5], 1, [1, 0, 0]),
+            ([0, 0, 0], 5, [0, 0, 0]),
+            ([u64::MAX, 1, 1], u64::MAX, [u64::MAX - 2, 1, 1]),
+        ] {
+            let held = BTreeMap::from([((0, 0), held[0]), ((0, 1), held[1]), ((1, 0), held[2])]);
+            let shares = shares(&held, records);
+            assert_eq!(shares.into_values().collect::<Vec<_>>(), expected, "{records}");
+        }
+    }
+}
