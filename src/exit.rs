@@ -5,7 +5,7 @@
 //! | 0 | done, or stopped in order | no |
 //! | 1 | failed: a refusal, a damaged table, a bug; the last line says which | yes, and look |
 //! | 2 | wrong command line | no |
-//! | 3 | `verify` and `replay run --detailed-exitcode`: differences found | no |
+//! | 3 | `verify` and `replay run --detailed-exitcode`: differences found; `check --detailed-exitcode`: records rejected | no |
 //! | 75 | it may pass: Kafka or the storage does not answer, credentials have expired or were withdrawn, another process of the job was lost | yes |
 //! | 76 | another copy has taken over | no |
 //! | 78 | configuration: job file, keys, bucket, or a topic, a table or another process that does not fit | no: correct it |
