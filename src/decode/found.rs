@@ -57,10 +57,22 @@ impl Found {
         self.slots[index]
     }
 
-    /// Sets a place to `part`, which is a part of `input`.
+    /// Sets a place to `part`: a part of `input`, or a text of our own, which is copied.
     pub(super) fn set(&mut self, index: usize, kind: Kind, part: &str, input: &str) {
-        let start = part.as_ptr() as usize - input.as_ptr() as usize;
-        self.slots[index] = Slot { kind, start: start as u32, end: (start + part.len()) as u32 };
+        let start = (part.as_ptr() as usize).checked_sub(input.as_ptr() as usize);
+        match start.filter(|start| start + part.len() <= input.len()) {
+            Some(start) => self.set_range(index, kind, start..start + part.len()),
+            None => {
+                let start = self.scratch.len() as u32;
+                self.scratch.push_str(part);
+                self.slots[index] = Slot { kind: Kind::Unescaped, start, end: self.scratch.len() as u32 };
+            }
+        }
+    }
+
+    /// Sets a place to a range of the input.
+    pub(super) fn set_range(&mut self, index: usize, kind: Kind, range: std::ops::Range<usize>) {
+        self.slots[index] = Slot { kind, start: range.start as u32, end: range.end as u32 };
     }
 
     /// Sets a place to a text that `write` puts into the scratch buffer.

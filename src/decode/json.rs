@@ -1,15 +1,19 @@
-//! One pass over a JSON object: only what the JSON pointers ask for is looked at, all else is skipped (and checked to be JSON).
+//! One pass over a JSON object: only what the JSON pointers ask for is looked at, all else is passed over.
 //!
-//! Where a key comes twice in an object, the last one holds, as in Python, JavaScript and Go. A number at a wanted place keeps its
-//! text. Depth is no danger: what is skipped is skipped without recursion, what is walked is as deep as the pointers.
-
-use std::fmt;
-
-use serde::Deserializer as _;
-use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
+//! The frame is strict: one object, keys in quotes, `:` and `,` where they belong, nothing behind it but white space; and so are the values
+//! that are asked for. What is wrong inside any other value does no harm (see [`super::scan`]). A byte order mark in front is skipped.
+//!
+//! Where a key comes twice in an object, the last one holds, as in Python, JavaScript and Go. A number at a wanted place keeps its text:
+//! `1e3`, `1000` and `1.0e3` are three values. A surrogate without its other half becomes one U+FFFD, in keys as well.
+//! Depth is no danger: what is passed over is without recursion, what is walked is as deep as the pointers.
 
 use super::found::{Found, Kind};
+use super::scan::{Fault, Scanner, control_character, unescape};
+use crate::model::Rejection;
+
+const BYTE_ORDER_MARK: char = '\u{feff}';
+/// What a value begins with.
+const OBJECT: &str = "'{'";
 
 /// The pointers, as a tree. The slots of a node and of all below it are consecutive.
 #[derive(Debug)]
@@ -77,338 +81,165 @@ impl Trie {
         self.nodes[node].slots = start..*next;
     }
 
-    /// Reads `input`, which must be one JSON object and nothing else.
-    pub(super) fn read(&self, input: &str, found: &mut Found) -> Result<(), serde_json::Error> {
-        let mut deserializer = serde_json::Deserializer::from_str(input);
-        let walk = Walk { trie: self, node: 0, input, found };
-        deserializer.deserialize_map(walk)?;
-        deserializer.end()
+    /// Reads `input`, which must be one JSON object and nothing else, but for a byte order mark in front.
+    pub(super) fn read(&self, input: &str, found: &mut Found) -> Result<(), Fault> {
+        let mark = if input.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len_utf8() } else { 0 };
+        let mut scanner = Scanner::new(input, mark);
+        if scanner.next_token() != Some(b'{') {
+            return Err(scanner.fault(OBJECT));
+        }
+        Walk { trie: self, scanner: &mut scanner, found }.object(0)?;
+        match scanner.next_token() {
+            None => Ok(()),
+            Some(_) => Err(scanner.fault("the end of the value")),
+        }
     }
 }
 
-/// Walks one node's value.
-struct Walk<'a, 'de> {
+impl Node {
+    /// The child of a key that was scanned. A key with an escape that JSON does not know is nobody's.
+    fn child(&self, (key, is_escaped): (&str, bool)) -> Option<usize> {
+        let mut unescaped = String::new();
+        let key = if is_escaped {
+            unescape(key, 0, &mut unescaped).ok()?;
+            &unescaped
+        } else {
+            key
+        };
+        self.children.iter().find(|child| child.key == key).map(|child| child.node)
+    }
+}
+
+/// What would have been right in place of what `fault` is about, and the text around it. `value`: the record's bytes, in which `input` may
+/// have had replaced what is not UTF-8.
+pub(super) fn explained(fault: Fault, input: &str, value: &[u8]) -> (String, String) {
+    let Fault { at, expected } = fault;
+    let hint = match input.as_bytes().get(at) {
+        None => ", where the value ends",
+        Some(b'[') if expected == OBJECT => "; this is an array: each event must be a record of its own",
+        Some(b'"') if expected == OBJECT => "; this is a string: JSON inside a string is not looked into",
+        Some(0) if expected == OBJECT => {
+            "; it begins with a zero byte, as what a schema registry's serializer writes: send plain JSON, without the schema's number"
+        }
+        Some(_) => "",
+    };
+    let expected = format!("one JSON object: {expected} at byte {}{hint}", place_in(value, at));
+    let start =
+        if input.len() > Rejection::FOUND_BYTES_MAX { at.saturating_sub(Rejection::FOUND_BYTES_MAX / 2) } else { 0 };
+    let start = input.floor_char_boundary(start);
+    (expected, format!("{}{}", if start > 0 { "…" } else { "" }, &input[start..]))
+}
+
+/// Where the byte is in `value` that is at `at` once what is not UTF-8 has been replaced.
+fn place_in(value: &[u8], at: usize) -> usize {
+    let (mut replaced, mut place) = (0, 0);
+    for chunk in value.utf8_chunks() {
+        let valid = chunk.valid().len();
+        if at < replaced + valid + char::REPLACEMENT_CHARACTER.len_utf8() {
+            return place + valid.min(at - replaced);
+        }
+        replaced += valid + char::REPLACEMENT_CHARACTER.len_utf8();
+        place += valid + chunk.invalid().len();
+    }
+    place
+}
+
+/// Walks values that hold wanted places.
+struct Walk<'a, 'i> {
     trie: &'a Trie,
-    node: usize,
-    input: &'de str,
+    scanner: &'a mut Scanner<'i>,
     found: &'a mut Found,
 }
 
-impl<'de> Walk<'_, 'de> {
-    fn child(&mut self, node: usize) -> Walk<'_, 'de> {
-        Walk { trie: self.trie, node, input: self.input, found: self.found }
+impl Walk<'_, '_> {
+    /// An object, whose bracket is at hand.
+    fn object(&mut self, node: usize) -> Result<(), Fault> {
+        self.scanner.at += 1;
+        if self.scanner.next_token() == Some(b'}') {
+            self.scanner.at += 1;
+            return Ok(());
+        }
+        loop {
+            if self.scanner.next_token() != Some(b'"') {
+                return Err(self.scanner.fault("a key in quotes"));
+            }
+            let child = self.trie.nodes[node].child(self.scanner.string()?);
+            self.scanner.pass(b':', "':'")?;
+            self.value(child)?;
+            match self.scanner.next_token() {
+                Some(b',') => self.scanner.at += 1,
+                Some(b'}') => break self.scanner.at += 1,
+                _ => return Err(self.scanner.fault("',' or '}'")),
+            }
+        }
+        Ok(())
     }
 
-    /// A value at a wanted place.
-    fn take(&mut self, node: usize, raw: &'de RawValue) -> Result<(), serde_json::Error> {
-        let (input, raw) = (self.input, raw.get());
-        let node_slot = self.trie.nodes[node].slot.expect("only wanted places are taken");
-        let kind = match raw.as_bytes().first() {
-            Some(b'"') => {
-                let inside = &raw[1..raw.len() - 1];
-                if inside.as_bytes().contains(&b'\\') {
-                    return self.found.set_unescaped(node_slot, |scratch| {
-                        serde_json::Deserializer::from_str(raw).deserialize_str(Append(scratch))
-                    });
-                }
-                self.found.set(node_slot, Kind::Text, inside, input);
-                return Ok(());
+    /// An array, whose bracket is at hand.
+    fn array(&mut self, node: usize) -> Result<(), Fault> {
+        self.scanner.at += 1;
+        if self.scanner.next_token() == Some(b']') {
+            self.scanner.at += 1;
+            return Ok(());
+        }
+        for index in 0.. {
+            let child = self.trie.nodes[node].children.iter().find(|child| child.index == Some(index));
+            self.value(child.map(|child| child.node))?;
+            match self.scanner.next_token() {
+                Some(b',') => self.scanner.at += 1,
+                Some(b']') => break,
+                _ => return Err(self.scanner.fault("',' or ']'")),
             }
+        }
+        self.scanner.at += 1;
+        Ok(())
+    }
+
+    /// A value, behind white space; `node` where it is a wanted place, or on the way to one.
+    fn value(&mut self, node: Option<usize>) -> Result<(), Fault> {
+        let first = self.scanner.next_token();
+        let Some(node) = node else { return self.scanner.skip() };
+        let Node { children, slot, slots } = &self.trie.nodes[node];
+        self.found.clear_range(slots.clone());
+        let start = self.scanner.at;
+        match (first, slot) {
+            (Some(b'{'), _) if !children.is_empty() => self.object(node)?,
+            (Some(b'['), _) if !children.is_empty() => self.array(node)?,
+            (Some(b'"'), Some(slot)) => return self.string(*slot),
+            (Some(b't'), Some(_)) => self.scanner.literal("true")?,
+            (Some(b'f'), Some(_)) => self.scanner.literal("false")?,
+            (Some(b'n'), Some(_)) => self.scanner.literal("null")?,
+            (Some(b'-' | b'0'..=b'9'), Some(_)) => self.scanner.number()?,
+            // Nobody looks into it.
+            (Some(b'{' | b'['), _) | (_, None) => self.scanner.skip()?,
+            (_, Some(_)) => return Err(self.scanner.fault("a value")),
+        }
+        let kind = match first {
             Some(b'{' | b'[') => Kind::Composite,
             Some(b't' | b'f') => Kind::Boolean,
             Some(b'n') => Kind::Null,
             _ => Kind::Number,
         };
-        self.found.set(node_slot, kind, raw, input);
-        if kind == Kind::Composite && !self.trie.nodes[node].children.is_empty() {
-            return self.child(node).deserialize(&mut serde_json::Deserializer::from_str(raw));
+        if let Some(slot) = slot {
+            self.found.set_range(*slot, kind, start..self.scanner.at);
         }
         Ok(())
     }
 
-    /// Whether the node is a wanted place; else it is only on the way to one.
-    fn is_wanted(&self, node: usize) -> bool {
-        self.trie.nodes[node].slot.is_some()
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Walk<'_, 'de> {
-    type Value = ();
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Walk<'_, 'de> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
-        let trie = self.trie;
-        while let Some(child) = map.next_key_seed(Key(&trie.nodes[self.node]))? {
-            let Some(child) = child else {
-                map.next_value::<IgnoredAny>()?;
-                continue;
-            };
-            self.found.clear_range(trie.nodes[child].slots.clone());
-            if self.is_wanted(child) {
-                let raw = map.next_value::<&'de RawValue>()?;
-                self.take(child, raw).map_err(A::Error::custom)?;
-            } else {
-                map.next_value_seed(self.child(child))?;
-            }
+    /// A string at a wanted place.
+    fn string(&mut self, slot: usize) -> Result<(), Fault> {
+        let start = self.scanner.at + 1;
+        let (inside, is_escaped) = self.scanner.string()?;
+        if let Some(at) = control_character(inside) {
+            return Err(Fault { at: start + at, expected: "no control character that is not escaped" });
         }
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
-        let trie = self.trie;
-        for index in 0.. {
-            let child = trie.nodes[self.node].children.iter().find(|child| child.index == Some(index));
-            let more = match child.map(|child| child.node) {
-                None => seq.next_element::<IgnoredAny>()?.is_some(),
-                Some(child) if self.is_wanted(child) => match seq.next_element::<&'de RawValue>()? {
-                    Some(raw) => self.take(child, raw).map(|()| true).map_err(A::Error::custom)?,
-                    None => false,
-                },
-                Some(child) => seq.next_element_seed(self.child(child))?.is_some(),
-            };
-            if !more {
-                break;
-            }
+        if is_escaped {
+            return self.found.set_unescaped(slot, |scratch| unescape(inside, start, scratch));
         }
-        Ok(())
-    }
-
-    // Something else where an object or array would have led further: the places below are missing.
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
-}
-
-/// Finds a key among a node's children.
-struct Key<'a>(&'a Node);
-
-impl<'de> DeserializeSeed<'de> for Key<'_> {
-    type Value = Option<usize>;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Option<usize>, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Key<'_> {
-    type Value = Option<usize>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E>(self, key: &str) -> Result<Option<usize>, E> {
-        Ok(self.0.children.iter().find(|child| child.key == key).map(|child| child.node))
-    }
-}
-
-/// Appends a string to a buffer.
-struct Append<'a>(&'a mut String);
-
-impl Visitor<'_> for Append<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<(), E> {
-        self.0.push_str(text);
+        self.found.set_range(slot, Kind::Text, start..start + inside.len());
         Ok(())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn parts(pointer: &str) -> Vec<String> {
-        pointer.split('/').skip(1).map(|part| part.replace("~1", "/").replace("~0", "~")).collect()
-    }
-
-    /// Kind and text of each pointer; `None` when `input` is not one object.
-    fn read(pointers: &[&str], input: &str) -> Option<Vec<(Kind, String)>> {
-        let pointers: Vec<Vec<String>> = pointers.iter().map(|pointer| parts(pointer)).collect();
-        let borrowed: Vec<&[String]> = pointers.iter().map(Vec::as_slice).collect();
-        let (trie, slots) = Trie::new(&borrowed);
-        let mut found = Found::new(trie.slots());
-        trie.read(input, &mut found).ok()?;
-        let slots = slots.into_iter().map(|index| found.slot(index));
-        Some(slots.map(|slot| (slot.kind, found.text(slot, input).to_owned())).collect())
-    }
-
-    #[test]
-    fn places_of_every_kind() {
-        for (pointer, input, kind, text) in [
-            ("/a", r#"{"a":"x"}"#, Kind::Text, "x"),
-            ("/a", r#" { "b" : [1,{"a":2}] , "a" : "x" } "#, Kind::Text, "x"),
-            ("/a", r#"{"a":""}"#, Kind::Text, ""),
-            ("/a", r#"{"a":"\u00e9\n\"\ud83d\ude00"}"#, Kind::Unescaped, "é\n\"😀"),
-            ("/a", r#"{"\u0061":"x"}"#, Kind::Text, "x"),
-            ("/a", r#"{"a":null}"#, Kind::Null, ""),
-            ("/a", r#"{"a":true}"#, Kind::Boolean, "true"),
-            ("/a", r#"{"a":1.50}"#, Kind::Number, "1.50"),
-            ("/a", r#"{"a":-0}"#, Kind::Number, "-0"),
-            ("/a", r#"{"a":1E+999}"#, Kind::Number, "1E+999"),
-            ("/a", r#"{"a":123456789012345678901234567890}"#, Kind::Number, "123456789012345678901234567890"),
-            ("/a", r#"{"a": {"b": 1} }"#, Kind::Composite, r#"{"b": 1}"#),
-            ("/a", r#"{"a":[1]}"#, Kind::Composite, "[1]"),
-            ("/a", "{}", Kind::Missing, ""),
-            ("/a", r#"{"A":1}"#, Kind::Missing, ""),
-            ("/a/b", r#"{"a":{"b":"x"}}"#, Kind::Text, "x"),
-            ("/a/b", r#"{"a":{"c":"x"}}"#, Kind::Missing, ""),
-            ("/a/b", r#"{"a":"b"}"#, Kind::Missing, ""),
-            ("/a/b", r#"{"a":null}"#, Kind::Missing, ""),
-            ("/a/b", r#"{"a":1}"#, Kind::Missing, ""),
-            ("/a/b", r#"{"a":-1}"#, Kind::Missing, ""),
-            ("/a/b", r#"{"a":1.5}"#, Kind::Missing, ""),
-            ("/a/b", r#"{"a":false}"#, Kind::Missing, ""),
-            ("/a/b", r#"{"a":[{"b":1}]}"#, Kind::Missing, ""),
-            ("/a/1", r#"{"a":["x","y","z"]}"#, Kind::Text, "y"),
-            ("/a/1", r#"{"a":{"1":"x"}}"#, Kind::Text, "x"),
-            ("/a/01", r#"{"a":["x","y"]}"#, Kind::Missing, ""),
-            ("/a/9", r#"{"a":["x","y"]}"#, Kind::Missing, ""),
-            ("/a/0/b", r#"{"a":[{"b":"x"},{"b":"y"}]}"#, Kind::Text, "x"),
-            ("/a~1b/~0", r#"{"a/b":{"~":"x"}}"#, Kind::Text, "x"),
-            ("/", r#"{"":"x"}"#, Kind::Text, "x"),
-            ("/a", r#"{"a":"x","a":"y"}"#, Kind::Text, "y"),
-            ("/a", r#"{"a":"x","a":null}"#, Kind::Null, ""),
-            ("/a/b", r#"{"a":{"b":"x"},"a":{"c":1}}"#, Kind::Missing, ""),
-            ("/a/b", r#"{"a":{"b":"x"},"a":1}"#, Kind::Missing, ""),
-        ] {
-            assert_eq!(read(&[pointer], input), Some(vec![(kind, text.to_owned())]), "{pointer} in {input}");
-        }
-    }
-
-    #[test]
-    fn a_place_may_lie_inside_another() {
-        let found = read(&["/a/b", "/a", "/c", "/a"], r#"{"c":"1","a":{"b":"x\t"}}"#).expect("JSON");
-        let texts: Vec<&str> = found.iter().map(|(_, text)| text.as_str()).collect();
-        assert_eq!(texts, ["x\t", r#"{"b":"x\t"}"#, "1", r#"{"b":"x\t"}"#]);
-    }
-
-    #[test]
-    fn what_is_not_one_object_is_refused() {
-        let many = "[".repeat(100_000);
-        let deep = format!(r#"{{"x":{many}"#);
-        let deep_wanted = format!(r#"{{"a":{many}"#);
-        let deep_below = format!(r#"{{"a":{{"b":{many}"#);
-        for input in [
-            "",
-            " ",
-            "{",
-            "[]",
-            "null",
-            "1",
-            "\"a\"",
-            "{} {}",
-            "{}x",
-            "{'a':1}",
-            "{a:1}",
-            r#"{"a":1,}"#,
-            r#"{"a":01}"#,
-            r#"{"a":"x}"#,
-            r#"{"a":tru}"#,
-            r#"{"x":nul}"#,
-            r#"{"a":"\ud800"}"#,
-            r#"{"a":"\x"}"#,
-            "{\"x\":\"\n\"}",
-            r#"{"a":NaN}"#,
-            "\u{feff}{}",
-            &deep,
-            &deep_wanted,
-            &deep_below,
-            &many,
-        ] {
-            let shown = &input[..input.len().min(40)];
-            assert_eq!(read(&["/a"], input), None, "{shown}");
-            assert_eq!(read(&["/a/b"], input), None, "{shown}");
-        }
-    }
-
-    #[test]
-    fn depth_that_is_closed_again_is_json() {
-        let (open, close) = ("[".repeat(100_000), "]".repeat(100_000));
-        let found = read(&["/a"], &format!(r#"{{"x":{open}{close},"a":1}}"#)).expect("JSON");
-        assert_eq!(found, [(Kind::Number, "1".to_owned())]);
-        let found = read(&["/a"], &format!(r#"{{"a":{open}{close}}}"#)).expect("JSON");
-        assert_eq!(found[0].0, Kind::Composite);
-    }
-
-    fn any_json() -> impl Strategy<Value = serde_json::Value> {
-        use serde_json::Value;
-        let leaf = prop_oneof![
-            Just(Value::Null),
-            any::<bool>().prop_map(Value::from),
-            any::<i64>().prop_map(Value::from),
-            "[a-b\"\\\\\u{e9}\n]{0,3}".prop_map(Value::from),
-        ];
-        leaf.prop_recursive(3, 24, 3, |inner| {
-            prop_oneof![
-                prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
-                prop::collection::btree_map("[a-c0]", inner, 0..3)
-                    .prop_map(|map| Value::Object(map.into_iter().collect())),
-            ]
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn the_walk_agrees_with_a_tree(value in any_json(), pretty: bool) {
-            let pointers = ["/a", "/b/c", "/b/0", "/c/a/b", "/c", "/0/0"];
-            let input = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.expect("JSON");
-            let found = read(&pointers, &input);
-            prop_assert_eq!(found.is_some(), value.is_object());
-            for (pointer, (kind, text)) in pointers.iter().zip(found.unwrap_or_default()) {
-                let expected = value.pointer(pointer);
-                match kind {
-                    Kind::Missing => prop_assert_eq!(expected, None),
-                    Kind::Null => prop_assert_eq!(expected, Some(&serde_json::Value::Null)),
-                    Kind::Text | Kind::Unescaped => prop_assert_eq!(expected, Some(&serde_json::Value::from(text))),
-                    _ => prop_assert_eq!(expected.cloned(), serde_json::from_str::<serde_json::Value>(&text).ok()),
-                }
-            }
-        }
-
-        #[test]
-        fn any_text_is_read_or_refused(input in "[{}\\[\\],:\"abn\\\\u0-9. ]{0,40}") {
-            let tree = serde_json::from_str::<serde_json::Value>(&input).ok();
-            if tree.is_some_and(|tree| tree.is_object()) {
-                prop_assert!(read(&["/a", "/b/a"], &input).is_some());
-            }
-        }
-    }
-}
+mod tests;

@@ -1,14 +1,14 @@
 //! Decodes records: bytes and Kafka's timestamp in, an [`Event`] and its [`Outcome`] out.
 //!
 //! ```text
-//! value ─► size, UTF-8 ─► JSON object | access-log line ─► places ─► customer, event time, fields ─► where ─► values
+//! value ─► size, text ─► JSON object | access-log line ─► places ─► customer, event time, fields ─► where ─► values
 //! ```
 //!
 //! Pure: what comes out depends on the record's value, its Kafka timestamp and the logic, on no clock and no other record. State:
-//! buffers that are reused, so that decoding does not allocate once they have grown (but for texts that are escaped, shortened or
-//! lower-cased beyond ASCII). A record that can not be counted is data, not an error.
+//! buffers that are reused, so that decoding does not allocate once they have grown (but for values that are not UTF-8, keys that are
+//! escaped, texts that are shortened or lower-cased beyond ASCII). A record that can not be counted is data, not an error.
 //!
-//! Rules that are checked first win: `empty`, `too_large`, `not_utf8`, `bad_json` or `bad_line`; then over all that the job
+//! Bytes that are not UTF-8 become U+FFFD. Rules that are checked first win: `empty`, `too_large`, `bad_json` or `bad_line`; then over all that the job
 //! needs `missing_field`, `wrong_type`, `bad_time`, `time_out_of_range`. Only then `where` is asked: what is filtered is well-formed.
 //! A field that only `exists` asks about may be an object or array; any other that is used may not.
 
@@ -17,11 +17,13 @@ mod found;
 mod json;
 mod line;
 mod plan;
+mod scan;
 #[cfg(test)]
 mod tests;
 mod text;
 mod time;
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::job::{LineField, Logic};
@@ -115,9 +117,10 @@ impl Decoder {
         event: &mut Event,
     ) -> Result<bool, Box<Rejection>> {
         let Decoder { plan, found, fields, spare } = self;
-        let input = plan.text(value)?;
+        let value = value.unwrap_or_default();
+        let input = &*plan.text(value)?;
         found.clear();
-        plan.parse(input, found)?;
+        plan.parse(value, input, found)?;
 
         let time = plan.time(input, found, timestamp_ms, &mut event.event_time);
         let customer = plan.customer(input, found, &mut event.customer, spare)?;
@@ -170,9 +173,8 @@ impl Decoder {
 }
 
 impl Plan {
-    /// The value as text.
-    fn text<'v>(&self, value: Option<&'v [u8]>) -> Result<&'v str, Box<Rejection>> {
-        let value = value.unwrap_or_default();
+    /// The value as text. What is not UTF-8 becomes U+FFFD: it stays in the field that holds it, as quotes and separators are ASCII.
+    fn text<'v>(&self, value: &'v [u8]) -> Result<Cow<'v, str>, Box<Rejection>> {
         if value.is_empty() {
             return Err(rejection(Reason::Empty, None, "a value", value));
         }
@@ -180,14 +182,16 @@ impl Plan {
             let expected = format!("at most {} bytes", self.record_bytes_max);
             return Err(rejection(Reason::TooLarge, None, &expected, format!("{} bytes", value.len()).as_bytes()));
         }
-        std::str::from_utf8(value).map_err(|_| rejection(Reason::NotUtf8, None, "UTF-8", value))
+        // The check alone is faster than the replacement.
+        Ok(std::str::from_utf8(value).map_or_else(|_| String::from_utf8_lossy(value), Cow::Borrowed))
     }
 
-    fn parse(&self, input: &str, found: &mut Found) -> Result<(), Box<Rejection>> {
+    fn parse(&self, value: &[u8], input: &str, found: &mut Found) -> Result<(), Box<Rejection>> {
         match &self.parser {
-            Parser::Json(trie) => trie
-                .read(input, found)
-                .map_err(|_| rejection(Reason::BadJson, None, "one JSON object", input.as_bytes())),
+            Parser::Json(trie) => trie.read(input, found).map_err(|fault| {
+                let (expected, around) = json::explained(fault, input, value);
+                rejection(Reason::BadJson, None, &expected, around.as_bytes())
+            }),
             Parser::AccessLog => line::read(input, found).ok_or_else(|| {
                 rejection(Reason::BadLine, None, "a line of an access log, common or combined", input.as_bytes())
             }),

@@ -139,7 +139,7 @@ fn bytes_that_are_no_text_or_too_many() {
         _ => None,
     };
     assert_eq!(reason(None), Some((Reason::Empty, String::new())));
-    assert_eq!(reason(Some(&[0xff, b'{'])), Some((Reason::NotUtf8, "\u{fffd}{".to_owned())));
+    assert_eq!(reason(Some(&[0xff, b'{'])), Some((Reason::BadJson, "\u{fffd}{".to_owned())));
     assert_eq!(reason(Some(&[0xff; 4097])), Some((Reason::TooLarge, "4097 bytes".to_owned())));
     assert_eq!(reason(Some(&[b' '; 4096])).map(|(reason, _)| reason), Some(Reason::BadJson));
     let cut = reason(Some("é".repeat(200).as_bytes())).expect("rejected").1;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub enum Reason {
     /// No value, or one of no bytes.
     Empty,
-    /// The value is not UTF-8.
+    /// The value is not UTF-8: given by builds of code number 1. Such bytes are replaced since.
     NotUtf8,
     /// The value is not one JSON object.
     BadJson,
