@@ -382,6 +382,32 @@ mod tests {
         }
     }
 
+    /// As a build of code number 1 wrote it.
+    const OF_NUMBER_1: &str = r#"{
+      "counting": 1,
+      "logic": {
+        "format": "json",
+        "customer": {"found": {"places": [{"pointer": ["c"]}], "transforms": []}},
+        "event_time": [{"pointer": ["t"]}],
+        "fields": [],
+        "filters": [],
+        "dimensions": [{"name": "total", "field": null, "granularities": ["minute"]}],
+        "graces_us": [20000000, 60000000, 300000000],
+        "record_bytes_max": 1048576
+      }
+    }"#;
+
+    #[tokio::test]
+    async fn texts_of_code_number_1_are_read_and_gone() {
+        let root = Root::on(std::sync::Arc::new(object_store::memory::InMemory::new()));
+        let fingerprint = Fingerprint::from_txn(7);
+        write_file(root.store().as_ref(), &text_path(fingerprint), Bytes::from(OF_NUMBER_1)).await.expect("written");
+        let text = text(&root, fingerprint).await.expect("read").unwrap_or_else(|why| panic!("{why}"));
+        assert_eq!((text.counting, text.logic.time_rule()), (1, logic("").time_rule()), "it finds times where we do");
+        let why = "it was counted by code number 1, this build has 2".to_owned();
+        assert_eq!(known(&root, fingerprint).await.expect("read"), Known::Gone(why));
+    }
+
     #[test]
     fn the_ledger_says_which_logic_an_epoch_has() {
         let ledger = Ledger::of(&state(&[("logic/1", 7), ("logic/12", 8), ("logic/5", 9), ("lane/day", 3)]));

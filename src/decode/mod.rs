@@ -8,9 +8,9 @@
 //! buffers that are reused, so that decoding does not allocate once they have grown (but for values that are not UTF-8, keys that are
 //! escaped, texts that are shortened or lower-cased beyond ASCII). A record that can not be counted is data, not an error.
 //!
-//! Bytes that are not UTF-8 become U+FFFD. Rules that are checked first win: `empty`, `too_large`, `bad_json` or `bad_line`; then over all that the job
-//! needs `missing_field`, `wrong_type`, `bad_time`, `time_out_of_range`. Only then `where` is asked: what is filtered is well-formed.
-//! A field that only `exists` asks about may be an object or array; any other that is used may not.
+//! Bytes that are not UTF-8 become U+FFFD. Rules that are checked first win: `empty`, `too_large`, `bad_json` or `bad_line`; then
+//! over all that the job needs `missing_field`, `wrong_type`, `bad_time`, `time_out_of_range`. Only then `where` is asked: what is
+//! filtered is well-formed. A field that only `exists` asks about may be an object or array; any other that is used may not.
 
 mod explain;
 mod found;

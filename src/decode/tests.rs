@@ -1,5 +1,7 @@
 //! The rules of rejection, `where`, and values, case by case.
 
+mod cases;
+
 use super::*;
 use crate::job::{Condition, Job};
 use proptest::prelude::*;

@@ -12,10 +12,9 @@ const YEAR_2100_MS: i64 = 4_102_444_800_000;
 pub(super) const RECORD_BYTES_MAX: usize = 1 << 20;
 
 /// What broken records are broken by, in the order of the cycle; each with its number of variants.
-pub(super) const FAULTS: [(Reason, u64); 7] = [
+pub(super) const FAULTS: [(Reason, u64); 6] = [
     (Reason::Empty, 2),
-    (Reason::NotUtf8, 3),
-    (Reason::BadJson, 5),
+    (Reason::BadJson, 7),
     (Reason::MissingField, 5),
     (Reason::WrongType, 4),
     (Reason::BadTime, 4),
@@ -116,17 +115,7 @@ impl EventWriter {
         self.write_odd(event, oddity, random, out);
         let half = out.len() / 2;
         match (reason, variant) {
-            // A byte that UTF-8 never has, a character cut short at the end, something that is no text at all.
-            (Reason::NotUtf8, 0) => out[half] = 0xff,
-            (Reason::NotUtf8, 1) => out.push(0xc3),
-            (Reason::NotUtf8, _) => {
-                out.clear();
-                out.push(0xff);
-                for _ in 0..8 {
-                    out.extend_from_slice(&random.next().to_le_bytes());
-                }
-            }
-            // Cut short, an array, two objects, another text, a comma too many.
+            // Cut short, an array, two objects, another text, bytes behind the object, bytes that are no text, a comma too many.
             (Reason::BadJson, 0) => {
                 let mut end = half;
                 while out[end] & 0b1100_0000 == 0b1000_0000 {
@@ -142,6 +131,14 @@ impl EventWriter {
             (Reason::BadJson, 3) => {
                 out.clear();
                 out.extend_from_slice(b"GET /health HTTP/1.1");
+            }
+            (Reason::BadJson, 4) => out.push(0xc3),
+            (Reason::BadJson, 5) => {
+                out.clear();
+                out.push(0xff);
+                for _ in 0..8 {
+                    out.extend_from_slice(&random.next().to_le_bytes());
+                }
             }
             (Reason::BadJson, _) => {
                 let end = out.len() - 1;

@@ -100,7 +100,7 @@ pub struct GenArgs {
 
     /// Share of broken records, 0 to 1
     ///
-    /// Exactly so many, evenly spread; kinds take turns, each in several variants: empty, not_utf8, bad_json, missing_field,
+    /// Exactly so many, evenly spread; kinds take turns, each in several variants: empty, bad_json, missing_field,
     /// wrong_type, bad_time, time_out_of_range.
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
     pub broken_share: f64,

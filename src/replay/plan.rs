@@ -271,9 +271,16 @@ async fn touched(
     let ours = &job.logic;
     let (raw_log, raw_state) = &tables.raw;
     let mut others = Vec::new();
+    // Where the time is found alike, code of any number reads the same one: see COUNTING.
+    let reads_as_ours = async |logic: Fingerprint| {
+        let text = ledger::text(root, logic).await?;
+        Ok::<_, TableError>(text.is_ok_and(|text| text.logic.time_rule() == ours.time_rule()))
+    };
     for entry in ledger::entries(root, &tables.counts.1).await? {
+        if reads_as_ours(entry.logic).await? {
+            continue;
+        }
         match ledger::known(root, entry.logic).await? {
-            Known::Logic(logic) if logic.time_rule() == ours.time_rule() => {}
             Known::Logic(logic) => others.push(*logic),
             Known::Gone(why) => return Err(ReplayError::LogicGone { fingerprint: entry.logic, why }),
         }
@@ -281,8 +288,7 @@ async fn touched(
     let ledger = Ledger::of(&tables.counts.1);
     let mut as_ours = BTreeSet::new();
     for fingerprint in ledger.logics.values() {
-        let text = ledger::text(root, *fingerprint).await?;
-        if text.is_ok_and(|text| text.logic.time_rule() == ours.time_rule()) {
+        if reads_as_ours(*fingerprint).await? {
             as_ours.insert(*fingerprint);
         }
     }

@@ -10,14 +10,15 @@ use std::time::Duration;
 use arrow::array::{Int64Array, StringArray, TimestampMicrosecondArray};
 use floodmark::dataflow::commit::{CommitError, Request};
 use floodmark::exit::{Exit, HasExit};
-use floodmark::ledger::{self, Fingerprint, Known, Ledger};
+use floodmark::job::COUNTING;
+use floodmark::ledger::{self, Fingerprint, Known, Ledger, LogicText};
 use floodmark::live::LiveError;
 use floodmark::model::{Granularity, Lane, Period, Segment};
 use floodmark::source::script::Script;
 use floodmark::table::counts::{self, Columns, SegmentWriter};
 use floodmark::table::log::WRITER_GENERATION;
 use floodmark::table::store::write_file;
-use floodmark::table::{Commit, File, Root, TableError, raw};
+use floodmark::table::{Commit, File, Log, Root, TableError, raw};
 use floodmark::verify::{Options, Verdict, verify};
 use object_store::ObjectStore;
 
@@ -588,6 +589,44 @@ fn another_logic_counts_from_the_next_epoch_on() {
     world.is_exact();
     assert_eq!(logics(&world), [(1, first), (since, second), (since_third, next_logic(&world).0)]);
     verifies(&world);
+}
+
+/// Makes the tables those of a build of code number 1, whose logic of epoch 1 on is this one.
+fn of_code_number_1(world: &World) -> Fingerprint {
+    let (root, first) = (root(world), Fingerprint::from_txn(7));
+    let mut text = serde_json::to_value(LogicText::of(&world.job().logic)).expect("JSON");
+    text["counting"] = 1.into();
+    let logic = text["logic"].as_object_mut().expect("an object");
+    for since in ["customer_integers", "time_format", "assume_offset_seconds"] {
+        assert!(logic.remove(since).is_some(), "{since}");
+    }
+    let path = format!("logic/{first}.json");
+    block_on(write_file(root.store().as_ref(), &path, text.to_string().into())).expect("written");
+    let commit = Commit { txns: vec![(ledger::logic_txn(1), first.to_txn())], ..Commit::default() };
+    let mut counts = world.table("counts");
+    block_on(Log::new(&root, "counts").commit(&mut counts, &commit, "SET LOGIC", BASE / 1000)).expect("committed");
+    first
+}
+
+/// The same job file, but code that counts otherwise.
+#[test]
+fn tables_of_code_number_1_go_on_as_with_a_new_logic() {
+    let mut world = World::new("");
+    let job = world.start(2, world.store());
+    one_epoch(&mut world, &job);
+    job.ends_in_order(Request::Stop);
+    let first = of_code_number_1(&world);
+    let since = epoch(&world) + 1;
+    start_and_count(&mut world, 2).ends_in_order(Request::Stop);
+    world.is_exact();
+    let (second, is_kept) = next_logic(&world);
+    assert!(is_kept && COUNTING == 2);
+    assert_eq!(logics(&world), [(1, first), (since, second)]);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let report = runtime.block_on(verify(&world.job(), &root(&world), Options::default())).expect("a verdict");
+    assert_eq!(report.verdict, Verdict::Exact, "{}", report.table());
+    let said = format!("logic {first} of epochs 1..={}: it was counted by code number 1, this build has 2", since - 1);
+    assert!(report.not_checkable.cells > 0 && report.sentence().ends_with(&said), "{}", report.sentence());
 }
 
 #[test]
