@@ -105,9 +105,11 @@ impl Decoder {
 
     fn places(&mut self, value: Option<&[u8]>) -> Vec<FoundAt> {
         let Decoder { plan, found, spare, .. } = self;
+        let value = value.unwrap_or_default();
         let Ok(input) = plan.text(value) else { return Vec::new() };
+        let input = &*input;
         found.clear();
-        if plan.parse(input, found).is_err() {
+        if plan.parse(value, input, found).is_err() {
             return Vec::new();
         }
         let mut found_at = |name: &str, finder: &Finder| {

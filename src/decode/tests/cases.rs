@@ -151,9 +151,9 @@ fn envelopes_of_others() {
             "one JSON object: '{' at byte 0; it begins with a zero byte, as what a schema registry's serializer writes: send plain \
              JSON, without the schema's number",
         ),
-        (plain.trim_end_matches('}').to_owned(), "one JSON object: ',' or '}' at byte 66, where the value ends"),
-        (event(r#","action":NaN"#), "one JSON object: a value at byte 76"),
-        (event(r#","action":"F\xFAtbol""#), "one JSON object: an escape that JSON knows at byte 78"),
+        (plain.trim_end_matches('}').to_owned(), "one JSON object: ',' or '}' at byte 63, where the value ends"),
+        (event(r#","action":NaN"#), "one JSON object: a value at byte 73"),
+        (event(r#","action":"F\xFAtbol""#), "one JSON object: an escape that JSON knows at byte 75"),
     ] {
         let rejection = rejection_of(&mut decoder, value.as_bytes());
         assert_eq!((rejection.reason, rejection.expected.as_str()), (Reason::BadJson, expected));
