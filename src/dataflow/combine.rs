@@ -99,12 +99,13 @@ pub fn combine<'scope>(
                                 value,
                                 &mut key,
                             );
+                            // Before the key, not after the chunk: customers may be as large as records.
+                            if map.bytes() + key.len() > MAP_BYTES_MAX && !map.is_empty() {
+                                send(map, output.session(held));
+                                map.clear();
+                            }
                             map.add(&key, Tally::ONE);
                         }
-                    }
-                    if map.bytes() > MAP_BYTES_MAX {
-                        send(map, output.session(held));
-                        map.clear();
                     }
                 }
             });

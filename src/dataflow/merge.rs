@@ -14,7 +14,6 @@ use bytes::Bytes;
 use differential_dataflow::difference::{IsZero, Semigroup};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use tokio::sync::Semaphore;
 
 use super::plan::{Part, Work};
@@ -22,7 +21,8 @@ use super::protocol::{Effort, Piece};
 use super::run::Run;
 use super::tally_map::TallyMap;
 use crate::model::{Cell, CellParts, Granularity, Segment, Tally, Zone};
-use crate::table::counts::{BATCH_ROWS, Columns, SegmentWriter, read_segment};
+use crate::table::counts::{BATCH_BYTES, BATCH_ROWS, Columns, SegmentWriter, read_segment};
+use crate::table::fetch::Batches;
 use crate::table::store::{read_file, write_file};
 use crate::table::{File, Log, TableError};
 
@@ -148,7 +148,7 @@ fn widen(granularity: Granularity, parts: &[Part]) -> Part {
 /// The rows of a live file, one after the other.
 struct LiveRows {
     path: String,
-    batches: ParquetRecordBatchReader,
+    batches: Batches,
     columns: Option<Columns>,
     row: usize,
     /// The sorted bytes of the row's cell.
@@ -345,7 +345,7 @@ impl Output {
     }
 
     fn flush_if_full(&mut self) -> Result<(), TableError> {
-        if self.rows.event_count_len() < BATCH_ROWS { Ok(()) } else { self.flush() }
+        if self.rows.is_full() { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<(), TableError> {
@@ -381,9 +381,10 @@ impl RowBuilder {
         self.event_count.append_value(tally.event_count);
     }
 
-    fn event_count_len(&self) -> usize {
+    fn is_full(&self) -> bool {
         use arrow::array::ArrayBuilder;
-        self.event_count.len()
+        let bytes = self.customer.values_slice().len() + self.value.values_slice().len();
+        self.event_count.len() >= BATCH_ROWS || bytes >= BATCH_BYTES
     }
 
     fn finish(&mut self) -> Columns {

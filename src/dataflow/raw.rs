@@ -24,7 +24,7 @@ use crate::table::raw::{FileWriter, Kind, Rows};
 use crate::table::store::write_file;
 use crate::table::{File, Log, TableError};
 
-/// Rows of more bytes go to the archiver before their epoch ends.
+/// Rows of so many bytes go to the archiver before their epoch ends.
 const BATCH_BYTES: usize = 4 << 20;
 
 /// What workers send to their process' archiver.
@@ -100,7 +100,8 @@ pub fn raw<'scope>(
                     count(live, outcome);
                     let kind = Kind::of(&record, outcome, *event_time);
                     let (rows_epoch, rows) = &mut rows[kind as usize];
-                    let full = rows.bytes() > BATCH_BYTES;
+                    // Before the record: a batch is small, or one record, and no column of it can outgrow its offsets.
+                    let full = rows.bytes() + Rows::bytes_of(&chunk.records, index) > BATCH_BYTES;
                     if rows.bytes() > 0 && (full || *rows_epoch != epoch) {
                         send(ToArchiver::Rows(*rows_epoch, kind, rows.finish()));
                     }

@@ -37,11 +37,12 @@ pub fn roll_up<'scope>(updates: StreamVec<'scope, Epoch, Update>) -> StreamVec<'
                 let mut give = |key: &[u8], tally| session.give(((Key::from_slice(key), ()), epoch, tally));
                 for update in updates.drain(..) {
                     if let Some(finest) = Update::parts(&update.key).1.next(Granularity::Minute) {
+                        // Before the key: customers may be as large as records.
+                        if longer.bytes() + update.key.len() > MAP_BYTES_MAX && !longer.is_empty() {
+                            std::mem::take(longer).drain(&mut key, &mut give);
+                        }
                         longer.add(finest, &update.key, update.tally, &mut key, &mut give);
                     }
-                }
-                if longer.bytes() > MAP_BYTES_MAX {
-                    std::mem::take(longer).drain(&mut key, &mut give);
                 }
             });
             while let Some(entry) = open.first_entry() {
@@ -106,6 +107,10 @@ impl Longer {
         for (key, tally) in std::mem::take(&mut self.days).iter() {
             self.add(Granularity::Day, key, tally, scratch, give);
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.hours.is_empty() && self.days.is_empty()
     }
 
     fn bytes(&self) -> usize {

@@ -10,7 +10,7 @@ pub(super) enum Kind {
     Null,
     /// A text.
     Text,
-    /// A text that had to be unescaped: it stands in the scratch buffer.
+    /// A text that is no part of the input, because it had to be unescaped or is the decoder's own: it stands in the scratch buffer.
     Unescaped,
     /// A JSON number, as it stands.
     Number,
@@ -103,6 +103,27 @@ impl Found {
             Kind::Missing | Kind::Null => false,
             Kind::Text | Kind::Unescaped => slot.start < slot.end,
             Kind::Number | Kind::Boolean | Kind::Composite => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_from_anywhere_is_kept_whole() {
+        // In one buffer, so that parts lie right before and right behind the input.
+        let buffer = "before|input|behind".to_owned();
+        let input = &buffer[7..12];
+        for part in
+            ["/", "", &buffer[..7], &buffer[..8], &buffer[11..], &buffer[12..], input, &input[1..3], &input[5..]]
+        {
+            let mut found = Found::new(2);
+            found.set(0, Kind::Text, "other", input);
+            found.set(1, Kind::Text, part, input);
+            assert_eq!((found.text(found.slot(0), input), found.text(found.slot(1), input)), ("other", part));
+            assert_eq!(Found::is_present(found.slot(1)), !part.is_empty());
         }
     }
 }

@@ -235,6 +235,17 @@ fn lines() {
     assert_eq!(rejected(&outcome), Some((Reason::BadLine, None, r#"{"customer":"c"}"#)));
 }
 
+/// A proxy is asked for `http://host` without a path: it is `/`, which is no part of the line.
+#[test]
+fn a_line_with_an_absolute_url_without_a_path() {
+    let job = LINES.replace("[event.fields.status]\nfield = \"status\"", "[event.fields.status]\nfield = \"path\"");
+    for url in ["http://h", "http://h:80", "https://h?q=1", "ftp://h"] {
+        let line = format!(r#"h 1.2.3.4 - - [13/Jan/2026:05:05:06 +0100] "GET {url} HTTP/1.1" 200 1"#);
+        let (outcome, event) = decoded(&job, &line);
+        assert_eq!((outcome, event.values[0].as_str()), (Outcome::Counted, "/"), "{line}");
+    }
+}
+
 #[test]
 fn a_panic_is_caught_with_its_message() {
     assert_eq!(guarded(|| 1), Ok(1));

@@ -12,7 +12,7 @@
 use chrono::NaiveDate;
 
 use crate::job::{Format, Logic, Pattern, TimeFormat, UnixUnit};
-use crate::model::TimeUs;
+use crate::model::{TimeUs, WRITABLE_US};
 
 const SECOND: i64 = 1_000_000;
 const DAY_SECONDS: i64 = 86_400;
@@ -23,9 +23,6 @@ pub(super) const TIME_US_MIN: TimeUs = 946_684_800 * SECOND;
 pub(super) const TIME_US_END: TimeUs = 4_102_444_800 * SECOND;
 /// An event time further after Kafka's timestamp is out of range.
 pub(super) const AHEAD_US_MAX: i64 = DAY_SECONDS * SECOND;
-
-/// The first and the last time that RFC 3339 can write in UTC: what readers of `raw` can show.
-const WRITABLE_US: std::ops::RangeInclusive<TimeUs> = -62_135_596_800 * SECOND..=253_402_300_799 * SECOND + 999_999;
 
 /// Whether an event time may be counted, given Kafka's timestamp.
 pub(super) fn in_range(time: TimeUs, kafka_timestamp_ms: Option<i64>) -> bool {

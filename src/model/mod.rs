@@ -14,4 +14,4 @@ pub use event::{EventRef, Events};
 pub use outcome::{Outcome, Reason, Rejection};
 pub use record::{Arrival, RecordRef, Records, TimestampType};
 pub use tally::Tally;
-pub use time::{Epoch, Granularity, Lane, Period, Target, TimeUs, Zone, covers};
+pub use time::{Epoch, Granularity, Lane, Period, Target, TimeUs, WRITABLE_US, Zone, covers, plausible_ms};

@@ -50,7 +50,8 @@ pub struct RecordRef<'a> {
     pub partition: i32,
     /// Kafka offset.
     pub offset: i64,
-    /// Kafka timestamp in milliseconds; `None` where the record has none (−1).
+    /// Kafka timestamp in milliseconds; `None` where the record has none (−1), or none that is a plausible time
+    /// ([`plausible_ms`](super::plausible_ms)).
     pub timestamp_ms: Option<i64>,
     /// What that timestamp means.
     pub timestamp_type: TimestampType,

@@ -1,7 +1,7 @@
 //! Epochs, windows, periods and lanes: all arithmetic on time, in microseconds since 1970 UTC.
 
 use std::fmt;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::str::FromStr;
 
 use chrono::{DateTime, Datelike, NaiveDate, Utc};
@@ -17,6 +17,15 @@ const SECOND: i64 = 1_000_000;
 const MINUTE: i64 = 60 * SECOND;
 const HOUR: i64 = 60 * MINUTE;
 const DAY: i64 = 24 * HOUR;
+
+/// The first and the last time that RFC 3339 can write in UTC, in the years 1 to 9999: what readers of the tables can show.
+pub const WRITABLE_US: RangeInclusive<TimeUs> = -62_135_596_800 * SECOND..=253_402_300_799 * SECOND + 999_999;
+
+/// A Kafka timestamp, if it is a time that can be written. Producers that stamp in microseconds or nanoseconds send the year 58004
+/// or none at all: that is as good as no timestamp, wherever one is asked for.
+pub fn plausible_ms(ms: i64) -> Option<i64> {
+    ms.checked_mul(1000).filter(|us| WRITABLE_US.contains(us)).map(|_| ms)
+}
 
 /// The time zone in which windows are cut. UTC first; a value, so that others can follow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -315,6 +324,19 @@ mod tests {
             let window_start = granularity.window_start(time, Zone::Utc);
             assert_eq!(window_start, at(start), "{granularity}");
             assert_eq!(granularity.window_end(window_start, Zone::Utc), at(end), "{granularity}");
+        }
+    }
+
+    #[test]
+    fn a_kafka_timestamp_that_is_no_time_is_none() {
+        let ms = |text: &str| at(text) / 1000;
+        let now = ms("2026-01-13T04:05:06Z");
+        let (first, last) = (ms("0001-01-01T00:00:00Z"), ms("9999-12-31T23:59:59.999Z"));
+        for plausible in [0, -1, now, first, last] {
+            assert_eq!(plausible_ms(plausible), Some(plausible));
+        }
+        for other in [now * 1000, now * 1_000_000, first - 1, last + 1, i64::MIN, i64::MAX, i64::MAX / 1000] {
+            assert_eq!(plausible_ms(other), None, "{other}");
         }
     }
 

@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{StreamExt, TryStreamExt};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use serde::{Deserialize, Serialize};
 
 use super::dataset::{CellRef, Change, Changes, Group, Groups, Largest, Part, Writer};
@@ -29,6 +28,7 @@ use crate::dataflow::tally_map::TallyMap;
 use crate::job::Logic;
 use crate::model::{Cell, CellParts, Granularity, Tally, TimeUs, Zone, bucket_of};
 use crate::table::counts::Columns;
+use crate::table::fetch::Batches;
 use crate::table::layout::Layout;
 use crate::table::{Log, Root, TableError};
 
@@ -358,7 +358,7 @@ struct TableRows<'a> {
     path: &'a str,
     scope: &'a Scope,
     windows: Windows<'a>,
-    batches: ParquetRecordBatchReader,
+    batches: Batches,
     columns: Option<Columns>,
     row: usize,
     cell: Vec<u8>,

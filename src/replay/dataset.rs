@@ -16,7 +16,6 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampM
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use object_store::path::Path;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::arrow_writer::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
@@ -25,13 +24,16 @@ use serde::{Deserialize, Serialize};
 use super::submission::Submission;
 use crate::model::{Cell, Granularity, Period, TimeUs};
 use crate::table::counts::window_ends;
+use crate::table::fetch::Batches;
 use crate::table::store::{create_file, load_json, read_file, write_file};
 use crate::table::{Root, TableError, time_type};
 
 /// A part is at most about so many bytes: it is encoded in memory.
 const PART_BYTES_MAX: usize = 64 << 20;
 
+/// Rows of a batch, and bytes of its texts after which it is no longer.
 const BATCH_ROWS: usize = 8192;
+const BATCH_BYTES: usize = 8 << 20;
 const ROW_GROUP_ROWS: usize = 262_144;
 
 static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
@@ -165,7 +167,7 @@ impl Writer {
                 self.count_day(done);
             }
         }
-        if !self.part.rows.is_multiple_of(BATCH_ROWS as u64) {
+        if !self.part.rows.is_multiple_of(BATCH_ROWS as u64) && self.rows.bytes() < BATCH_BYTES {
             return Ok(false);
         }
         self.flush()?;
@@ -253,6 +255,10 @@ impl Rows {
         self.new.append_value(new);
     }
 
+    fn bytes(&self) -> usize {
+        self.customer.values_slice().len() + self.value.values_slice().len()
+    }
+
     fn finish(&mut self, granularity: Granularity) -> RecordBatch {
         let starts = self.window_start.finish();
         let ends = window_ends(granularity, &starts);
@@ -289,11 +295,10 @@ pub async fn read(
             }
             error => TableError::storage(format!("reading {}", part.path), error),
         })?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| corrupt(error.to_string()))?;
-    if builder.schema().fields() != SCHEMA.fields() {
-        return Err(corrupt(format!("found columns {:?}, expected {:?}", builder.schema().fields(), SCHEMA.fields())));
+    let batches = Batches::open(bytes, None, None, BATCH_ROWS).map_err(|error| corrupt(error.to_string()))?;
+    if batches.schema().fields() != SCHEMA.fields() {
+        return Err(corrupt(format!("found columns {:?}, expected {:?}", batches.schema().fields(), SCHEMA.fields())));
     }
-    let batches = builder.with_batch_size(BATCH_ROWS).build().map_err(|error| corrupt(error.to_string()))?;
     Ok(batches.flat_map(move |batch| match batch {
         Ok(batch) => changes_of(&batch, &windows).into_iter().map(Ok).collect::<Vec<_>>(),
         Err(error) => vec![Err(corrupt(error.to_string()))],

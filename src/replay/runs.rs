@@ -10,7 +10,6 @@ use std::sync::{Arc, LazyLock};
 
 use arrow::array::{Array, ArrayBuilder, AsArray, BinaryArray, BinaryBuilder, Int64Array, Int64Builder, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use parquet::arrow::arrow_writer::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
@@ -21,12 +20,14 @@ use crate::dataflow::run::Run;
 use crate::model::Tally;
 use crate::model::{Granularity, Lane, Target};
 use crate::table::TableError;
-use crate::table::fetch::Fetched;
+use crate::table::fetch::{Batches, Fetched};
 
 /// Inputs of one merge.
 pub const FAN_IN: usize = 32;
 
+/// Keys of a batch, and bytes of keys after which it is no longer.
 const BATCH_ROWS: usize = 4096;
+const BATCH_BYTES: usize = 8 << 20;
 
 static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![Field::new("key", DataType::Binary, false), Field::new("count", DataType::Int64, false)]))
@@ -123,7 +124,7 @@ impl Sorted for Slice {
 
 /// Some row groups of a run in a file.
 struct Rows {
-    batches: ParquetRecordBatchReader,
+    batches: Batches,
     batch: Option<(BinaryArray, Int64Array)>,
     row: usize,
 }
@@ -363,7 +364,7 @@ pub fn write<W: std::io::Write + Send>(runs: &RunSet, sink: W) -> Result<Vec<(Ke
                 rows += 1;
             }
             merged.advance()?;
-            if keys.len() >= BATCH_ROWS || merged.cell().is_none() {
+            if keys.len() >= BATCH_ROWS || keys.values_slice().len() >= BATCH_BYTES || merged.cell().is_none() {
                 writer.write(&batch(&mut keys, &mut counts)).map_err(corrupt)?;
             }
         }

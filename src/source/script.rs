@@ -6,25 +6,37 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::{RecordSource, SourceError, SourceFactory, Stamp, Waker};
 use crate::dataflow::protocol::Position;
-use crate::model::{RecordRef, Records, TimestampType};
+use crate::model::{RecordRef, Records, TimestampType, plausible_ms};
 use crate::sync::lock;
 use crate::table::{State, raw};
 
 /// The only topic of a script.
 pub const TOPIC: &str = "script";
 
+/// Bytes of one turn, as of Kafka's.
+const TURN_BYTES: usize = 1 << 20;
+
 /// A record as a test writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScriptRecord {
-    /// Kafka timestamp in milliseconds, or none.
+    /// Kafka timestamp in milliseconds, any number; none, or −1, where there is none.
     pub timestamp_ms: Option<i64>,
     /// Value.
     pub value: Option<Vec<u8>>,
 }
 
+/// What is beside a record's value and timestamp.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Envelope {
+    /// Key.
+    pub key: Option<Vec<u8>>,
+    /// Headers: name, value.
+    pub headers: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
 #[derive(Default)]
 struct Topic {
-    partitions: Vec<Vec<ScriptRecord>>,
+    partitions: Vec<Vec<(ScriptRecord, Envelope)>>,
     starts: BTreeMap<i32, i64>,
     wakers: Vec<Waker>,
 }
@@ -43,10 +55,15 @@ impl Script {
         script
     }
 
-    /// Appends a record to a partition.
+    /// Appends a record without key and headers to a partition.
     pub fn push(&self, partition: usize, record: ScriptRecord) {
+        self.push_whole(partition, record, Envelope::default());
+    }
+
+    /// Appends a record to a partition.
+    pub fn push_whole(&self, partition: usize, record: ScriptRecord, envelope: Envelope) {
         let mut topic = self.lock();
-        topic.partitions[partition].push(record);
+        topic.partitions[partition].push((record, envelope));
         topic.wakers.iter().for_each(|wake| wake());
     }
 
@@ -90,22 +107,26 @@ impl RecordSource for Share {
     fn read(&mut self, stamp: Stamp, records: &mut Records) -> Result<bool, SourceError> {
         let topic = self.script.lock();
         for (partition, next) in &mut self.next {
-            for record in topic.partitions[*partition as usize].iter().skip(*next as usize) {
+            for (record, envelope) in topic.partitions[*partition as usize].iter().skip(*next as usize) {
+                if records.bytes() >= TURN_BYTES {
+                    return Ok(true);
+                }
+                let timestamp_ms = record.timestamp_ms.filter(|ms| *ms != -1);
                 let record = RecordRef {
                     epoch: stamp.epoch,
                     ingested_at: stamp.ingested_at,
                     topic: 0,
                     partition: *partition,
                     offset: *next,
-                    timestamp_ms: record.timestamp_ms,
-                    timestamp_type: match record.timestamp_ms {
+                    timestamp_ms: timestamp_ms.and_then(plausible_ms),
+                    timestamp_type: match timestamp_ms {
                         Some(_) => TimestampType::CreateTime,
                         None => TimestampType::NotAvailable,
                     },
-                    key: None,
+                    key: envelope.key.as_deref(),
                     value: record.value.as_deref(),
                 };
-                records.push(record, std::iter::empty());
+                records.push(record, envelope.headers.iter().map(|(name, value)| (name.as_slice(), value.as_deref())));
                 *next += 1;
                 self.moved.insert(*partition, *next);
             }

@@ -9,11 +9,11 @@ use std::sync::{Arc, LazyLock};
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use bytes::Bytes;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::arrow::arrow_writer::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
+use super::fetch::Batches;
 use super::log::{Definition, File, State};
 use super::stats::{Stats, widen};
 use super::{TableError, time_type};
@@ -22,8 +22,9 @@ use crate::model::{Granularity, Lane, Period, Segment, TimeUs, Zone};
 /// The table property that pins the number of buckets.
 pub const BUCKETS: &str = "floodmark.buckets";
 
-/// Rows of a batch, both ways.
+/// Rows of a batch, both ways, and bytes of its texts after which it is no longer: customers may be as large as records.
 pub const BATCH_ROWS: usize = 8192;
+pub(crate) const BATCH_BYTES: usize = 8 << 20;
 
 /// Rows in a row group, and in a page: one customer's series should cost a few pages.
 const ROW_GROUP_ROWS: usize = 262_144;
@@ -258,13 +259,12 @@ impl SegmentWriter {
     }
 }
 
-/// Reads a segment's file, in batches of [`BATCH_ROWS`].
+/// Reads a segment's file, in batches of at most [`BATCH_ROWS`].
 ///
 /// # Errors
 /// [`TableError::Corrupt`] when it is no Parquet file.
-pub fn read_segment(file: &File, bytes: Bytes) -> Result<ParquetRecordBatchReader, TableError> {
-    ParquetRecordBatchReaderBuilder::try_new(bytes)
-        .and_then(|builder| builder.with_batch_size(BATCH_ROWS).build())
+pub fn read_segment(file: &File, bytes: Bytes) -> Result<Batches, TableError> {
+    Batches::open(bytes, None, None, BATCH_ROWS)
         .map_err(|error| TableError::Corrupt { table: "counts".to_owned(), what: format!("{}: {error}", file.path) })
 }
 

@@ -5,13 +5,19 @@ use std::io::{BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use arrow::array::{RecordBatch, RecordBatchReader};
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{Error as StoreError, GetResult, ObjectStore, ObjectStoreExt};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::TableError;
@@ -19,6 +25,12 @@ use super::store::{Backoff, may_pass};
 
 /// A larger file goes to disk.
 const MEMORY_BYTES_MAX: u64 = 1 << 20;
+
+/// About so many bytes of rows are read at once.
+const BATCH_BYTES: u64 = 8 << 20;
+
+/// Texts of one column that fit one batch.
+const TEXT_BYTES_MAX: u64 = i32::MAX as u64;
 
 /// A file that was fetched.
 pub struct Fetched(Content);
@@ -136,7 +148,7 @@ impl Fetched {
         Fetched(Content::Disk(Disk(Arc::new(disk))))
     }
 
-    /// Its rows in batches; all columns, or those that are named; all row groups, or those that are chosen.
+    /// Its rows in [`Batches`]; all columns, or those that are named; all row groups, or those that are chosen.
     ///
     /// # Errors
     /// It is no Parquet file.
@@ -145,27 +157,100 @@ impl Fetched {
         columns: Option<&[&str]>,
         row_groups: Option<Vec<usize>>,
         batch_rows: usize,
-    ) -> Result<ParquetRecordBatchReader, ParquetError> {
+    ) -> Result<Batches, ParquetError> {
         match &self.0 {
-            Content::Memory(bytes) => batches(bytes.clone(), columns, row_groups, batch_rows),
-            Content::Disk(disk) => batches(disk.clone(), columns, row_groups, batch_rows),
+            Content::Memory(bytes) => Batches::open(bytes.clone(), columns, row_groups, batch_rows),
+            Content::Disk(disk) => Batches::open(disk.clone(), columns, row_groups, batch_rows),
         }
     }
 }
 
-fn batches(
-    content: impl ChunkReader + 'static,
-    columns: Option<&[&str]>,
-    row_groups: Option<Vec<usize>>,
-    batch_rows: usize,
-) -> Result<ParquetRecordBatchReader, ParquetError> {
-    let mut builder = ParquetRecordBatchReaderBuilder::try_new(content)?.with_batch_size(batch_rows);
-    if let Some(columns) = columns {
-        let projection = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
-        builder = builder.with_projection(projection);
+/// The rows of a Parquet file in batches, each of one row group: at most so many rows, and of large rows fewer, so that a batch
+/// takes a bounded number of bytes. Texts of 2 GiB in one batch could not be told apart.
+pub struct Batches {
+    schema: SchemaRef,
+    open: Box<dyn Fn(usize, usize) -> Result<ParquetRecordBatchReader, ParquetError> + Send>,
+    /// Row groups that are still to be read, with the rows of a batch.
+    row_groups: std::vec::IntoIter<(usize, usize)>,
+    reader: Option<ParquetRecordBatchReader>,
+}
+
+impl Batches {
+    /// Of a file's content, as [`Fetched::batches`].
+    ///
+    /// # Errors
+    /// It is no Parquet file.
+    pub fn open(
+        content: impl ChunkReader + Clone + 'static,
+        columns: Option<&[&str]>,
+        row_groups: Option<Vec<usize>>,
+        batch_rows: usize,
+    ) -> Result<Batches, ParquetError> {
+        let metadata = ArrowReaderMetadata::load(&content, ArrowReaderOptions::new())?;
+        let file = Arc::clone(metadata.metadata());
+        let projection = columns.map_or_else(ProjectionMask::all, |columns| {
+            ProjectionMask::columns(file.file_metadata().schema_descr(), columns.iter().copied())
+        });
+        let chosen = row_groups.unwrap_or_else(|| (0..file.num_row_groups()).collect());
+        let sized = |group: usize| (group, rows_at_once(file.row_group(group), &projection, batch_rows));
+        let row_groups: Vec<_> = chosen.into_iter().map(sized).collect();
+        let of = |projection: &ProjectionMask| {
+            ParquetRecordBatchReaderBuilder::new_with_metadata(content.clone(), metadata.clone())
+                .with_projection(projection.clone())
+        };
+        let schema = of(&projection).with_row_groups(Vec::new()).build()?.schema();
+        let open = {
+            let (content, metadata) = (content.clone(), metadata.clone());
+            move |row_group, rows| {
+                ParquetRecordBatchReaderBuilder::new_with_metadata(content.clone(), metadata.clone())
+                    .with_projection(projection.clone())
+                    .with_row_groups(vec![row_group])
+                    .with_batch_size(rows)
+                    .build()
+            }
+        };
+        Ok(Batches { schema, open: Box::new(open), row_groups: row_groups.into_iter(), reader: None })
     }
-    if let Some(row_groups) = row_groups {
-        builder = builder.with_row_groups(row_groups);
+
+    /// The columns that are read.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
     }
-    builder.build()
+}
+
+impl Iterator for Batches {
+    type Item = Result<RecordBatch, ArrowError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(batch) = self.reader.as_mut().and_then(Iterator::next) {
+                return Some(batch);
+            }
+            let (row_group, rows) = self.row_groups.next()?;
+            match (self.open)(row_group, rows) {
+                Ok(reader) => self.reader = Some(reader),
+                Err(error) => return Some(Err(error.into())),
+            }
+        }
+    }
+}
+
+/// How many rows of a row group are read at once: of [`BATCH_BYTES`] by their mean; and where one column's texts would not fit
+/// one batch whichever rows are the large ones, one.
+fn rows_at_once(group: &RowGroupMetaData, projection: &ProjectionMask, rows_max: usize) -> usize {
+    let columns = group.columns().iter().enumerate().filter(|(leaf, _)| projection.leaf_included(*leaf));
+    // Repeated texts may be written once: what they are unpacked is said beside.
+    let bytes = |column: &ColumnChunkMetaData| {
+        column.unencoded_byte_array_data_bytes().unwrap_or(0).max(column.uncompressed_size()).max(0) as u64
+    };
+    let (mut sum, mut largest) = (0, 0);
+    for (_, column) in columns {
+        let bytes = bytes(column);
+        (sum, largest) = (sum + bytes, bytes.max(largest));
+    }
+    if largest > TEXT_BYTES_MAX {
+        return 1;
+    }
+    let mean = (sum / group.num_rows().max(1) as u64).max(1);
+    (BATCH_BYTES / mean).clamp(1, rows_max as u64) as usize
 }

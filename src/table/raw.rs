@@ -24,7 +24,9 @@ use super::fetch::Fetched;
 use super::log::{Definition, File, State};
 use super::stats::{Stats, widen};
 use super::{TableError, time_type};
-use crate::model::{Arrival, Epoch, Granularity, Outcome, Period, Reason, RecordRef, Records, TimeUs, TimestampType};
+use crate::model::{
+    Arrival, Epoch, Granularity, Outcome, Period, Reason, RecordRef, Records, TimeUs, TimestampType, plausible_ms,
+};
 
 /// The application transaction that names the newest epoch.
 pub const EPOCH: &str = "epoch";
@@ -39,8 +41,12 @@ pub const STRAY_US: i64 = 3_600_000_000;
 const ROW_GROUP_ROWS: usize = 65_536;
 const ROW_GROUP_BYTES: usize = 64 << 20;
 
-/// Rows read back at a time.
+/// Rows read back at a time, at most.
 const READ_BATCH_ROWS: usize = 4096;
+
+/// Bytes of a row, and of a header, beside their texts.
+const ROW_BYTES: usize = 64;
+const HEADER_BYTES: usize = 8;
 
 /// The application transaction that holds a partition's next offset.
 pub fn offset_txn(topic: &str, partition: i32) -> String {
@@ -67,8 +73,8 @@ impl Kind {
 
     /// The kind of a row.
     pub fn of(record: &RecordRef<'_>, outcome: &Outcome, event_time: Option<TimeUs>) -> Kind {
-        let near = match (event_time, record.timestamp_ms) {
-            (Some(event), Some(ms)) => (event - ms * 1000).abs() <= STRAY_US,
+        let near = match (event_time, record.timestamp_ms.and_then(plausible_ms)) {
+            (Some(event), Some(ms)) => event.abs_diff(ms * 1000) <= STRAY_US as u64,
             (Some(_), None) => true,
             (None, _) => false,
         };
@@ -180,6 +186,14 @@ impl Rows {
         self.bytes
     }
 
+    /// Bytes that row `index` of `records` adds.
+    pub fn bytes_of(records: &Records, index: usize) -> usize {
+        let record = records.get(index);
+        let of = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+        let headers: usize = records.headers(index).map(|(name, value)| name.len() + of(value) + HEADER_BYTES).sum();
+        ROW_BYTES + of(record.key) + of(record.value) + headers
+    }
+
     /// Appends row `index` of `records`.
     pub fn push(&mut self, records: &Records, index: usize, outcome: &Outcome, event_time: Option<TimeUs>) {
         self.push_record(records.get(index), records.headers(index), outcome, event_time);
@@ -198,16 +212,16 @@ impl Rows {
         self.topic.append_value(&self.topics[usize::from(record.topic)]);
         self.partition.append_value(record.partition);
         self.offset.append_value(record.offset);
-        self.timestamp.append_option(record.timestamp_ms.map(|ms| ms * 1000));
+        self.timestamp.append_option(record.timestamp_ms.and_then(plausible_ms).map(|ms| ms * 1000));
         self.timestamp_type.append_value(record.timestamp_type.name());
         self.key.append_option(record.key);
         self.value.append_option(record.value);
-        self.bytes += 64 + record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
+        self.bytes += ROW_BYTES + record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
         for (name, value) in headers {
             let header = self.headers.values();
             // Header names are text in Kafka; what is not UTF-8 in one is replaced, its value is kept as it is.
             let name = String::from_utf8_lossy(name);
-            self.bytes += name.len() + value.map_or(0, <[u8]>::len);
+            self.bytes += name.len() + value.map_or(0, <[u8]>::len) + HEADER_BYTES;
             if let Some(names) = header.field_builder::<StringBuilder>(0) {
                 names.append_value(name);
             }
@@ -563,7 +577,10 @@ fn records_of(
             topic,
             partition: partitions.value(row),
             offset: offsets.value(row),
-            timestamp_ms: timestamps.is_valid(row).then(|| timestamps.value(row).div_euclid(1000)),
+            timestamp_ms: timestamps
+                .is_valid(row)
+                .then(|| timestamps.value(row).div_euclid(1000))
+                .and_then(plausible_ms),
             timestamp_type: TimestampType::from_name(types.value(row)),
             key: None,
             value: values.is_valid(row).then(|| values.value(row)),

@@ -15,16 +15,15 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStoreExt};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
-use parquet::file::reader::ChunkReader;
 use tokio::sync::mpsc::{Receiver, channel};
 
 use super::plan::{Group, plan};
-use super::sort::{Sorter, batch_rows};
+use super::sort::{BATCH_ROWS_MAX, Sorter};
 use crate::clock::Clock;
 use crate::dataflow::commit::lane_epochs;
 use crate::exit::{Exit, HasExit};
+use crate::table::fetch::Fetched;
 use crate::table::log::OPTIMIZE;
 use crate::table::raw::{FileWriter, Kind, file_schema};
 use crate::table::store::look_at_file;
@@ -33,9 +32,6 @@ use crate::table::{Commit, File, Log, Root, State, TableError};
 /// Files that are fetched before they are needed, and the size up to which they wait in memory.
 const AHEAD: usize = 2;
 const MEMORY_BYTES_MAX: u64 = 8 << 20;
-
-/// Bytes of a file's rows that are read at once.
-const BATCH_BYTES: usize = 4 << 20;
 
 /// Part of an upload.
 const PART_BYTES: usize = 8 << 20;
@@ -223,35 +219,25 @@ async fn merged(log: &Log, group: &Group, name: String) -> Result<(File, std::fs
     sorting.await.map_err(CompactError::bug)?
 }
 
-/// A file of `raw` that was fetched.
-struct Fetched {
-    path: String,
-    content: Content,
-}
-
-enum Content {
-    Memory(Bytes),
-    Disk(std::fs::File),
-}
-
-async fn fetch(log: &Log, file: File) -> Result<Fetched, CompactError> {
+/// A file of `raw` that was fetched; its path.
+async fn fetch(log: &Log, file: File) -> Result<(String, Fetched), CompactError> {
     let path = Path::from(file.path.as_str());
     let failed = |error| TableError::reading("raw", &path, error);
-    let content = if file.size <= MEMORY_BYTES_MAX {
-        Content::Memory(look_at_file(log.store().as_ref(), &path).await.map_err(failed)?)
+    let fetched = if file.size <= MEMORY_BYTES_MAX {
+        Fetched::of_memory(look_at_file(log.store().as_ref(), &path).await.map_err(failed)?)
     } else {
         let mut chunks = log.store().get(&path).await.map_err(failed)?.into_stream();
         let mut disk = tempfile::tempfile().map_err(CompactError::Scratch)?;
         while let Some(chunk) = chunks.try_next().await.map_err(failed)? {
             disk.write_all(&chunk).map_err(CompactError::Scratch)?;
         }
-        Content::Disk(disk)
+        Fetched::of_disk(disk)
     };
-    Ok(Fetched { path: file.path, content })
+    Ok((file.path, fetched))
 }
 
 fn sort_files(
-    mut files: Receiver<Option<Fetched>>,
+    mut files: Receiver<Option<(String, Fetched)>>,
     kind: Kind,
     name: &str,
     stop: &AtomicBool,
@@ -259,10 +245,7 @@ fn sort_files(
     let mut sorter = Sorter::new();
     loop {
         match files.blocking_recv() {
-            Some(Some(Fetched { path, content })) => match content {
-                Content::Memory(bytes) => read_rows(&path, bytes, &mut sorter, stop)?,
-                Content::Disk(file) => read_rows(&path, file, &mut sorter, stop)?,
-            },
+            Some(Some((path, fetched))) => read_rows(&path, &fetched, &mut sorter, stop)?,
             Some(None) => break,
             None => return Err(CompactError::Stopped),
         }
@@ -277,21 +260,13 @@ fn sort_files(
     writer.end(kind, name)?.ok_or_else(|| CompactError::Bug("files without rows were to be merged".to_owned()))
 }
 
-fn read_rows(
-    path: &str,
-    content: impl ChunkReader + 'static,
-    sorter: &mut Sorter,
-    stop: &AtomicBool,
-) -> Result<(), CompactError> {
+fn read_rows(path: &str, fetched: &Fetched, sorter: &mut Sorter, stop: &AtomicBool) -> Result<(), CompactError> {
     let corrupt = |what: String| TableError::Corrupt { table: "raw".to_owned(), what: format!("{path}: {what}") };
-    let builder = ParquetRecordBatchReaderBuilder::try_new(content).map_err(|error| corrupt(error.to_string()))?;
-    if builder.schema().fields() != file_schema().fields() {
-        return Err(corrupt(format!("its columns are not as in schemas/raw.json: {}", builder.schema())).into());
+    let batches = fetched.batches(None, None, BATCH_ROWS_MAX).map_err(|error| corrupt(error.to_string()))?;
+    if batches.schema().fields() != file_schema().fields() {
+        return Err(corrupt(format!("its columns are not as in schemas/raw.json: {}", batches.schema())).into());
     }
-    let bytes: i64 = builder.metadata().row_groups().iter().map(|group| group.total_byte_size()).sum();
-    let rows: i64 = builder.metadata().row_groups().iter().map(|group| group.num_rows()).sum();
-    let rows = batch_rows(BATCH_BYTES, (bytes / rows.max(1)) as usize);
-    for batch in builder.with_batch_size(rows).build().map_err(|error| corrupt(error.to_string()))? {
+    for batch in batches {
         if stop.load(Ordering::Relaxed) {
             return Err(CompactError::Stopped);
         }

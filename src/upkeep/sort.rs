@@ -12,12 +12,12 @@ use std::io::Seek;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::interleave_record_batch;
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::arrow::arrow_writer::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 use super::compact::CompactError;
+use crate::table::fetch::{Batches, Fetched};
 use crate::table::raw::file_schema;
 
 /// Rows in memory before they are a run.
@@ -30,7 +30,10 @@ const RUNS_MAX: usize = 24;
 const RUN_BATCH_BYTES: usize = 256 << 10;
 const OUT_BATCH_BYTES: usize = 4 << 20;
 
-const BATCH_ROWS_MAX: usize = 4096;
+pub(super) const BATCH_ROWS_MAX: usize = 4096;
+
+/// Of more bytes in the batches that runs hold now, rows are passed on one by one: together they might not fit one batch.
+const HELD_BYTES_MAX: usize = 1 << 30;
 
 /// Takes rows, then gives them back sorted.
 pub(super) struct Sorter {
@@ -59,7 +62,7 @@ impl<F: FnMut(&RecordBatch) -> Result<(), CompactError>> Sink for F {
 }
 
 /// How many rows of this size make so many bytes.
-pub(super) fn batch_rows(bytes: usize, row_bytes: usize) -> usize {
+fn batch_rows(bytes: usize, row_bytes: usize) -> usize {
     (bytes / row_bytes.max(1)).clamp(1, BATCH_ROWS_MAX)
 }
 
@@ -165,7 +168,7 @@ impl Sink for RunWriter {
 
 /// A run that is being read.
 struct Cursor {
-    reader: ParquetRecordBatchReader,
+    reader: Batches,
     batch: RecordBatch,
     key: Box<dyn Fn(usize) -> Key>,
     row: usize,
@@ -173,7 +176,7 @@ struct Cursor {
 
 impl Cursor {
     /// `None` when the run is at its end.
-    fn open(mut reader: ParquetRecordBatchReader) -> Result<Option<Cursor>, CompactError> {
+    fn open(mut reader: Batches) -> Result<Option<Cursor>, CompactError> {
         while let Some(batch) = reader.next().transpose().map_err(|error| CompactError::scratch(error.into()))? {
             if batch.num_rows() > 0 {
                 let key = Box::new(keys(&batch));
@@ -187,8 +190,7 @@ impl Cursor {
 fn merge(runs: Vec<Run>, sink: &mut impl Sink) -> Result<(), CompactError> {
     let mut cursors: Vec<Option<Cursor>> = Vec::with_capacity(runs.len());
     for run in runs {
-        let reader = ParquetRecordBatchReaderBuilder::try_new(run.file)
-            .and_then(|builder| builder.with_batch_size(batch_rows(RUN_BATCH_BYTES, run.row_bytes)).build());
+        let reader = Fetched::of_disk(run.file).batches(None, None, batch_rows(RUN_BATCH_BYTES, run.row_bytes));
         cursors.push(Cursor::open(reader.map_err(CompactError::scratch)?)?);
     }
     let mut heap: BinaryHeap<Reverse<(Key, usize)>> = BinaryHeap::with_capacity(cursors.len());
@@ -196,17 +198,23 @@ fn merge(runs: Vec<Run>, sink: &mut impl Sink) -> Result<(), CompactError> {
         cursors[run].as_ref().map(|cursor| Reverse(((cursor.key)(cursor.row), run)))
     };
     heap.extend((0..cursors.len()).filter_map(|run| next(&cursors, run)));
+    let held = |cursors: &[Option<Cursor>]| {
+        cursors.iter().flatten().map(|cursor| cursor.batch.get_array_memory_size()).sum::<usize>()
+    };
+    let mut held_bytes = held(&cursors);
     // Places of rows in the batches that the runs hold now: passed on before a run goes to its next batch.
     let mut places: Vec<(usize, usize)> = Vec::new();
     while let Some(Reverse((_, run))) = heap.pop() {
         let Some(cursor) = &mut cursors[run] else { continue };
         places.push((run, cursor.row));
         cursor.row += 1;
-        if cursor.row == cursor.batch.num_rows() {
+        let at_end = cursor.row == cursor.batch.num_rows();
+        if at_end || held_bytes > HELD_BYTES_MAX {
             pass_on(&cursors, &mut places, sink)?;
-            if let Some(Cursor { reader, .. }) = cursors[run].take() {
-                cursors[run] = Cursor::open(reader)?;
-            }
+        }
+        if at_end && let Some(Cursor { reader, .. }) = cursors[run].take() {
+            cursors[run] = Cursor::open(reader)?;
+            held_bytes = held(&cursors);
         }
         heap.extend(next(&cursors, run));
     }

@@ -320,6 +320,12 @@ fn described(became: Became<'_>) -> String {
     }
 }
 
+/// Kafka's timestamp, in the years 1 to 9999; any other is none. Older builds have kept others too.
+fn timestamp_ms(us: i64) -> Option<i64> {
+    let ms = us.div_euclid(1000);
+    (-62_135_596_800_000..=253_402_300_799_999).contains(&ms).then_some(ms)
+}
+
 /// Rows of `raw` in columns.
 struct Columns {
     epoch: Int64Array,
@@ -364,7 +370,7 @@ impl Columns {
             topic: 0,
             partition: self.partition.value(row),
             offset: self.offset.value(row),
-            timestamp_ms: self.timestamp.is_valid(row).then(|| self.timestamp.value(row).div_euclid(1000)),
+            timestamp_ms: self.timestamp.is_valid(row).then(|| self.timestamp.value(row)).and_then(timestamp_ms),
             timestamp_type: TimestampType::from_name(self.timestamp_type.value(row)),
             key: None,
             value: self.value.is_valid(row).then(|| self.value.value(row)),

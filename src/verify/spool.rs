@@ -1,7 +1,7 @@
 //! Files of a table, fetched a few ahead of their reader. Small ones are held in memory, larger ones in a temporary file without
 //! a name: memory is bounded by [`AHEAD`] × [`MEMORY_BYTES_MAX`], whatever the size of a file.
 
-use arrow::array::{RecordBatch, RecordBatchReader};
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use futures::{Stream, StreamExt};
 use object_store::ObjectStoreExt;

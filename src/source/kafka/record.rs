@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use md5::{Digest, Md5};
 use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp};
 
-use crate::model::{RecordRef, Records, TimestampType};
+use crate::model::{RecordRef, Records, TimestampType, plausible_ms};
 use crate::source::Stamp;
 
 /// A copy of a partition's last record.
@@ -52,9 +52,9 @@ pub(super) fn push(records: &mut Records, stamp: Stamp, topic: u16, message: &Bo
 pub(crate) fn record_of<'m>(message: &'m BorrowedMessage<'_>, stamp: Stamp, topic: u16) -> RecordRef<'m> {
     let (timestamp_ms, timestamp_type) = match message.timestamp() {
         Timestamp::NotAvailable => (None, TimestampType::NotAvailable),
-        // The client reports −1 as not available; whatever is below is kept as it is.
-        Timestamp::CreateTime(ms) => (Some(ms), TimestampType::CreateTime),
-        Timestamp::LogAppendTime(ms) => (Some(ms), TimestampType::LogAppendTime),
+        // The client reports −1 as not available.
+        Timestamp::CreateTime(ms) => (plausible_ms(ms), TimestampType::CreateTime),
+        Timestamp::LogAppendTime(ms) => (plausible_ms(ms), TimestampType::LogAppendTime),
     };
     RecordRef {
         epoch: stamp.epoch,
