@@ -11,6 +11,8 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
+from datetime import timedelta
 from pathlib import Path
 
 import duckdb
@@ -22,6 +24,7 @@ BINARY = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/fl
 README = (ROOT / "README.md").read_text()
 
 EVENTS, REJECTED = 20_000, 200
+GRANULARITIES = ["minute", "hour", "day", "week", "month", "year"]
 
 
 # The replay's examples are run on tables of their own.
@@ -97,6 +100,25 @@ def test_sql_examples(folder):
     assert wrong == (0,), wrong
     assert answer_of(answers, "AS epoch")[0][0] >= 1
     assert answer_of(answers, "AS complete_until")[0][0].year >= 2024
+
+
+def test_periods(folder):
+    """Each granularity's condition finds its windows of the month, and its files have no other periods than those that are named."""
+    db, _ = run_sql(folder)
+    (month,) = db.execute("SELECT date_trunc('month', max(window_start)) FROM counts WHERE granularity = 'hour'").fetchone()
+    after = (month + timedelta(days=31)).replace(day=1)
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (`2026[^|]*) \| `([^`|]*)` \|$", README, re.MULTILINE)
+    said = {granularity: row for row in rows for granularity in re.findall(r"\w+", row[0])}
+    assert list(said) == GRANULARITIES, rows
+    for granularity, (_, periods, condition) in said.items():
+        condition = condition.replace("2026-02", f"{after:%Y-%m}").replace("2026-01", f"{month:%Y-%m}").replace("'2026'", f"'{month:%Y}'")
+        rows = f"SELECT * FROM counts WHERE granularity = '{granularity}' AND"
+        found = db.execute(f"SELECT count(*) FROM ({rows} {condition})").fetchone()
+        window = db.execute(f"SELECT count(*) FROM ({rows} window_start >= ? AND window_start < ?)", [month, after]).fetchone()
+        assert found == window and (found[0] > 0 or granularity in ("week", "year")), (granularity, condition, found, window)
+        lengths = {len(period) for period in re.findall(r"`([^`]*)`", periods)}
+        there = db.execute(f"SELECT DISTINCT length(period) FROM ({rows} true)").fetchall()
+        assert there and {length for (length,) in there} <= lengths, (granularity, there, lengths)
 
 
 def test_python_examples(folder):
@@ -201,7 +223,13 @@ def test_links_and_columns(_):
         known = {column["name"] for column in schema["columns"] + schema["partition_columns"]}
         [row] = re.findall(rf"^\| `{table}` \|[^|]*\|([^|]*)\|$", README, re.MULTILINE)
         named = set(re.split(r"[,;]\s*", row.strip()))
-        assert named <= known, named - known
+        assert named == known, named ^ known
+    for job, dimensions in re.findall(r"^\| \[(jobs/[^]]*)\]\([^)]*\) \|[^|]*\|([^|]*)\|$", README, re.MULTILINE):
+        with open(ROOT / job, "rb") as file:
+            counted = tomllib.load(file)["dimensions"]
+        assert set(re.split(r",\s*", dimensions.strip())) == set(counted), (job, dimensions)
+    [row] = re.findall(r"^\| `\[dimensions[^|]*\|([^|]*)\|$", README, re.MULTILINE)
+    assert all(granularity in row for granularity in GRANULARITIES), row
 
 
 def test_commands(_):
@@ -210,7 +238,8 @@ def test_commands(_):
     def help_of(*words):
         return subprocess.run([BINARY, *words, "--help"], capture_output=True, text=True, check=True).stdout
 
-    assert all(word in help_of() for word in ("run", "status", "verify", "table", "dev", "--log"))
+    assert all(word in help_of() for word in ("run", "check", "status", "verify", "table", "dev", "--log"))
+    assert all(word in help_of("check") for word in ("--sample <FILE|N>", "--show", "--detailed-exitcode", "--output"))
     assert all(word in help_of("status") for word in ("JOB|URL", "--output", "--all"))
     assert all(word in help_of("run") for word in ("--drain", "--workers", "--accept-gap"))
     assert all(word in help_of("replay") for word in ("plan", "run", "diff", "publish", "undo", "list", "discard"))

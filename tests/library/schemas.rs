@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use arrow::datatypes::{DataType, Field, TimeUnit};
 use deltalake_core::kernel::StructType;
 use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel;
+use floodmark::ledger::{logic_txn, replay_txn, turn_txn, undo_txn};
 use floodmark::model::{Cell, Granularity, Lane};
 use floodmark::replay::{arrivals, dataset};
 use floodmark::table::log::{Definition, WRITER_GENERATION};
@@ -96,6 +97,7 @@ async fn raw_is_as_described() {
     let ids = set([
         WRITER_GENERATION.to_owned(),
         raw::EPOCH.to_owned(),
+        raw::ROWS.to_owned(),
         raw::offset_txn("<topic>", 7).replace('7', "<partition>"),
         raw::check_txn("<topic>", 7).replace('7', "<partition>"),
     ]);
@@ -110,7 +112,15 @@ async fn counts_is_as_described() {
     let lane = |txn: fn(Lane) -> String| txn(Lane::Minute).replace("minute", "<lane>");
     assert_eq!(
         transactions(&schema),
-        set([WRITER_GENERATION.to_owned(), lane(counts::lane_txn), lane(counts::complete_until_txn)])
+        set([
+            WRITER_GENERATION.to_owned(),
+            lane(counts::lane_txn),
+            lane(counts::complete_until_txn),
+            logic_txn(7).replace('7', "<S>"),
+            replay_txn("<id>"),
+            undo_txn("<id>"),
+            turn_txn("<id>"),
+        ])
     );
     let text = schema["transactions"].to_string();
     for lane in Lane::ALL {
