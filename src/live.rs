@@ -4,7 +4,6 @@
 //! own fence, so what is read is what this writer goes on from; process 0 reads it and hands it to all ([`Start`]). The tables are
 //! the only state: a restart is a start.
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -31,7 +30,7 @@ use crate::job::Job;
 use crate::ledger::{self, Fingerprint, Ledger};
 use crate::model::{Epoch, Lane, TimeUs};
 use crate::source::archive::{FeedPlan, FeedRows};
-use crate::source::{PartitionStart, SourceError, SourceFactory};
+use crate::source::{PartitionStart, SourceError, SourceFactory, Txns};
 use crate::sync::lock;
 use crate::table::layout::Layout;
 use crate::table::log::WRITER_GENERATION;
@@ -126,7 +125,7 @@ struct Lead {
 /// [`LiveError`]; nothing that was not committed can be seen by anybody, and the next start goes on from the tables.
 pub fn run(live: Live, request: watch::Receiver<Request>) -> Result<(), LiveError> {
     on_runtime(&live.root.clone(), |runtime| {
-        live.source.check()?;
+        runtime.block_on(check(&live))?;
         let (lead, start) = runtime.block_on(lead(&live))?;
         run_alone(runtime, live, lead, start, request)
     })
@@ -164,19 +163,41 @@ fn on_runtime(root: &Root, run: impl FnOnce(&Runtime) -> Result<(), LiveError>) 
     result
 }
 
+/// Checks the source.
+async fn check(live: &Live) -> Result<(), LiveError> {
+    ask(live, |source| source.check()).await
+}
+
+/// Decides where the source goes on, by how far `raw` has come; returns that.
+async fn resume(live: &Live, raw: &State) -> Result<Txns, LiveError> {
+    let progress = progress_of(raw);
+    let txns = progress.clone();
+    ask(live, move |source| source.resume(&txns)).await?;
+    Ok(progress)
+}
+
+/// Asks the source, which blocks, on a thread of its own: the start must hear meanwhile that another process is lost.
+async fn ask(
+    live: &Live,
+    question: impl FnOnce(&dyn SourceFactory) -> Result<(), SourceError> + Send + 'static,
+) -> Result<(), LiveError> {
+    let source = Arc::clone(&live.source);
+    let asked = tokio::task::spawn_blocking(move || question(source.as_ref())).await;
+    Ok(asked.map_err(|error| SourceError::Retry(format!("the source could not be asked: {error}; start again")))??)
+}
+
 /// Checks, fences, reads. The source was checked.
 async fn lead(live: &Live) -> Result<(Lead, Start), LiveError> {
     let mut tables = open(live).await?;
     // Before the fence, so that a start that must be refused does not end the job that runs.
-    live.source.resume(&tables.raw.state)?;
+    let resumed_from = resume(live, &tables.raw.state).await?;
     changes_from(&tables, &live.job)?;
-    let resumed_from = progress_of(&tables.raw.state);
     let generation = take(&mut tables, live.clock.now_ms()).await?;
     keep(&mut tables, live).await?;
     record_logic(&mut tables, live, generation).await?;
     let Tables { raw, counts, buckets } = tables;
     if progress_of(&raw.state) != resumed_from {
-        live.source.resume(&raw.state)?;
+        resume(live, &raw.state).await?;
     }
     let absorbed = lane_epochs(&counts.state);
     let feed = feed_plan(&raw, absorbed)?;
@@ -237,7 +258,7 @@ fn run_leading(
     live: Live,
     request: watch::Receiver<Request>,
 ) -> Result<(), LiveError> {
-    live.source.check()?;
+    runtime.block_on(member.unless_ended(check(&live)))?;
     member.ready()?;
     let (lead, start) = runtime.block_on(member.unless_ended(lead(&live)))?;
     member.hand_out(&start)?;
@@ -263,7 +284,7 @@ fn run_following(
     live: Live,
     mut request: watch::Receiver<Request>,
 ) -> Result<(), LiveError> {
-    live.source.check()?;
+    runtime.block_on(member.unless_ended(check(&live)))?;
     member.ready()?;
     let start: Start = member.receive()?;
     let generation = start.generation;
@@ -450,7 +471,7 @@ async fn record_logic(tables: &mut Tables, live: &Live, generation: i64) -> Resu
 }
 
 /// The application transactions of `raw` that the source goes on from.
-fn progress_of(raw: &State) -> BTreeMap<String, i64> {
+fn progress_of(raw: &State) -> Txns {
     raw.txns.iter().filter(|(id, _)| *id != WRITER_GENERATION).map(|(id, value)| (id.clone(), *value)).collect()
 }
 

@@ -186,6 +186,33 @@ def test_the_delay_grows(folder):
         assert len(calls.read_text().split()) == 4
 
 
+def test_only_who_fails_by_itself_waits_longer(folder):
+    with Place(folder) as place:
+        place.start("--processes", 3, "--workers", 1)
+        logs = [place.dir / f"process-{index}.log" for index in range(3)]
+        rounds = 0
+
+        def all_run():
+            nonlocal rounds
+            rounds += 1
+            for log, word in zip(logs, ("job started", "workers started", "workers started")):
+                eventually(f"{word} {rounds} times in {log}", lambda: log.read_text().count(word) == rounds)
+
+        all_run()
+        for killed in (1, 0, 2, 1):
+            place.cluster("kill", killed)
+            all_run()
+        for _ in range(3):  # as the system would kill it
+            os.kill(place.pids()[1], signal.SIGKILL)
+            all_run()
+        lines = re.findall(r"process (\d) ended with (\d+) .*starting it again in (\d+) s", (place.dir / "supervisor.log").read_text())
+        ends = [[(int(code), int(delay)) for process, code, delay in lines if int(process) == index] for index in range(3)]
+        assert [delay for _, delay in ends[0]] == [0] * 7, ends
+        assert [delay for _, delay in ends[1]] == [0] * 4 + [0, 1, 2], ends
+        assert [delay for _, delay in ends[2]] == [0] * 7, ends
+        assert [code for code, _ in ends[1]] == [137, 75, 75, 137, 137, 137, 137], ends
+
+
 def test_nothing_outlives_a_killed_supervisor(folder):
     with Place(folder) as place:
         place.start("--processes", 2, "--workers", 1)

@@ -10,8 +10,8 @@ use floodmark::dev::{DevCommand, Generated, Traffic, TrafficOptions, TrafficRang
 use floodmark::job::Job;
 use floodmark::model::Records;
 use floodmark::source::kafka::Kafka;
-use floodmark::source::{SourceFactory, Stamp};
-use floodmark::table::State;
+use floodmark::source::{PartitionStart, SourceError, SourceFactory, Stamp, Txns};
+use floodmark::table::raw;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::mocking::MockCluster;
@@ -193,14 +193,10 @@ fn promise_4_a_start_reads_from_its_first_offset_on() {
     let (broker, address) = broker(&[]);
     broker.create_topic("many", MANY, 1).expect("a topic");
     dev(&format!("gen --brokers {address} --topic many --from {FROM} --events {RECORDS} {GEN}")).expect("sent");
-    let job = format!(
-        "name = \"many\"\n[source]\ntopics = [\"many\"]\n[source.kafka]\n\"bootstrap.servers\" = \"{address}\"\n\
-         [tables]\nurl = \"memory:///\"\n[event]\nformat = \"json\"\ncustomer = {{ pointer = \"/c\" }}\nevent_time = {{ pointer = \"/t\" }}\n"
-    );
-    let job = Job::parse(&job, "many.toml", &|_| None).expect("a job");
+    let job = job_of(&address, "many", "earliest");
     for start in 0..5 {
         let kafka = Kafka::new(&job, false);
-        kafka.resume(&State::default()).expect("offsets");
+        kafka.resume(&Txns::new()).expect("offsets");
         let mut share = kafka.open(0, 1, Arc::new(|| {})).expect("a share");
         let mut next = [0; MANY as usize];
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -216,6 +212,86 @@ fn promise_4_a_start_reads_from_its_first_offset_on() {
             }
         }
     }
+}
+
+fn job_of(address: &str, topic: &str, start: &str) -> Job {
+    let job = format!(
+        "name = \"many\"\n[source]\ntopics = [\"{topic}\"]\nstart = \"{start}\"\n[source.kafka]\n\"bootstrap.servers\" = \"{address}\"\n\
+         [tables]\nurl = \"memory:///\"\n[event]\nformat = \"json\"\ncustomer = {{ pointer = \"/c\" }}\nevent_time = {{ pointer = \"/t\" }}\n"
+    );
+    Job::parse(&job, "many.toml", &|_| None).expect("a job")
+}
+
+/// A start costs two questions about offsets, whatever the number of partitions: this broker answers no third one.
+#[test]
+fn a_start_asks_for_all_partitions_at_once() {
+    const MANY: i32 = 1000;
+    let (broker, address) = broker(&[]);
+    broker.create_topic("many", MANY, 1).expect("a topic");
+    dev(&format!("gen --brokers {address} --topic many --from {FROM} --events 5000 {GEN}")).expect("sent");
+    let mut answers = vec![RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR; 2];
+    answers.extend([RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 2000]);
+    for start in ["earliest", "latest"] {
+        broker.clear_request_errors(RDKafkaApiKey::ListOffsets);
+        broker.request_errors(RDKafkaApiKey::ListOffsets, &answers);
+        let kafka = Kafka::new(&job_of(&address, "many", start), false);
+        kafka.resume(&Txns::new()).expect("offsets");
+        let starts = kafka.starts();
+        assert_eq!(starts.len(), MANY as usize);
+        assert_eq!(starts.iter().map(|start| start.end).sum::<i64>(), 5000);
+        let begins = |it: &PartitionStart| if start == "latest" { it.end } else { 0 };
+        assert!(starts.iter().all(|start| start.pin && start.offset == begins(start)), "{starts:?}");
+    }
+    let kafka = Kafka::new(&job_of(&address, "many", "earliest"), false);
+    let error = kafka.resume(&Txns::new()).expect_err("a third question is denied");
+    assert!(matches!(error, SourceError::Invalid(_)) && error.to_string().contains("deny"), "{error}");
+}
+
+/// Each partition's last archived record is read again, all at once: of 1,000 one is another.
+#[test]
+fn a_record_that_is_another_is_found_among_many_partitions() {
+    const MANY: i32 = 1000;
+    let (broker, address) = broker(&[]);
+    broker.create_topic("many", MANY, 1).expect("a topic");
+    dev(&format!("gen --brokers {address} --topic many --from {FROM} --events 5000 {GEN}")).expect("sent");
+    let job = job_of(&address, "many", "earliest");
+    let kafka = Kafka::new(&job, false);
+    kafka.resume(&Txns::new()).expect("offsets");
+    let mut share = kafka.open(0, 1, Arc::new(|| {})).expect("a share");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut records = Records::default();
+    while records.len() < 5000 {
+        assert!(Instant::now() < deadline, "{} records", records.len());
+        share.read(Stamp { epoch: 1, ingested_at: 0 }, &mut records).expect("readable");
+    }
+    let mut txns = Txns::new();
+    for position in share.take_positions() {
+        txns.insert(raw::offset_txn("many", position.partition), position.next_offset);
+        if let Some(last) = position.last {
+            assert_eq!(last.offset + 1, position.next_offset);
+            txns.insert(raw::check_txn("many", position.partition), last.check);
+        }
+    }
+    drop(share);
+    let again = Kafka::new(&job, false);
+    again.resume(&txns).expect("all are what they were");
+    assert!(again.starts().iter().all(|start| !start.pin && start.offset == start.end));
+    *txns.get_mut(&raw::check_txn("many", 777)).expect("it has a record") += 1;
+    let error = Kafka::new(&job, false).resume(&txns).expect_err("one is another").to_string();
+    assert!(error.contains("many/777: the record at offset") && error.matches("many/").count() == 1, "{error}");
+}
+
+/// The mock cluster answers no question for a time; without a word nothing was read.
+#[test]
+fn a_start_at_a_time_is_refused_by_the_embedded_broker() {
+    let (_broker, address) = broker(&["timed"]);
+    let job = job_of(&address, "timed", "2026-01-13T00:00:00Z");
+    let error = Kafka::new(&job, false).resume(&Txns::new()).expect_err("refused");
+    assert!(matches!(error, SourceError::Invalid(_)), "{error}");
+    assert!(error.to_string().contains("embedded broker") && error.to_string().contains("\"earliest\""), "{error}");
+    // A job that has begun goes on where it was.
+    let txns = Txns::from([(raw::offset_txn("timed", 0), 0)]);
+    Kafka::new(&job, false).resume(&txns).expect("it goes on");
 }
 
 /// `floodmark status` on a real job: records that are in Kafka only are its lag, and brokers that are away a note.

@@ -16,6 +16,7 @@ mod e2e {
     mod proxy;
     mod replays;
     mod rivals;
+    mod secure;
     mod servers;
     mod start;
     mod steps;

@@ -11,6 +11,7 @@ mod library {
     mod replay_publish;
     mod replay_run;
     mod schemas;
+    mod start;
     mod storage_contract;
     mod upkeep;
 }

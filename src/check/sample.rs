@@ -14,8 +14,7 @@ use crate::job::{Job, Start};
 use crate::live_line::{LiveLine, grouped};
 use crate::model::{RecordRef, Records, TimestampType};
 use crate::source::kafka::Kafka;
-use crate::source::{SourceError, SourceFactory, Stamp};
-use crate::table::State;
+use crate::source::{SourceError, SourceFactory, Stamp, Txns};
 
 /// How long the next record of a topic may take.
 const WAIT: Duration = Duration::from_secs(20);
@@ -85,7 +84,7 @@ pub(super) fn of_topics(job: &Job, records_max: u64, show: usize) -> Result<Samp
     let kafka = Kafka::new(&job, false);
     kafka.check()?;
     // Of an archive without records: from the beginning.
-    kafka.resume(&State::default())?;
+    kafka.resume(&Txns::new())?;
     let topics = &job.source.topics;
     let held: BTreeMap<(u16, i32), u64> = (kafka.starts().iter())
         .map(|start| ((start.topic, start.partition), (start.end - start.offset).max(0) as u64))

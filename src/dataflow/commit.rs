@@ -417,11 +417,13 @@ impl Committer {
         let started = Instant::now();
         let positions = closed.reads.iter().flat_map(|read| &read.positions);
         let mut txns = vec![(WRITER_GENERATION.to_owned(), self.generation), (raw::EPOCH.to_owned(), epoch as i64)];
-        for Position { topic, partition, next_offset, check } in positions {
+        for position in positions {
+            let Position { topic, partition, next_offset, last } = position;
             txns.push((raw::offset_txn(topic, *partition), *next_offset));
-            if let Some(check) = check {
-                txns.push((raw::check_txn(topic, *partition), *check));
+            if let Some(last) = last {
+                txns.push((raw::check_txn(topic, *partition), last.check));
             }
+            txns.extend(last_record(&self.raw.state, position));
         }
         let add: Vec<File> = closed.archived.iter().flat_map(|archived| archived.files.clone()).collect();
         let rows: u64 = add.iter().map(|file| file.rows).sum();
@@ -542,6 +544,19 @@ impl Committer {
         self.order(Order::Replaced { remove, add });
         Ok(())
     }
+}
+
+/// Where the last record of a partition is, if its next offset does not tell: markers of transactions lie between.
+fn last_record(raw: &State, position: &Position) -> Option<(String, i64)> {
+    let Position { topic, partition, next_offset, last } = position;
+    let txn = raw::last_txn(topic, *partition);
+    let said = raw.txns.get(&txn).copied();
+    let before = || {
+        raw.txns.get(&raw::check_txn(topic, *partition))?;
+        said.or_else(|| raw.txns.get(&raw::offset_txn(topic, *partition)).map(|next| next - 1))
+    };
+    let offset = last.map(|last| last.offset).or_else(before)?;
+    (said.is_some() || offset + 1 != *next_offset).then_some((txn, offset))
 }
 
 /// The epoch of each lane of [`Lane::ALL`].

@@ -101,10 +101,19 @@ pub struct Position {
     pub topic: String,
     /// Partition.
     pub partition: i32,
-    /// Last offset read + 1; where the partition starts, if nothing was read.
+    /// All below it is read, or is no record; where the partition starts, if nothing was read.
     pub next_offset: i64,
-    /// 63 bits of md5 of the last record read; `None` if nothing was read.
-    pub check: Option<i64>,
+    /// `None` if nothing was read.
+    pub last: Option<LastRead>,
+}
+
+/// The last record read of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRead {
+    /// Its offset.
+    pub offset: i64,
+    /// 63 bits of its md5.
+    pub check: i64,
 }
 
 /// A worker's source has left an epoch.

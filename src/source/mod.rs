@@ -5,6 +5,7 @@ pub mod kafka;
 
 pub mod script;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use crate::dataflow::protocol::Position;
 use crate::exit::{Exit, HasExit};
 use crate::model::{Epoch, Records, TimeUs};
-use crate::table::State;
+
+/// Application transactions of `raw`: how far it has come, by name.
+pub type Txns = BTreeMap<String, i64>;
 
 /// Wakes a worker's source operator from any thread.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
@@ -81,17 +84,17 @@ pub trait RecordSource {
 
 /// Makes the sources of a job's workers.
 pub trait SourceFactory: Send + Sync {
-    /// Once, before the workers start and before anything is fenced: checks the topics.
+    /// Once, before the workers start and before anything is fenced: checks the topics. Blocks.
     ///
     /// # Errors
     /// See [`SourceError`].
     fn check(&self) -> Result<(), SourceError>;
 
-    /// Once, when `raw` is ours: decides where each partition goes on.
+    /// Once, when `raw` is ours: decides where each partition goes on, by the application transactions of `raw`. Blocks.
     ///
     /// # Errors
     /// See [`SourceError`].
-    fn resume(&self, raw: &State) -> Result<(), SourceError>;
+    fn resume(&self, txns: &Txns) -> Result<(), SourceError>;
 
     /// Where each partition goes on, as [`SourceFactory::resume`] has decided it: for the other processes of the job.
     fn starts(&self) -> Vec<PartitionStart> {

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::{RecordSource, SourceError, SourceFactory, Stamp, Waker};
+use super::{RecordSource, SourceError, SourceFactory, Stamp, Txns, Waker};
 use crate::dataflow::protocol::Position;
 use crate::model::{RecordRef, Records, TimestampType, plausible_ms};
 use crate::sync::lock;
-use crate::table::{State, raw};
+use crate::table::raw;
 
 /// The only topic of a script.
 pub const TOPIC: &str = "script";
@@ -77,11 +77,11 @@ impl SourceFactory for Script {
         Ok(())
     }
 
-    fn resume(&self, state: &State) -> Result<(), SourceError> {
+    fn resume(&self, txns: &Txns) -> Result<(), SourceError> {
         let mut topic = self.lock();
         topic.wakers.clear();
         topic.starts = (0..topic.partitions.len() as i32)
-            .map(|partition| (partition, state.txn(&raw::offset_txn(TOPIC, partition))))
+            .map(|partition| (partition, txns.get(&raw::offset_txn(TOPIC, partition)).copied().unwrap_or(0)))
             .collect();
         Ok(())
     }
@@ -137,7 +137,7 @@ impl RecordSource for Share {
     fn take_positions(&mut self) -> Vec<Position> {
         std::mem::take(&mut self.moved)
             .into_iter()
-            .map(|(partition, next_offset)| Position { topic: TOPIC.to_owned(), partition, next_offset, check: None })
+            .map(|(partition, next_offset)| Position { topic: TOPIC.to_owned(), partition, next_offset, last: None })
             .collect()
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Made from two states of the logs and what was read beside them; no I/O here. New facts become new names: nothing is renamed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -163,7 +163,7 @@ pub struct Partition {
     pub archived_offset: Option<i64>,
     /// The next offset in Kafka; null where it was not asked or did not answer.
     pub end_offset: Option<i64>,
-    /// Records between the two.
+    /// Records between the two; markers of transactions at the end are none.
     pub lag_records: Option<i64>,
 }
 
@@ -269,18 +269,28 @@ pub(super) fn replays(counts_state: &State) -> Vec<ReplayFacts> {
     replays
 }
 
-/// The partitions of the archive, and those that only Kafka has.
-pub(super) fn partitions(raw_state: &State, ends: &BTreeMap<(String, i32), i64>) -> Vec<Partition> {
+/// The next offset of each partition in the archive.
+pub(super) fn archived(raw_state: &State) -> BTreeMap<(String, i32), i64> {
     let archived = raw_state.txns.iter().filter_map(|(id, next)| {
         let (topic, partition) = id.strip_prefix("kafka/")?.split_once('/')?;
         let partition = partition.parse::<i32>().ok()?;
         (raw::offset_txn(topic, partition) == *id).then(|| ((topic.to_owned(), partition), *next))
     });
-    let archived: BTreeMap<(String, i32), i64> = archived.collect();
-    let all: std::collections::BTreeSet<_> = archived.keys().chain(ends.keys()).collect();
+    archived.collect()
+}
+
+/// The partitions of the archive, and those that only Kafka has. `at_rest`: those that hold no record behind the archive.
+pub(super) fn partitions(
+    raw_state: &State,
+    ends: &BTreeMap<(String, i32), i64>,
+    at_rest: &BTreeSet<(String, i32)>,
+) -> Vec<Partition> {
+    let archived = archived(raw_state);
+    let all: BTreeSet<_> = archived.keys().chain(ends.keys()).collect();
     let partition = |key: &(String, i32)| {
         let (archived_offset, end_offset) = (archived.get(key).copied(), ends.get(key).copied());
-        let lag_records = archived_offset.zip(end_offset).map(|(archived, end)| (end - archived).max(0));
+        let lag = |(archived, end): (i64, i64)| if at_rest.contains(key) { 0 } else { (end - archived).max(0) };
+        let lag_records = archived_offset.zip(end_offset).map(lag);
         Partition { topic: key.0.clone(), partition: key.1, archived_offset, end_offset, lag_records }
     };
     all.into_iter().map(partition).collect()

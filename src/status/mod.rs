@@ -13,7 +13,7 @@ mod pending;
 mod tests;
 mod text;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
 use clap::Args;
@@ -203,6 +203,14 @@ pub async fn status(job: Option<&Job>, root: &Root, options: Options) -> Result<
         notes.push(format!("ends of partitions are not known: {why}"));
         BTreeMap::new()
     });
+    let at_rest = match job.filter(|_| !ends.is_empty()) {
+        Some(job) => {
+            let (source, mut archived) = (job.source.clone(), facts::archived(&raw_state));
+            archived.retain(|key, next| ends.get(key).is_some_and(|end| *next < *end));
+            tokio::task::spawn_blocking(move || brokers::at_rest(&source, archived)).await.unwrap_or_default()
+        }
+        None => BTreeSet::new(),
+    };
     let times = Times { now_ms: options.now_ms, committed_ms: committed_ms.unwrap_or(options.now_ms) };
     let mut status = Status {
         tables_url: root.url().to_string(),
@@ -215,7 +223,7 @@ pub async fn status(job: Option<&Job>, root: &Root, options: Options) -> Result<
         buckets,
         segments: facts::segments(&counts_state),
         lanes: facts::lanes(raw_epoch, &counts_state, pending, times),
-        partitions: facts::partitions(&raw_state, &ends),
+        partitions: facts::partitions(&raw_state, &ends, &at_rest),
         logics: facts::logics(&counts_state, job.map(|job| Fingerprint::of(&job.logic))),
         replays: facts::replays(&counts_state),
         balance,

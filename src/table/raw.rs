@@ -48,7 +48,8 @@ const READ_BATCH_ROWS: usize = 4096;
 const ROW_BYTES: usize = 64;
 const HEADER_BYTES: usize = 8;
 
-/// The application transaction that holds a partition's next offset.
+/// The application transaction that holds a partition's next offset: all below it is archived, or is no record (a marker of a
+/// transaction, a record of an aborted one).
 pub fn offset_txn(topic: &str, partition: i32) -> String {
     format!("kafka/{topic}/{partition}")
 }
@@ -56,6 +57,11 @@ pub fn offset_txn(topic: &str, partition: i32) -> String {
 /// The application transaction that holds the check of a partition's last record.
 pub fn check_txn(topic: &str, partition: i32) -> String {
     format!("kafka/{topic}/{partition}/check")
+}
+
+/// The application transaction that holds the offset of a partition's last record, where that is not the next offset − 1.
+pub fn last_txn(topic: &str, partition: i32) -> String {
+    format!("kafka/{topic}/{partition}/last")
 }
 
 /// Which file of an epoch a row goes to.

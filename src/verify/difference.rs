@@ -41,7 +41,7 @@ pub enum Check {
     Outcome,
     /// `raw` holds an offset more than once.
     OffsetTwice,
-    /// The next offset in the log is not the last one in `raw` plus 1.
+    /// The next offset in the log does not follow the last one in `raw`: that plus 1, or behind markers of transactions.
     NextOffset,
     /// An epoch has several `ingested_at`, or one that lies before an earlier epoch's.
     IngestedAt,

@@ -135,6 +135,14 @@ impl Scene {
         job.expect_exit(0);
     }
 
+    /// What `floodmark status` says, with this environment beside the scene's.
+    pub(super) fn status(&self, env: &[(String, String)]) -> serde_json::Value {
+        let mut command = self.command("status", &["--output", "json"]);
+        let output = command.envs(env.iter().map(|(name, value)| (name, value))).output().expect("the binary runs");
+        assert!(output.status.success(), "status: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("one JSON object")
+    }
+
     /// Starts traffic into the topic: so many records a second until it is stopped.
     pub(super) fn traffic(&self, seed: u64, rate: f64) -> Traffic {
         Traffic::start(self, seed, rate, u64::MAX)

@@ -34,6 +34,8 @@ pub(super) struct Servers {
     pub(super) dir: PathBuf,
     /// The broker's address.
     pub(super) brokers: String,
+    /// What a job needs to reach the broker by TLS, as the only user it knows.
+    pub(super) secure: Vec<(String, String)>,
     /// What the server's `env` file says.
     pub(super) s3: Vec<(String, String)>,
     /// Its end is the keeper's signal.
@@ -72,24 +74,27 @@ impl Servers {
             .spawn()
             .expect("bash runs");
         let stdin = keeper.stdin.take().expect("its stdin is a pipe");
-        let mut servers = Servers { dir, brokers: String::new(), s3: Vec::new(), _keeper: (keeper, stdin) };
-        servers.script("kafka", "start");
-        servers.script("s3", "start");
-        servers.brokers = value(&servers.env("kafka"), "KAFKA_BOOTSTRAP");
-        servers.s3 = servers.env("s3");
+        let (brokers, secure, s3) = (String::new(), Vec::new(), Vec::new());
+        let mut servers = Servers { dir, brokers, secure, s3, _keeper: (keeper, stdin) };
+        servers.script("kafka", &["start", "--secure"]);
+        servers.script("s3", &["start"]);
+        servers.brokers = value(&servers.env("kafka/env"), "KAFKA_BOOTSTRAP");
+        servers.secure = servers.env("kafka/secure.env");
+        servers.s3 = servers.env("s3/env");
         servers
     }
 
-    /// `scripts/kafka COMMAND` or `scripts/s3 COMMAND` on this run's folder.
-    pub(super) fn script(&self, server: &str, command: &str) {
+    /// `scripts/kafka COMMAND…` or `scripts/s3 COMMAND…` on this run's folder.
+    pub(super) fn script(&self, server: &str, command: &[&str]) {
         let output = Command::new(root().join("scripts").join(server))
-            .args([command, "--dir"])
+            .args(command)
+            .arg("--dir")
             .arg(self.dir.join(server))
             .stdin(Stdio::null())
             .output()
             .expect("the script runs");
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "scripts/{server} {command}: {}: {stderr}", output.status);
+        assert!(output.status.success(), "scripts/{server} {command:?}: {}: {stderr}", output.status);
     }
 
     /// The S3 server's own address, without `http://`.
@@ -102,8 +107,8 @@ impl Servers {
         self.dir.join("s3/data/floodmark")
     }
 
-    fn env(&self, server: &str) -> Vec<(String, String)> {
-        let text = fs::read_to_string(self.dir.join(server).join("env")).expect("a running server has an env file");
+    fn env(&self, file: &str) -> Vec<(String, String)> {
+        let text = fs::read_to_string(self.dir.join(file)).expect("a running server has an env file");
         let pairs = text.lines().filter_map(|line| line.split_once('='));
         pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
@@ -114,14 +119,14 @@ pub(super) struct Outage(&'static str);
 
 impl Outage {
     pub(super) fn of(server: &'static str) -> Outage {
-        servers().script(server, "kill");
+        servers().script(server, &["kill"]);
         Outage(server)
     }
 }
 
 impl Drop for Outage {
     fn drop(&mut self) {
-        servers().script(self.0, "start");
+        servers().script(self.0, &["start"]);
     }
 }
 

@@ -14,7 +14,7 @@ use floodmark::job::Job;
 use floodmark::live::{Live, LiveError, run};
 use floodmark::model::{Lane, Records};
 use floodmark::source::script::{Script, ScriptRecord};
-use floodmark::source::{RecordSource, SourceError, SourceFactory, Stamp, Waker};
+use floodmark::source::{RecordSource, SourceError, SourceFactory, Stamp, Txns, Waker};
 use floodmark::table::counts::lane_txn;
 use floodmark::table::{Log, Root, State, raw};
 use object_store::ObjectStore;
@@ -324,8 +324,8 @@ impl SourceFactory for Unreadable {
         self.0.check()
     }
 
-    fn resume(&self, raw: &State) -> Result<(), SourceError> {
-        self.0.resume(raw)
+    fn resume(&self, txns: &Txns) -> Result<(), SourceError> {
+        self.0.resume(txns)
     }
 
     fn open(&self, worker: usize, workers: usize, waker: Waker) -> Result<Box<dyn RecordSource>, SourceError> {
@@ -344,8 +344,8 @@ impl SourceFactory for Panics {
         self.0.check()
     }
 
-    fn resume(&self, raw: &State) -> Result<(), SourceError> {
-        self.0.resume(raw)
+    fn resume(&self, txns: &Txns) -> Result<(), SourceError> {
+        self.0.resume(txns)
     }
 
     fn open(&self, worker: usize, workers: usize, waker: Waker) -> Result<Box<dyn RecordSource>, SourceError> {

@@ -1,15 +1,19 @@
-//! The client: how it is set up, what it says, and the questions that every part asks.
+//! The client: how it is set up, what it complains of, and the questions that every part asks.
 //!
-//! In: a job's properties. Out: consumers; topics and how many partitions they have. Blocks for [`ASK`] at most.
+//! In: a job's properties. Out: consumers; topics with their numbers of partitions; offsets of partitions, all in one question.
+//! A question blocks for [`ASK`] at most, and ends within seconds where the brokers refuse the client: what they refuse today they
+//! refuse tomorrow. State: what each client complained of last.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::{Offset, TopicPartitionList};
 
 use crate::job::Job;
 use crate::source::SourceError;
@@ -17,6 +21,12 @@ use crate::sync::lock;
 
 /// How long a question to the brokers may take.
 pub(super) const ASK: Duration = Duration::from_secs(15);
+
+/// How often the client is heard while it waits for an answer.
+const LISTEN: Duration = Duration::from_millis(20);
+
+/// How long another broker may still answer, when one has refused the client.
+const REFUSED: Duration = Duration::from_secs(2);
 
 /// How often the client's same complaint is repeated.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
@@ -37,20 +47,56 @@ const DEFAULTS: [(&str, &str); 9] = [
     ("socket.keepalive.enable", "true"),
 ];
 
-/// Says what the client says, but not the same hundreds of times. The end of a partition comes as an error, and is none.
-#[derive(Default)]
-pub(super) struct Context {
+/// Says what the client says, but not the same hundreds of times.
+pub(crate) struct Context {
+    /// Says nothing: the answer says it.
+    silent: bool,
+    /// How long a question may take.
+    patience: Duration,
+    /// What proves who we are may expire, and be renewed: a token or a ticket, not a password.
+    expires: bool,
     said: Mutex<Option<(Instant, String)>>,
+    complaints: Mutex<Complaints>,
+}
+
+/// Since the last answer.
+#[derive(Clone, Default)]
+struct Complaints {
+    last: Option<String>,
+    /// What does not pass by itself, and what to correct.
+    refusal: Option<String>,
+}
+
+impl Context {
+    fn new(client: &ClientConfig, silent: bool, patience: Duration) -> Context {
+        let mechanism = client.get("sasl.mechanism").or_else(|| client.get("sasl.mechanisms")).unwrap_or("GSSAPI");
+        let expires = ["OAUTHBEARER", "GSSAPI"].iter().any(|name| mechanism.eq_ignore_ascii_case(name));
+        Context { silent, patience, expires, said: Mutex::default(), complaints: Mutex::default() }
+    }
+
+    fn complaints(&self) -> Complaints {
+        lock(&self.complaints).clone()
+    }
 }
 
 impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+        let code = error.rdkafka_error_code();
+        if code.is_some_and(is_nothing) {
             return;
         }
+        let mut complaints = lock(&self.complaints);
+        // That all brokers are down follows from each one's own cause, and says less.
+        if code != Some(RDKafkaErrorCode::AllBrokersDown) || complaints.last.is_none() {
+            complaints.last = Some(reason.to_owned());
+        }
+        if let Some(correct) = code.and_then(|code| refusal(code, reason, self.expires)) {
+            complaints.refusal = Some(format!("{reason}; {correct}"));
+        }
+        drop(complaints);
         let mut said = lock(&self.said);
         let again = said.as_ref().is_some_and(|(at, last)| at.elapsed() < SAY_AGAIN && last == reason);
-        if !again {
+        if !again && !self.silent {
             tracing::warn!(%error, reason, "Kafka client; it goes on trying");
             *said = Some((Instant::now(), reason.to_owned()));
         }
@@ -59,7 +105,30 @@ impl ClientContext for Context {
 
 impl ConsumerContext for Context {}
 
-pub(super) type KafkaConsumer = BaseConsumer<Context>;
+/// The end of a partition comes as an error; and no group is joined, so no right to one is missed.
+pub(super) fn is_nothing(code: RDKafkaErrorCode) -> bool {
+    matches!(code, RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::GroupAuthorizationFailed)
+}
+
+/// What to correct, where a complaint does not pass by itself. What breaks in the middle of a handshake may: then the reason is one
+/// of the client's own, or of the transport.
+fn refusal(code: RDKafkaErrorCode, reason: &str, expires: bool) -> Option<&'static str> {
+    match code {
+        RDKafkaErrorCode::Authentication if !expires && !reason.contains("Local: ") => {
+            Some("correct \"sasl.username\", \"sasl.password\", \"sasl.mechanism\" or \"security.protocol\"")
+        }
+        RDKafkaErrorCode::SSL if reason.contains("wrong version number") => Some(
+            "that broker does not speak TLS there: correct \"security.protocol\", or the port in \"bootstrap.servers\"",
+        ),
+        RDKafkaErrorCode::SSL if !reason.contains("transport error") => Some(
+            "correct \"ssl.ca.location\" (the CA that signed the brokers' certificates), the names in \"bootstrap.servers\", or \
+             this client's own certificate",
+        ),
+        _ => None,
+    }
+}
+
+pub(crate) type KafkaConsumer = BaseConsumer<Context>;
 
 /// How a job's client is set up.
 pub(crate) fn client_config(job: &Job) -> ClientConfig {
@@ -76,36 +145,248 @@ pub(crate) fn client_config(job: &Job) -> ClientConfig {
 }
 
 /// A client with these properties.
-pub(super) fn consumer(client: &ClientConfig) -> Result<KafkaConsumer, SourceError> {
-    client.create_with_context(Context::default()).map_err(|error| {
+///
+/// # Errors
+/// [`SourceError::Invalid`] with the property that it refuses.
+pub(super) fn consumer(client: &ClientConfig) -> Result<Arc<KafkaConsumer>, SourceError> {
+    made(client, false, ASK).map(Arc::new)
+}
+
+/// One that logs nothing of its own, and whose questions take so long at most.
+///
+/// # Errors
+/// As [`consumer`].
+pub(super) fn silent_consumer(client: &ClientConfig, patience: Duration) -> Result<Arc<KafkaConsumer>, SourceError> {
+    made(client, true, patience).map(Arc::new)
+}
+
+/// One that wakes who reads it.
+///
+/// # Errors
+/// As [`consumer`].
+pub(super) fn waking_consumer(
+    client: &ClientConfig,
+    wake: impl Fn() + Send + Sync + 'static,
+) -> Result<Arc<KafkaConsumer>, SourceError> {
+    let mut made = made(client, false, ASK)?;
+    made.set_nonempty_callback(wake);
+    Ok(Arc::new(made))
+}
+
+fn made(client: &ClientConfig, silent: bool, patience: Duration) -> Result<KafkaConsumer, SourceError> {
+    client.create_with_context(Context::new(client, silent, patience)).map_err(|error| {
         SourceError::Invalid(format!(
             "source.kafka: the client refuses the properties: {error}; correct them in the job file"
         ))
     })
 }
 
-/// Index among the topics → how many partitions it has.
-pub(super) fn partitions(consumer: &KafkaConsumer, topics: &[String]) -> Result<BTreeMap<u16, i32>, SourceError> {
-    // All topics are asked for: asking for one by name could make it.
-    let metadata = consumer.fetch_metadata(None, ASK).map_err(|error| away(&error))?;
-    let mut found = BTreeMap::new();
-    for (index, name) in topics.iter().enumerate() {
-        match metadata.topics().iter().find(|topic| topic.name() == name) {
-            Some(topic) if !topic.partitions().is_empty() => {
-                found.insert(index as u16, topic.partitions().len() as i32);
+/// Asks the brokers. The question blocks, on a thread of its own; meanwhile the client is heard, which knows long before the
+/// question's time is up that the brokers refuse it.
+///
+/// # Errors
+/// [`SourceError::Invalid`] where the brokers refuse the client or what it asks for; [`SourceError::Retry`] where they do not
+/// answer. Both with the client's last complaint.
+pub(super) fn ask<T: Send + 'static>(
+    consumer: &Arc<KafkaConsumer>,
+    question: impl FnOnce(&KafkaConsumer) -> KafkaResult<T> + Send + 'static,
+) -> Result<T, SourceError> {
+    let (sender, answer) = mpsc::channel();
+    let asked = Arc::clone(consumer);
+    // Who no longer waits needs no answer.
+    let body = move || sender.send(question(&asked)).unwrap_or_default();
+    thread::Builder::new().name("ask".to_owned()).spawn(body).map_err(|error| {
+        SourceError::Retry(format!(
+            "the system gave no thread: {error}; raise the limit of processes, then start again"
+        ))
+    })?;
+    let mut refused: Option<Instant> = None;
+    loop {
+        let answer = answer.recv_timeout(LISTEN);
+        listen(consumer);
+        match answer {
+            Ok(Ok(value)) => {
+                *lock(&consumer.context().complaints) = Complaints::default();
+                return Ok(value);
             }
-            _ => {
-                return Err(SourceError::Invalid(format!(
-                    "source.topics: the brokers have no topic {name:?}; create it, or correct the job file"
-                )));
+            Ok(Err(error)) => return Err(unanswered(consumer, "", &error)),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                return Err(SourceError::Retry(
+                    "the thread that asks the brokers is gone; see the log above".to_owned(),
+                ));
             }
         }
+        if consumer.context().complaints().refusal.is_some()
+            && refused.get_or_insert_with(Instant::now).elapsed() >= REFUSED
+        {
+            return Err(unanswered(consumer, "", &KafkaError::Global(RDKafkaErrorCode::Authentication)));
+        }
+    }
+}
+
+/// Lets the client say what it has to say; one with partitions has them in queues of their own.
+pub(super) fn listen(consumer: &KafkaConsumer) {
+    while consumer.poll(Duration::ZERO).is_some() {}
+}
+
+/// Why there is no answer, by what the client complained of last; `what`: of which partition, or nothing.
+pub(super) fn unanswered(consumer: &KafkaConsumer, what: &str, error: &KafkaError) -> SourceError {
+    let Complaints { last, refusal } = consumer.context().complaints();
+    if let Some(code) = error.rdkafka_error_code().filter(is_denial) {
+        return SourceError::Invalid(format!(
+            "the brokers deny what the job asks for: {code}; grant its user DESCRIBE and READ on its topics, or correct \
+             \"sasl.username\" in source.kafka"
+        ));
+    }
+    if let Some(refusal) = refusal {
+        return SourceError::Invalid(format!("the brokers refuse the client: {refusal} in source.kafka"));
+    }
+    let what = if what.is_empty() { String::new() } else { format!(" for {what}") };
+    let last = last.map_or_else(String::new, |last| format!(" (the client's last complaint: {last})"));
+    SourceError::Retry(format!(
+        "the brokers do not answer{what}: {error}{last}; check source.kafka \"bootstrap.servers\" and \
+         \"security.protocol\", and that they are up"
+    ))
+}
+
+/// It gives no queue for a partition.
+pub(super) fn no_queue(topic: &str, partition: i32) -> SourceError {
+    SourceError::Retry(format!("the Kafka client gives no queue for {topic}/{partition}; start again"))
+}
+
+/// The client's own word for what it could not do.
+pub(super) fn failed(error: &KafkaError) -> SourceError {
+    SourceError::Retry(format!("the Kafka client: {error}; start again"))
+}
+
+fn is_denial(code: &RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{ClusterAuthorizationFailed, GroupAuthorizationFailed, TopicAuthorizationFailed};
+    matches!(code, TopicAuthorizationFailed | GroupAuthorizationFailed | ClusterAuthorizationFailed)
+}
+
+/// A topic that the brokers deny, in words.
+pub(super) fn denied(topic: &str, code: RDKafkaErrorCode) -> Option<SourceError> {
+    is_denial(&code).then(|| {
+        SourceError::Invalid(format!(
+            "source.topics: the brokers deny topic {topic:?}: {code}; grant the job's user DESCRIBE and READ on it, or correct the \
+             topic or \"sasl.username\" in the job file"
+        ))
+    })
+}
+
+/// Index among the topics → how many partitions it has.
+///
+/// # Errors
+/// See [`ask`]; [`SourceError::Invalid`] where there is no such topic, or no right to it.
+pub(super) fn partitions(consumer: &Arc<KafkaConsumer>, topics: &[String]) -> Result<BTreeMap<u16, i32>, SourceError> {
+    // All topics are asked for: asking for one by name could make it.
+    let all = ask(consumer, |consumer| {
+        let metadata = consumer.fetch_metadata(None, consumer.context().patience)?;
+        let count =
+            |topic: &rdkafka::metadata::MetadataTopic| (topic.name().to_owned(), topic.partitions().len() as i32);
+        Ok(metadata.topics().iter().map(count).collect::<BTreeMap<String, i32>>())
+    })?;
+    let mut found = BTreeMap::new();
+    for (index, name) in topics.iter().enumerate() {
+        match all.get(name) {
+            Some(&count) if count > 0 => found.insert(index as u16, count),
+            _ => return Err(missing(consumer, name)?),
+        };
     }
     Ok(found)
 }
 
-pub(super) fn away(error: &KafkaError) -> SourceError {
-    SourceError::Retry(format!(
-        "the brokers do not answer: {error}; check source.kafka \"bootstrap.servers\", and that they are up"
-    ))
+/// Why a topic is not among all: it is not there, or hidden from us, which only its name tells. Our consumers let none be made.
+fn missing(consumer: &Arc<KafkaConsumer>, topic: &str) -> Result<SourceError, SourceError> {
+    let name = topic.to_owned();
+    let code = ask(consumer, move |consumer| {
+        let metadata = consumer.fetch_metadata(Some(&name), consumer.context().patience)?;
+        Ok(metadata.topics().first().and_then(|topic| topic.error()).map(RDKafkaErrorCode::from))
+    })?;
+    Ok(code.and_then(|code| denied(topic, code)).unwrap_or_else(|| {
+        SourceError::Invalid(format!(
+            "source.topics: the brokers have no topic {topic:?}; create it, or correct the job file"
+        ))
+    }))
+}
+
+/// The offsets of partitions at a place: [`Offset::Beginning`], [`Offset::End`], or a time in milliseconds as [`Offset::Offset`]. One
+/// question for all. A partition that is not in the answer has none: no record is that young, or nobody leads it.
+///
+/// # Errors
+/// See [`ask`].
+pub(super) fn offsets(
+    consumer: &Arc<KafkaConsumer>,
+    partitions: Vec<(String, i32)>,
+    at: Offset,
+) -> Result<BTreeMap<(String, i32), i64>, SourceError> {
+    if partitions.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    ask(consumer, move |consumer| {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for (topic, partition) in &partitions {
+            list.add_partition_offset(topic, *partition, at)?;
+        }
+        let found = consumer.offsets_for_times(list, consumer.context().patience)?;
+        let offset = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match element.offset() {
+            Offset::Offset(offset) => Some(((element.topic().to_owned(), element.partition()), offset)),
+            _ => None,
+        };
+        Ok(found.elements().iter().filter_map(offset).collect())
+    })
+}
+
+/// Whether it is librdkafka's mock cluster (`floodmark dev broker`).
+pub(super) fn is_embedded(consumer: &Arc<KafkaConsumer>) -> bool {
+    let cluster = ask(consumer, |consumer| Ok(consumer.client().fetch_cluster_id(consumer.context().patience)));
+    cluster.is_ok_and(|cluster| cluster.is_some_and(|cluster| cluster.starts_with("mockCluster")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reasons as librdkafka 2.12 gives them.
+    #[test]
+    fn what_brokers_refuse_is_told_from_what_may_pass() {
+        use RDKafkaErrorCode::{AllBrokersDown, Authentication, BrokerTransportFailure, SSL};
+        let password =
+            "sasl_ssl://h:1/bootstrap: SASL authentication error: Authentication failed: Invalid username or password";
+        let handshake = "sasl_ssl://h:1/bootstrap: SASL PLAIN mechanism handshake failed: ";
+        let ssl = "ssl://h:1/bootstrap: SSL handshake failed: ";
+        for (code, reason, expires, correct) in [
+            (Authentication, password.to_owned(), false, Some("sasl.password")),
+            (Authentication, password.to_owned(), true, None),
+            (Authentication, format!("{handshake}Broker: Unsupported SASL mechanism"), false, Some("sasl.mechanism")),
+            (Authentication, format!("{handshake}Local: Broker transport failure"), false, None),
+            (
+                SSL,
+                format!("{ssl}error:0A000086:SSL routines::certificate verify failed"),
+                false,
+                Some("ssl.ca.location"),
+            ),
+            (SSL, format!("{ssl}error:0A00010B:SSL routines::wrong version number"), false, Some("security.protocol")),
+            (SSL, format!("{ssl}SSL transport error: Connection timed out"), false, None),
+            (BrokerTransportFailure, format!("{ssl}Disconnected"), false, None),
+            (AllBrokersDown, "1/1 brokers are down".to_owned(), false, None),
+        ] {
+            let found = refusal(code, &reason, expires);
+            assert_eq!(found.is_some(), correct.is_some(), "{reason}");
+            assert!(found.unwrap_or_default().contains(correct.unwrap_or_default()), "{reason}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn the_cause_is_named_rather_than_that_all_are_down() {
+        let context = Context::new(&ClientConfig::new(), true, ASK);
+        let down = || context.error(KafkaError::Global(RDKafkaErrorCode::AllBrokersDown), "1/1 brokers are down");
+        down();
+        assert_eq!(context.complaints().last.as_deref(), Some("1/1 brokers are down"));
+        context.error(KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure), "Connection refused");
+        down();
+        assert_eq!(context.complaints().last.as_deref(), Some("Connection refused"));
+        assert!(context.complaints().refusal.is_none());
+    }
 }

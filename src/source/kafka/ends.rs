@@ -5,16 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, Weak, mpsc};
 use std::time::{Duration, Instant};
 
+use rdkafka::Offset;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::Consumer;
-use rdkafka::{Offset, TopicPartitionList};
 
-use super::client::{ASK, Context, KafkaConsumer, partitions};
+use super::client::{KafkaConsumer, consumer, offsets, partitions};
 use crate::model::Epoch;
-use crate::source::{PartitionStart, Waker};
+use crate::source::{PartitionStart, SourceError, Waker};
 use crate::sync::lock;
 
 /// The partitions, as far as they are known; grows.
@@ -69,24 +68,7 @@ impl Known {
         let (sender, epochs) = mpsc::channel();
         let known = Arc::downgrade(self);
         let (client, topics) = (client.clone(), topics.to_vec());
-        let body = move || {
-            let Ok(consumer) = client.create_with_context::<_, KafkaConsumer>(Context::default()) else { return };
-            let mut discovered = Instant::now();
-            loop {
-                let epoch = epochs.recv_timeout(interval.saturating_sub(discovered.elapsed()));
-                let Some(known) = known.upgrade() else { return };
-                if let Ok(epoch) = epoch {
-                    known.ask_ends(&consumer, epoch, &topics);
-                }
-                if discovered.elapsed() >= interval {
-                    discovered = Instant::now();
-                    match partitions(&consumer, &topics) {
-                        Ok(found) => known.add_new(&found, &topics),
-                        Err(error) => tracing::warn!(%error, "looking for new partitions"),
-                    }
-                }
-            }
-        };
+        let body = move || ask_on(&known, &epochs, || consumer(&client), &topics, interval);
         match std::thread::Builder::new().name("ask-brokers".to_owned()).spawn(body) {
             Ok(_) => *ask = Some(sender),
             Err(error) => {
@@ -95,24 +77,19 @@ impl Known {
         }
     }
 
-    fn ask_ends(&self, consumer: &KafkaConsumer, epoch: Epoch, topics: &[String]) {
+    fn ask_ends(&self, consumer: &Arc<KafkaConsumer>, epoch: Epoch, topics: &[String]) {
         if lock(&self.ends).epoch >= epoch {
             return;
         }
-        let mut list = TopicPartitionList::new();
-        for start in lock(&self.starts).iter() {
-            // A list that can not be made asks for less.
-            list.add_partition_offset(&topics[usize::from(start.topic)], start.partition, Offset::End)
-                .unwrap_or_default();
-        }
-        match consumer.offsets_for_times(list, ASK) {
+        let known = |start: &PartitionStart| (topics[usize::from(start.topic)].clone(), start.partition);
+        let partitions = lock(&self.starts).iter().map(known).collect();
+        match offsets(consumer, partitions, Offset::End) {
             Ok(found) => {
-                let offsets = found.elements().into_iter().filter_map(|element| {
-                    let topic = topics.iter().position(|topic| topic == element.topic())?;
-                    let Offset::Offset(end) = element.offset() else { return None };
-                    Some(((topic as u16, element.partition()), end))
+                let ends = found.into_iter().filter_map(|((name, partition), end)| {
+                    let topic = topics.iter().position(|topic| *topic == name)?;
+                    Some(((topic as u16, partition), end))
                 });
-                *lock(&self.ends) = Ends { epoch, offsets: offsets.collect() };
+                *lock(&self.ends) = Ends { epoch, offsets: ends.collect() };
             }
             Err(error) => tracing::debug!(%error, epoch, "ends of partitions not known for this epoch"),
         }
@@ -135,6 +112,42 @@ impl Known {
     }
 }
 
+/// Asks for new partitions at an interval, and for the ends of each epoch that comes, as long as the job is there. `connect`: without a
+/// client nothing is known, so the next question tries again.
+fn ask_on(
+    known: &Weak<Known>,
+    epochs: &mpsc::Receiver<Epoch>,
+    connect: impl Fn() -> Result<Arc<KafkaConsumer>, SourceError>,
+    topics: &[String],
+    interval: Duration,
+) {
+    let mut client: Option<Arc<KafkaConsumer>> = None;
+    let mut discovered = Instant::now();
+    loop {
+        let epoch = epochs.recv_timeout(interval.saturating_sub(discovered.elapsed()));
+        let Some(known) = known.upgrade() else { return };
+        if client.is_none() {
+            match connect() {
+                Ok(made) => client = Some(made),
+                Err(error) => {
+                    tracing::warn!(%error, "no client to look for new partitions and for ends; tried again soon")
+                }
+            }
+        }
+        if let (Ok(epoch), Some(consumer)) = (epoch, &client) {
+            known.ask_ends(consumer, epoch, topics);
+        }
+        if discovered.elapsed() >= interval {
+            discovered = Instant::now();
+            match client.as_ref().map(|consumer| partitions(consumer, topics)) {
+                Some(Ok(found)) => known.add_new(&found, topics),
+                Some(Err(error)) => tracing::warn!(%error, "looking for new partitions"),
+                None => {}
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,5 +165,33 @@ mod tests {
         assert_eq!(place(40, false).lag(Some(150)), 110);
         assert_eq!(place(160, false).lag(Some(150)), 0, "read on since the brokers were asked");
         assert_eq!(place(120, true).lag(Some(150)), 0, "records of aborted transactions are no lag");
+    }
+
+    /// A certificate that is being replaced, for example: what can not be made now can be made later.
+    #[test]
+    fn who_gets_no_client_tries_again() {
+        let broker = rdkafka::mocking::MockCluster::new(1).expect("an embedded broker");
+        broker.create_topic("events", 3, 1).expect("a topic");
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", broker.bootstrap_servers());
+        let known: Arc<Known> = Arc::default();
+        let (sender, epochs) = mpsc::channel();
+        let (weak, tries) = (Arc::downgrade(&known), Arc::new(AtomicUsize::new(0)));
+        let counted = Arc::clone(&tries);
+        let connect = move || match counted.fetch_add(1, Ordering::Relaxed) {
+            0 | 1 => Err(SourceError::Invalid("no such file".to_owned())),
+            _ => consumer(&client),
+        };
+        let asking = std::thread::spawn(move || {
+            ask_on(&weak, &epochs, connect, &["events".to_owned()], Duration::from_millis(1));
+        });
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while lock(&known.starts).len() < 3 {
+            assert!(Instant::now() < deadline && !asking.is_finished(), "no partitions after {tries:?} tries");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(tries.load(Ordering::Relaxed), 3);
+        drop((known, sender));
+        asking.join().expect("it ends with the job");
     }
 }

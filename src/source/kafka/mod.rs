@@ -6,26 +6,29 @@
 
 mod client;
 mod ends;
+mod first;
 mod record;
 mod resume;
 mod share;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rdkafka::Offset;
 use rdkafka::config::ClientConfig;
 
-use super::{PartitionStart, RecordSource, SourceError, SourceFactory, Waker};
+use super::{PartitionStart, RecordSource, SourceError, SourceFactory, Txns, Waker};
 use crate::job::{Job, Start};
 use crate::sync::lock;
-use crate::table::State;
 
 pub(crate) use client::client_config;
 pub(crate) use record::{headers_of, record_of};
 
-use client::{consumer, partitions};
+use client::{consumer, offsets, partitions, silent_consumer};
 use ends::{Known, Place};
+use first::{From, first_records};
 use resume::Resume;
 use share::Share;
 
@@ -63,14 +66,51 @@ impl Kafka {
     }
 }
 
+/// Topic and partition → the offset that the next record will get. Blocks, for as long as two questions may take.
+///
+/// # Errors
+/// See [`SourceError`].
+pub(crate) fn ends_of(client: &ClientConfig, topics: &[String], patience: Duration) -> Result<Offsets, SourceError> {
+    let consumer = silent_consumer(client, patience)?;
+    let counts = partitions(&consumer, topics)?;
+    let named = |(topic, count): (&u16, &i32)| {
+        let name = topics[usize::from(*topic)].clone();
+        (0..*count).map(move |partition| (name.clone(), partition))
+    };
+    offsets(&consumer, counts.iter().flat_map(named).collect(), Offset::End)
+}
+
+/// Those of these partitions that hold no record from the offset on. Blocks.
+///
+/// # Errors
+/// See [`SourceError`].
+pub(crate) fn without_records(
+    client: &ClientConfig,
+    from: Offsets,
+    patience: Duration,
+) -> Result<BTreeSet<(String, i32)>, SourceError> {
+    let from: Vec<From> =
+        from.into_iter().map(|((topic, partition), offset)| From { topic, partition, offset }).collect();
+    let found = first_records(client, &from, patience)?;
+    let empty = from.into_iter().zip(found).filter(|(_, found)| found.is_none());
+    Ok(empty.map(|(from, _)| (from.topic, from.partition)).collect())
+}
+
+/// Topic and partition → offset.
+pub(crate) type Offsets = BTreeMap<(String, i32), i64>;
+
 impl SourceFactory for Kafka {
     fn check(&self) -> Result<(), SourceError> {
-        partitions(&consumer(&self.client)?, &self.topics)?;
-        self.resume().refuse_compacted()
+        let consumer = consumer(&self.client)?;
+        partitions(&consumer, &self.topics)?;
+        self.resume().refuse_compacted(&consumer)
     }
 
-    fn resume(&self, raw: &State) -> Result<(), SourceError> {
-        self.start_at(self.resume().decide(&consumer(&self.client)?, raw)?);
+    fn resume(&self, txns: &Txns) -> Result<(), SourceError> {
+        let began = Instant::now();
+        let starts = self.resume().decide(txns)?;
+        tracing::debug!(partitions = starts.len(), ms = began.elapsed().as_millis(), "where partitions go on");
+        self.start_at(starts);
         Ok(())
     }
 

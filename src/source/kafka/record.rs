@@ -9,9 +9,8 @@ use crate::model::{RecordRef, Records, TimestampType, plausible_ms};
 use crate::source::Stamp;
 
 /// A copy of a partition's last record.
-#[derive(Default)]
 pub(super) struct LastRecord {
-    pub(super) read: bool,
+    pub(super) offset: i64,
     timestamp_ms: i64,
     key: Option<Vec<u8>>,
     value: Option<Vec<u8>>,
@@ -20,7 +19,7 @@ pub(super) struct LastRecord {
 impl LastRecord {
     pub(super) fn of(message: &BorrowedMessage<'_>) -> LastRecord {
         LastRecord {
-            read: true,
+            offset: message.offset(),
             timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
             key: message.key().map(<[u8]>::to_vec),
             value: message.payload().map(<[u8]>::to_vec),

@@ -1,23 +1,23 @@
 //! Where each partition goes on: at the next offset of `raw`, if the topic is the one that was archived and nothing was deleted.
 //!
-//! In: the application transactions of `raw`; what the brokers say. Out: a start for each partition, or why there is none.
+//! In: the application transactions of `raw`; what the brokers say, in a few questions for all partitions together. Out: a start for
+//! each partition, or why there is none. Blocks while it asks.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::Offset;
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResourceResult, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::Consumer;
-use rdkafka::error::KafkaError;
-use rdkafka::message::Message;
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::error::RDKafkaErrorCode;
 
-use super::client::{ASK, KafkaConsumer, away, partitions};
-use super::record::{LastRecord, check_of};
+use super::client::{ASK, KafkaConsumer, consumer, is_embedded, offsets, partitions};
+use super::first::{From, first_records};
+use super::record::check_of;
 use crate::job::Start;
-use crate::source::{PartitionStart, SourceError};
-use crate::table::{State, raw};
+use crate::source::{PartitionStart, SourceError, Txns};
+use crate::table::raw;
 
 /// What is asked before a job reads.
 pub(super) struct Resume<'a> {
@@ -27,38 +27,64 @@ pub(super) struct Resume<'a> {
     pub(super) accept_gap: bool,
 }
 
+/// First offset and end, by partition.
+type Logs = BTreeMap<(String, i32), (i64, i64)>;
+
 impl Resume<'_> {
-    pub(super) fn decide(&self, consumer: &KafkaConsumer, state: &State) -> Result<Vec<PartitionStart>, SourceError> {
+    /// Where each partition goes on.
+    ///
+    /// # Errors
+    /// [`SourceError::Invalid`] where records are missing, or are not those that were archived, unless that is accepted; where the
+    /// brokers refuse us. [`SourceError::Retry`] where they do not answer.
+    pub(super) fn decide(&self, txns: &Txns) -> Result<Vec<PartitionStart>, SourceError> {
+        let consumer = consumer(self.client)?;
+        let counts = partitions(&consumer, self.topics)?;
+        let archived =
+            |topic: u16, partition| txns.get(&raw::offset_txn(&self.topics[usize::from(topic)], partition)).copied();
+        let first_starts: BTreeSet<u16> = (counts.iter())
+            .filter(|(topic, count)| !(0..**count).any(|partition| archived(**topic, partition).is_some()))
+            .map(|(topic, _)| *topic)
+            .collect();
+        let logs = self.logs(&consumer, &counts)?;
+        let by_time = match self.start {
+            Start::Time { ms } if !first_starts.is_empty() => {
+                if is_embedded(&consumer) {
+                    return Err(SourceError::Invalid(
+                        "source.start is a time, but the embedded broker (floodmark dev broker) can not find records by \
+                         their time; set it to \"earliest\" or \"latest\", or take a real broker"
+                            .to_owned(),
+                    ));
+                }
+                let asked = first_starts.iter().flat_map(|topic| self.named(*topic, counts[topic])).collect();
+                offsets(&consumer, asked, Offset::Offset(*ms))?
+            }
+            _ => BTreeMap::new(),
+        };
         let mut starts = Vec::new();
         let mut doubts = Vec::new();
-        for (topic, count) in partitions(consumer, self.topics)? {
-            let name = &self.topics[usize::from(topic)];
-            let first_start = !(0..count).any(|partition| state.txns.contains_key(&raw::offset_txn(name, partition)));
-            let by_time = match self.start {
-                Start::Time { ms } if first_start => self.offsets_at(consumer, name, count, *ms)?,
-                _ => BTreeMap::new(),
-            };
-            for partition in 0..count {
-                let (low, high) = consumer.fetch_watermarks(name, partition, ASK).map_err(|error| away(&error))?;
-                let archived = state.txns.get(&raw::offset_txn(name, partition)).copied();
+        for (&topic, &count) in &counts {
+            for key in self.named(topic, count) {
+                let ((low, high), partition) = (logs[&key], key.1);
+                let archived = archived(topic, partition);
                 let offset = match archived {
                     Some(next) if (low..=high).contains(&next) => next,
                     Some(next) => {
-                        doubts.push(doubt(name, partition, next, low, high));
+                        doubts.push(doubt(&key.0, partition, next, low, high));
                         low
                     }
-                    None if !first_start => low,
+                    None if !first_starts.contains(&topic) => low,
                     None => match self.start {
                         Start::Earliest => low,
                         Start::Latest => high,
-                        Start::Time { .. } => by_time.get(&partition).copied().unwrap_or(high),
+                        // Without an answer no record is that young.
+                        Start::Time { .. } => by_time.get(&key).copied().unwrap_or(high),
                     },
                 };
                 let pin = archived != Some(offset);
                 starts.push(PartitionStart { topic, partition, offset, end: high, pin });
             }
         }
-        doubts.extend(self.check_last(consumer, state, &mut starts)?);
+        doubts.extend(self.read_again(txns, &logs, &mut starts)?);
         if !doubts.is_empty() {
             let doubts = doubts.join("; ");
             if !self.accept_gap {
@@ -72,125 +98,117 @@ impl Resume<'_> {
         Ok(starts)
     }
 
-    fn offsets_at(
-        &self,
-        consumer: &KafkaConsumer,
-        topic: &str,
-        count: i32,
-        ms: i64,
-    ) -> Result<BTreeMap<i32, i64>, SourceError> {
-        let mut times = TopicPartitionList::new();
-        for partition in 0..count {
-            times
-                .add_partition_offset(topic, partition, Offset::Offset(ms))
-                .map_err(|error| SourceError::Invalid(format!("source.start: {error}")))?;
-        }
-        let found = consumer.offsets_for_times(times, ASK).map_err(|error| away(&error))?;
-        let offsets = found.elements().into_iter().filter_map(|element| match element.offset() {
-            Offset::Offset(offset) => Some((element.partition(), offset)),
-            _ => None,
-        });
-        Ok(offsets.collect())
+    fn named(&self, topic: u16, count: i32) -> impl Iterator<Item = (String, i32)> {
+        let name = self.topics[usize::from(topic)].clone();
+        (0..count).map(move |partition| (name.clone(), partition))
+    }
+
+    /// First offsets and ends of all partitions, in two questions.
+    fn logs(&self, consumer: &Arc<KafkaConsumer>, counts: &BTreeMap<u16, i32>) -> Result<Logs, SourceError> {
+        let all: Vec<(String, i32)> = counts.iter().flat_map(|(topic, count)| self.named(*topic, *count)).collect();
+        let lows = offsets(consumer, all.clone(), Offset::Beginning)?;
+        let highs = offsets(consumer, all.clone(), Offset::End)?;
+        let log = |key: (String, i32)| match (lows.get(&key), highs.get(&key)) {
+            (Some(low), Some(high)) => Ok((key, (*low, *high))),
+            _ => Err(SourceError::Retry(format!(
+                "the brokers do not say where partition {}/{} begins and ends; check that it has a leader, then start again",
+                key.0, key.1
+            ))),
+        };
+        all.into_iter().map(log).collect()
     }
 
     /// Reads each partition's last archived record again and compares it with what `raw` remembers of it. Where it is another
-    /// one, `starts` are set to the partition's oldest record.
-    fn check_last(
-        &self,
-        consumer: &KafkaConsumer,
-        state: &State,
-        starts: &mut [PartitionStart],
-    ) -> Result<Vec<String>, SourceError> {
-        let mut waiting: BTreeMap<(String, i32), (&mut PartitionStart, i64, i64)> = BTreeMap::new();
-        let mut list = TopicPartitionList::new();
-        for start in starts.iter_mut().filter(|start| !start.pin && start.offset > 0) {
-            let name = &self.topics[usize::from(start.topic)];
-            let Some(check) = state.txns.get(&raw::check_txn(name, start.partition)) else { continue };
-            let (low, _) = consumer.fetch_watermarks(name, start.partition, ASK).map_err(|error| away(&error))?;
-            if low >= start.offset {
-                tracing::info!(
-                    topic = name,
-                    partition = start.partition,
-                    "last archived record is no longer in the topic, not checked"
-                );
+    /// one, `starts` are set to the partition's oldest record. Of a topic without such a record one partition is read at its end:
+    /// who may ask for offsets may not always read.
+    fn read_again(&self, txns: &Txns, logs: &Logs, starts: &mut [PartitionStart]) -> Result<Vec<String>, SourceError> {
+        // With index among the starts, and the check of the record that should be there.
+        let mut wanted: Vec<(usize, Option<i64>)> = Vec::new();
+        let mut from = Vec::new();
+        let mut read: BTreeSet<u16> = BTreeSet::new();
+        for (index, start) in starts.iter().enumerate().filter(|(_, start)| !start.pin) {
+            let (topic, partition) = (self.topics[usize::from(start.topic)].clone(), start.partition);
+            let Some(check) = txns.get(&raw::check_txn(&topic, partition)) else { continue };
+            let said = txns.get(&raw::last_txn(&topic, partition)).copied();
+            let offset = said.filter(|last| *last < start.offset).unwrap_or(start.offset - 1);
+            if offset < logs[&(topic.clone(), partition)].0 {
+                tracing::info!(topic, partition, "last archived record is no longer in the topic, not checked");
                 continue;
             }
-            list.add_partition_offset(name, start.partition, Offset::Offset(start.offset - 1))
-                .map_err(|error| SourceError::Invalid(error.to_string()))?;
-            waiting.insert((name.clone(), start.partition), (start, low, *check));
+            read.insert(start.topic);
+            wanted.push((index, Some(*check)));
+            from.push(From { topic, partition, offset });
         }
+        for (index, start) in starts.iter().enumerate() {
+            if read.insert(start.topic) {
+                let topic = self.topics[usize::from(start.topic)].clone();
+                wanted.push((index, None));
+                from.push(From { topic, partition: start.partition, offset: start.end });
+            }
+        }
+        let found = first_records(self.client, &from, ASK)?;
         let mut doubts = Vec::new();
-        if waiting.is_empty() {
-            return Ok(doubts);
-        }
-        consumer.assign(&list).map_err(|error| away(&error))?;
-        let deadline = Instant::now() + ASK;
-        while !waiting.is_empty() {
-            if Instant::now() > deadline {
-                let (topic, partition) = waiting.keys().next().cloned().unwrap_or_default();
-                return Err(SourceError::Retry(format!(
-                    "the last archived record of {topic}/{partition} did not come within {} s; check the brokers, then start again",
-                    ASK.as_secs()
-                )));
-            }
-            match consumer.poll(Duration::from_millis(100)) {
-                Some(Ok(message)) => {
-                    let key = (message.topic().to_owned(), message.partition());
-                    let Some((start, low, check)) = waiting.remove(&key) else { continue };
-                    // Another offset than asked for: that record is gone, by retention or an aborted transaction.
-                    if message.offset() == start.offset - 1 && check_of(&LastRecord::of(&message)) != check {
-                        doubts.push(format!(
-                            "{}/{}: the record at offset {} is not the one that was archived last; the topic was made anew, and all \
-                             its records from offset {low} on are in doubt",
-                            key.0,
-                            key.1,
-                            message.offset()
-                        ));
-                        (start.offset, start.pin) = (low, true);
-                    }
-                }
-                Some(Err(KafkaError::PartitionEOF(_))) | None => {}
-                Some(Err(error)) => tracing::warn!(%error, "reading the last archived records"),
+        for ((index, check), (from, found)) in wanted.into_iter().zip(from.into_iter().zip(found)) {
+            // Another offset than asked for: that record is gone, by retention.
+            let Some(found) = found.filter(|found| found.offset == from.offset) else { continue };
+            if check.is_some_and(|check| check != check_of(&found)) {
+                let From { topic, partition, offset } = from;
+                let low = logs[&(topic.clone(), partition)].0;
+                doubts.push(format!(
+                    "{topic}/{partition}: the record at offset {offset} is not the one that was archived last; the topic was made \
+                     anew, and all its records from offset {low} on are in doubt"
+                ));
+                (starts[index].offset, starts[index].pin) = (low, true);
             }
         }
-        consumer.unassign().map_err(|error| away(&error))?;
         Ok(doubts)
     }
 
     /// `cleanup.policy=compact` loses records that were counted.
-    pub(super) fn refuse_compacted(&self) -> Result<(), SourceError> {
-        let admin: AdminClient<DefaultClientContext> =
-            self.client.create().map_err(|error| SourceError::Invalid(format!("source.kafka: {error}")))?;
-        // librdkafka's mock cluster (`floodmark dev broker`) has no settings, and would be asked until time is up.
-        if admin.inner().fetch_cluster_id(ASK).is_some_and(|cluster| cluster.starts_with("mockCluster")) {
+    ///
+    /// # Errors
+    /// [`SourceError::Invalid`] for such a topic. Where its settings are not known, that is said.
+    pub(super) fn refuse_compacted(&self, consumer: &Arc<KafkaConsumer>) -> Result<(), SourceError> {
+        // It has no settings, and would be asked until time is up.
+        if is_embedded(consumer) {
             return Ok(());
         }
+        let admin: AdminClient<DefaultClientContext> =
+            self.client.create().map_err(|error| SourceError::Invalid(format!("source.kafka: {error}")))?;
         let topics: Vec<_> = self.topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         let options = AdminOptions::new().request_timeout(Some(ASK));
-        let described = match futures::executor::block_on(admin.describe_configs(&topics, &options)) {
-            Ok(described) => described,
+        match futures::executor::block_on(admin.describe_configs(&topics, &options)) {
+            Ok(described) => self.topics.iter().zip(described).try_for_each(|(topic, config)| policy_of(topic, config)),
             Err(error) => {
-                tracing::warn!(%error, "the topics' settings can not be asked; make sure that cleanup.policy is delete");
-                return Ok(());
-            }
-        };
-        for (topic, config) in self.topics.iter().zip(described) {
-            let policy = config.ok().and_then(|config| config.get("cleanup.policy")?.value.clone());
-            if let Some(policy) = policy.filter(|policy| policy.contains("compact")) {
-                return Err(SourceError::Invalid(format!(
-                    "topic {topic} has cleanup.policy={policy}, expected delete: a compacted topic drops records that the archive \
-                     must have; change the topic's setting or choose another topic"
-                )));
+                tracing::warn!(%error, "the topics' settings can not be asked for; make sure that cleanup.policy is delete");
+                Ok(())
             }
         }
+    }
+}
+
+fn policy_of(topic: &str, described: ConfigResourceResult) -> Result<(), SourceError> {
+    let unknown = |why: &str| {
+        tracing::warn!(topic, why, "this topic's settings are not known; make sure that its cleanup.policy is delete");
         Ok(())
+    };
+    match described.map(|config| config.get("cleanup.policy").and_then(|policy| policy.value.clone())) {
+        Ok(Some(policy)) if policy.contains("compact") => Err(SourceError::Invalid(format!(
+            "topic {topic} has cleanup.policy={policy}, expected delete: a compacted topic drops records that the archive must have; \
+             change the topic's setting or choose another topic"
+        ))),
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => unknown("the brokers do not say its cleanup.policy"),
+        Err(RDKafkaErrorCode::TopicAuthorizationFailed) => unknown("the job's user has no right to DESCRIBE_CONFIGS"),
+        Err(code) => unknown(&code.to_string()),
     }
 }
 
 fn doubt(topic: &str, partition: i32, next: i64, low: i64, high: i64) -> String {
     if next < low {
         format!(
-            "{topic}/{partition}: offsets {next} to {} were deleted from the topic before they were archived",
+            "{topic}/{partition}: offsets {next} to {} were deleted from the topic before they were archived (nothing is lost if \
+             they held only markers of transactions, or records of aborted ones)",
             low - 1
         )
     } else {

@@ -15,10 +15,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::client::{Context, KafkaConsumer, away};
+use super::client::{Context, KafkaConsumer, failed, is_nothing, no_queue, waking_consumer};
 use super::ends::{Known, Place};
 use super::record::{LastRecord, check_of, push};
-use crate::dataflow::protocol::Position;
+use crate::dataflow::protocol::{LastRead, Position};
 use crate::model::{Epoch, Records};
 use crate::source::{PartitionStart, RecordSource, SourceError, Stamp, Waker};
 use crate::sync::lock;
@@ -61,7 +61,7 @@ struct Partition {
     at_end: bool,
     end_seen: bool,
     ended: bool,
-    last: LastRecord,
+    last: Option<LastRecord>,
     place: Arc<Place>,
 }
 
@@ -102,11 +102,8 @@ impl Share {
         if new.is_empty() {
             return Ok(());
         }
-        let mut consumer: KafkaConsumer =
-            self.client.create_with_context(Context::default()).map_err(|error| away(&error))?;
         let waker = Arc::clone(&self.waker);
-        consumer.set_nonempty_callback(move || waker());
-        let consumer = Arc::new(consumer);
+        let consumer = waking_consumer(&self.client, move || waker())?;
         let mut list = TopicPartitionList::new();
         for start in &new {
             list.add_partition_offset(
@@ -114,14 +111,13 @@ impl Share {
                 start.partition,
                 Offset::Offset(start.offset),
             )
-            .map_err(|error| away(&error))?;
+            .map_err(|error| failed(&error))?;
         }
         // Before the assignment: what is fetched before its queue is split off comes by the client's main queue.
         for start in new {
             let name = &self.topics[usize::from(start.topic)];
-            let mut queue = consumer.split_partition_queue(name, start.partition).ok_or_else(|| {
-                SourceError::Retry(format!("the client gives no queue for {name}/{}; start again", start.partition))
-            })?;
+            let mut queue = (consumer.split_partition_queue(name, start.partition))
+                .ok_or_else(|| no_queue(name, start.partition))?;
             let waker = Arc::clone(&self.waker);
             queue.set_nonempty_callback(move || waker());
             let place = Arc::new(Place {
@@ -142,11 +138,11 @@ impl Share {
                 at_end: false,
                 end_seen: false,
                 ended: false,
-                last: LastRecord::default(),
+                last: None,
                 place,
             });
         }
-        consumer.assign(&list).map_err(|error| away(&error))?;
+        consumer.assign(&list).map_err(|error| failed(&error))?;
         self.clients.push(consumer);
         (self.waker)();
         Ok(())
@@ -156,6 +152,26 @@ impl Share {
     fn is_ours(&self, topic: u16, partition: i32) -> bool {
         let hash = foldhash::quality::FixedState::default().hash_one(&self.topics[usize::from(topic)]);
         hash.wrapping_add(partition as u64) % self.workers as u64 == self.worker as u64
+    }
+
+    /// The client passes over markers of transactions, and over records of aborted ones, without a word; but its position is behind
+    /// all that its queues held up to here. So a log that ends with them is read to its end, and no record is missing when
+    /// retention takes them.
+    fn pass_markers(&mut self) {
+        if !self.partitions.iter().any(|partition| partition.moved || partition.end_seen) {
+            return;
+        }
+        for client in &self.clients {
+            // Without an answer it stays where it is, behind the last record, until the next epoch.
+            let Ok(positions) = client.position() else { continue };
+            let positions = positions.to_topic_map();
+            for partition in &mut self.partitions {
+                let key = (self.topics[usize::from(partition.topic)].clone(), partition.number);
+                if let Some(Offset::Offset(position)) = positions.get(&key) {
+                    partition.pass(*position);
+                }
+            }
+        }
     }
 
     /// Errors of the client as a whole: brokers that go away come back.
@@ -177,7 +193,7 @@ impl Share {
                 if let Some((code, reason)) = client.client().fatal_error() {
                     return Err(SourceError::Retry(format!("the Kafka client gave up: {code}: {reason}; start again")));
                 }
-                self.trouble |= error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF);
+                self.trouble |= !error.rdkafka_error_code().is_some_and(is_nothing);
             }
         }
         Ok(())
@@ -209,6 +225,7 @@ impl RecordSource for Share {
     }
 
     fn take_positions(&mut self) -> Vec<Position> {
+        self.pass_markers();
         let topics = &self.topics;
         (self.partitions.iter_mut())
             .filter_map(|partition| {
@@ -216,7 +233,7 @@ impl RecordSource for Share {
                     topic: topics[usize::from(partition.topic)].clone(),
                     partition: partition.number,
                     next_offset: partition.next_offset,
-                    check: partition.last.read.then(|| check_of(&partition.last)),
+                    last: partition.last.as_ref().map(|last| LastRead { offset: last.offset, check: check_of(last) }),
                 })
             })
             .collect()
@@ -272,11 +289,19 @@ impl Partition {
             }
         }
         if let Some(message) = last {
-            self.last = LastRecord::of(&message);
+            self.last = Some(LastRecord::of(&message));
         }
         self.place.next_offset.store(self.next_offset, Ordering::Relaxed);
         self.place.at_end.store(self.at_end, Ordering::Relaxed);
         Ok(more)
+    }
+
+    /// All below this offset was read, or is no record.
+    fn pass(&mut self, position: i64) {
+        if position > self.next_offset {
+            (self.next_offset, self.moved) = (position, true);
+            self.place.next_offset.store(position, Ordering::Relaxed);
+        }
     }
 
     fn failure(&self, error: &KafkaError, topics: &[String]) -> SourceError {
