@@ -11,13 +11,15 @@ use std::time::{Duration, Instant};
 use floodmark::clock::Clock;
 use floodmark::dataflow::commit::Request;
 use floodmark::exit::{Exit, HasExit};
-use floodmark::ledger::{self, Entry, Fingerprint, Ledger, Orders};
+use floodmark::ledger::{self, Entry, Fingerprint, Ledger, LogicText, Orders};
 use floodmark::model::{Granularity, Lane, bucket_of};
 use floodmark::replay::dataset::{Change, Changes, Part, Summary, Writer};
 use floodmark::replay::list::{Standing, discard, list};
 use floodmark::replay::publish::{Direction, Progress, PublishError, Published, Publisher};
 use floodmark::replay::submission::{Asked, Submission};
+use floodmark::replay::{ReplayError, plan};
 use floodmark::table::layout::Layout;
+use floodmark::table::store::write_file;
 use floodmark::table::{Log, Root, State, TableError};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -779,6 +781,32 @@ fn of_overlapping_replays_the_newest_goes_first() {
     assert_eq!(publish(&world, "third").order, 7);
     world.expected = world.counted();
     assert_ne!(world.expected, before);
+}
+
+/// Its code is gone, but it read the event time as ours does; where it found it elsewhere, nobody can say which windows it touched.
+#[test]
+fn a_published_replay_of_other_code_bars_no_range_of_ingest_times() {
+    let world = stopped("");
+    replay(&world, &submission(&world, "r", TODAY..TODAY + DAY), &more(&world, CUSTOMERS[0], BASE, 5));
+    publish(&world, "r");
+    let root = Root::on(Arc::clone(&world.inner) as Arc<dyn ObjectStore>);
+    let logic = Fingerprint::from_txn(7);
+    let entry = block_on(ledger::entries(&root, &world.table("counts"))).expect("readable").remove(0);
+    block_on(Entry { logic, ..entry }.store(&root)).expect("stored");
+    let prepared = |elsewhere: &[&str]| {
+        let mut text = serde_json::to_value(LogicText::of(&world.job().logic)).expect("JSON");
+        text["counting"] = 1.into();
+        elsewhere.iter().for_each(|pointer| text["logic"]["event_time"] = serde_json::json!([{"pointer": [pointer]}]));
+        let path = format!("logic/{logic}.json");
+        block_on(write_file(root.store().as_ref(), &path, text.to_string().into())).expect("written");
+        let asked = Asked::IngestTimes(TODAY..TODAY + DAY);
+        let request = plan::Request { id: "i".to_owned(), asked, customers: None, chunk_bytes: 1 };
+        RUNTIME.block_on(plan::prepare(&world.job(), &root, request, BASE / 1000))
+    };
+    let same = prepared(&[]).map(|prepared| prepared.submission.coverage).expect("prepared");
+    assert!(!same.is_empty());
+    let error = prepared(&["elsewhere"]).map(|prepared| prepared.submission).expect_err("refused");
+    assert!(matches!(error, ReplayError::LogicGone { fingerprint, .. } if fingerprint == logic), "{error}");
 }
 
 /// The refusals hold in the last moment too.
