@@ -2,7 +2,7 @@
 
 use super::found::{Found, Kind, Slot};
 use super::plan::{Customer, Finder};
-use super::{Decoder, Event, first, text};
+use super::{Decoder, Event, first, text, unwrapped};
 use crate::model::{Outcome, RecordRef};
 
 /// One record, decoded and explained.
@@ -104,10 +104,10 @@ impl Decoder {
     }
 
     fn places(&mut self, value: Option<&[u8]>) -> Vec<FoundAt> {
-        let Decoder { plan, found, spare, .. } = self;
+        let Decoder { plan, unwrap, found, spare, .. } = self;
         let value = value.unwrap_or_default();
         let Ok(input) = plan.text(value) else { return Vec::new() };
-        let input = &*input;
+        let Ok((value, input)) = unwrapped(unwrap, value, &input) else { return Vec::new() };
         found.clear();
         if plan.parse(value, input, found).is_err() {
             return Vec::new();

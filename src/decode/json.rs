@@ -124,14 +124,19 @@ pub(super) fn explained(fault: Fault, input: &str, value: &[u8]) -> (String, Str
         Some(_) => "",
     };
     let expected = format!("one JSON object: {expected} at byte {}{hint}", place_in(value, at));
+    (expected, around(input, at))
+}
+
+/// What is shown of a text in which something is wrong at `at`.
+pub(super) fn around(input: &str, at: usize) -> String {
     let start =
         if input.len() > Rejection::FOUND_BYTES_MAX { at.saturating_sub(Rejection::FOUND_BYTES_MAX / 2) } else { 0 };
     let start = input.floor_char_boundary(start);
-    (expected, format!("{}{}", if start > 0 { "…" } else { "" }, &input[start..]))
+    format!("{}{}", if start > 0 { "…" } else { "" }, &input[start..])
 }
 
 /// Where the byte is in `value` that is at `at` once what is not UTF-8 has been replaced.
-fn place_in(value: &[u8], at: usize) -> usize {
+pub(super) fn place_in(value: &[u8], at: usize) -> usize {
     let (mut replaced, mut place) = (0, 0);
     for chunk in value.utf8_chunks() {
         let valid = chunk.valid().len();

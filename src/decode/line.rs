@@ -1,47 +1,58 @@
 //! Access-log lines: common or combined format, with or without the virtual host in front.
 //!
 //! ```text
-//! [virtual_host[:port] ]client ident user [time] "request" status bytes[ "referrer" "user_agent"[ more fields …]]
+//! [virtual_host[:port] ]client ident user [time] … "request" status bytes[ "referrer"[ "user_agent"]]…
 //! ```
 //!
-//! Fields of a server's own after the user agent are checked for their quotes and ignored. `-` is an absent field. `\"` and `\\` are unescaped;
-//! `\xhh` stays as the server wrote it. A request that is none (`-`, noise of a scanner) leaves method, path, query and protocol
-//! empty; only a line that does not have this shape (cut short, a quote left open) is refused.
+//! What follows these fields is not looked at, nor what stands between the time and the request; between fields may be several
+//! blanks. The time is in the last brackets before the request that look like one, so that no user can write another in front.
+//! `-` is an absent field. `\"` and `\\` are unescaped; `\xhh` stays as the server wrote it: which server it was is not known here.
+//! A request that is none (`-`, noise of a scanner) leaves method, path, query and protocol empty; only a line that does not have
+//! this shape (cut short, a quote left open) is refused.
 
 use super::found::{Found, Kind};
+use super::front::{Front, without_port};
 use crate::job::LineField;
 
-/// Reads one line, with or without its end. `None`: it is not an access-log line. Slots are numbered as [`LineField::ALL`].
-pub(super) fn read(input: &str, found: &mut Found) -> Option<()> {
-    let line = input.strip_suffix('\n').unwrap_or(input);
-    let line = line.strip_suffix('\r').unwrap_or(line);
-    let (front, rest) = line.split_once(" [")?;
-    let (time, rest) = rest.split_once("] \"")?;
-    let (request, rest) = quoted(rest)?;
-    let (status, rest) = word(rest.strip_prefix(' ')?);
-    let (bytes, rest) = word(rest?);
-    let (referrer, user_agent) = match rest {
-        None => ("", ""),
-        Some(rest) => {
-            let (referrer, rest) = quoted(rest.strip_prefix('"')?)?;
-            let (user_agent, rest) = quoted(rest.strip_prefix(" \"")?)?;
-            more(rest)?;
-            (referrer, user_agent)
-        }
-    };
-    let is_status = status == "-" || (status.len() == 3 && status.bytes().all(|byte| byte.is_ascii_digit()));
-    let is_bytes = bytes == "-" || (!bytes.is_empty() && bytes.bytes().all(|byte| byte.is_ascii_digit()));
-    if !is_status || !is_bytes {
-        return None;
+/// The longest time that is looked for between brackets, in bytes: a bound, so that any line is read in linear time.
+const TIME_BYTES_MAX: usize = 64;
+
+/// Where a line has another shape.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct BadLine {
+    /// The byte, from 0.
+    pub(super) at: usize,
+    /// What should be there.
+    pub(super) expected: String,
+}
+
+impl BadLine {
+    /// At the beginning of `part`, which is a part of `line`.
+    pub(super) fn at(part: &str, line: &str, expected: impl Into<String>) -> BadLine {
+        BadLine { at: part.as_ptr() as usize - line.as_ptr() as usize, expected: expected.into() }
     }
-    let front = Front::read(front)?;
+}
+
+/// Reads one line, with or without its end. Slots are numbered as [`LineField::ALL`].
+pub(super) fn read(input: &str, found: &mut Found) -> Result<(), BadLine> {
+    let line = without_end(input);
+    let head = Head::read(line)?;
+    let (request, rest) = ended(head.rest, line)?;
+    let (status, rest) = word(rest);
+    let (bytes, rest) = word(rest);
+    check_status(status, line)?;
+    check_bytes(bytes, line)?;
+    let (referrer, rest) = text(rest, line)?;
+    let (user_agent, _) = text(rest, line)?;
+    let expected = "client, ident and user before the time, as in `192.0.2.1 - -`,";
+    let front = Front::read(head.front).ok_or_else(|| BadLine::at(line, line, expected))?;
     let target = Request::read(request);
     for (field, text) in [
         (LineField::VirtualHost, without_port(front.virtual_host)),
         (LineField::Client, front.client),
         (LineField::Ident, front.ident),
         (LineField::User, front.user),
-        (LineField::Time, time),
+        (LineField::Time, head.time),
         (LineField::Request, request),
         (LineField::Method, target.method),
         (LineField::Path, target.path),
@@ -56,7 +67,7 @@ pub(super) fn read(input: &str, found: &mut Found) -> Option<()> {
             set(field, text, input, found);
         }
     }
-    Some(())
+    Ok(())
 }
 
 fn set(field: LineField, text: &str, input: &str, found: &mut Found) {
@@ -83,94 +94,142 @@ fn set(field: LineField, text: &str, input: &str, found: &mut Found) {
     let Ok(()) = unescaped;
 }
 
+/// A line without what ends it.
+pub(super) fn without_end(input: &str) -> &str {
+    let line = input.strip_suffix('\n').unwrap_or(input);
+    line.strip_suffix('\r').unwrap_or(line)
+}
+
+/// A status is three digits, or absent.
+pub(super) fn check_status(text: &str, line: &str) -> Result<(), BadLine> {
+    if text == "-" || (text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit())) {
+        return Ok(());
+    }
+    Err(BadLine::at(text, line, "a status of three digits, or `-`,"))
+}
+
+/// A size is digits, or absent.
+pub(super) fn check_bytes(text: &str, line: &str) -> Result<(), BadLine> {
+    if text == "-" || (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())) {
+        return Ok(());
+    }
+    Err(BadLine::at(text, line, "a size in bytes, or `-`,"))
+}
+
+/// Blanks between fields.
+pub(super) fn is_blank(c: char) -> bool {
+    matches!(c, ' ' | '\t')
+}
+
 /// Splits behind the quote that ends a text; the opening one is already gone.
 fn quoted(text: &str) -> Option<(&str, &str)> {
-    let mut escaped = false;
-    let end = text.bytes().position(|byte| {
-        let ends = byte == b'"' && !escaped;
-        escaped = byte == b'\\' && !escaped;
-        ends
-    })?;
-    Some((&text[..end], &text[end + 1..]))
-}
-
-/// Splits at the first space; `None` where the text ends with the word.
-fn word(text: &str) -> (&str, Option<&str>) {
-    match text.split_once(' ') {
-        Some((word, rest)) => (word, Some(rest)),
-        None => (text, None),
+    let mut from = 0;
+    loop {
+        let end = from + text[from..].find('"')?;
+        if !ends_in_escape(&text[..end]) {
+            return Some((&text[..end], &text[end + 1..]));
+        }
+        from = end + 1;
     }
 }
 
-/// Fields of the server's own: each a space, then a quoted text or a word without quotes.
-fn more(mut rest: &str) -> Option<()> {
-    while !rest.is_empty() {
-        let field = rest.strip_prefix(' ')?;
-        rest = match field.strip_prefix('"') {
-            Some(inside) => quoted(inside)?.1,
-            None => {
-                let end = field.find(' ').unwrap_or(field.len());
-                if field[..end].contains('"') {
-                    return None;
-                }
-                &field[end..]
+/// Whether the last character is a backslash that escapes what follows: none that is escaped itself.
+pub(super) fn ends_in_escape(text: &str) -> bool {
+    text.bytes().rev().take_while(|byte| *byte == b'\\').count() % 2 == 1
+}
+
+/// The same; a quote that is left open is where the line was cut short.
+fn ended<'a>(text: &'a str, line: &'a str) -> Result<(&'a str, &'a str), BadLine> {
+    quoted(text).ok_or_else(|| BadLine::at(text, line, "a `\"` that ends the text that begins"))
+}
+
+/// A quoted text that may be absent.
+fn text<'a>(rest: &'a str, line: &'a str) -> Result<(&'a str, &'a str), BadLine> {
+    match rest.trim_start_matches(is_blank).strip_prefix('"') {
+        Some(inside) => ended(inside, line),
+        None => Ok(("", "")),
+    }
+}
+
+/// The next word, and what follows it.
+fn word(text: &str) -> (&str, &str) {
+    let text = text.trim_start_matches(is_blank);
+    text.split_at(text.find(is_blank).unwrap_or(text.len()))
+}
+
+/// A line up to its request.
+struct Head<'a> {
+    /// What is before the time.
+    front: &'a str,
+    time: &'a str,
+    /// What follows the quote that opens the request.
+    rest: &'a str,
+}
+
+impl<'a> Head<'a> {
+    fn read(line: &'a str) -> Result<Head<'a>, BadLine> {
+        let (mut first, mut time, mut quote, mut from) = (None, None, line.len(), 0);
+        while let Some(at) = line[from..quote].find('[') {
+            let open = from + at;
+            from = open + 1;
+            if !line[..open].ends_with(is_blank) {
+                continue;
             }
+            first = first.or(Some(open));
+            if let Some(length) = time_length(&line[from..quote]) {
+                let end = from + length;
+                if time.is_none() {
+                    quote = line[end..].find('"').map_or(line.len(), |at| end + at);
+                }
+                time = Some((open, end));
+                from = end;
+            }
+        }
+        let (open, end) = match (time, first) {
+            (Some(place), _) => place,
+            // Nothing that looks like a time: what stands in its place will be shown.
+            (None, Some(open)) => {
+                let end = line[open..].find(']').map(|at| open + at);
+                let end =
+                    end.ok_or_else(|| BadLine::at(&line[open + 1..], line, "a `]` that ends the time that begins"))?;
+                quote = line[end..].find('"').map_or(line.len(), |at| end + at);
+                (open, end)
+            }
+            (None, None) if line.starts_with('{') => {
+                let expected = "no JSON (`unwrap` in the job file takes a line out of it)";
+                return Err(BadLine::at(line, line, expected));
+            }
+            (None, None) => return Err(BadLine::at(&line[line.len()..], line, "a time in brackets")),
         };
-    }
-    Some(())
-}
-
-/// What stands before the time.
-#[derive(Debug, PartialEq, Eq)]
-struct Front<'a> {
-    virtual_host: &'a str,
-    client: &'a str,
-    ident: &'a str,
-    user: &'a str,
-}
-
-impl<'a> Front<'a> {
-    /// Three words, or four with the virtual host first. A user's name may hold spaces: then the ident, which is `-`
-    /// nearly everywhere, says where it begins.
-    fn read(text: &'a str) -> Option<Front<'a>> {
-        let (first, rest) = text.split_once(' ')?;
-        let (second, rest) = rest.split_once(' ')?;
-        if second == "-" || !rest.contains(' ') {
-            return Some(Front { virtual_host: "", client: first, ident: second, user: rest }).filter(Front::is_whole);
+        if quote == line.len() {
+            return Err(BadLine::at(&line[end + 1..], line, "a `\"` and the request"));
         }
-        let (third, rest) = rest.split_once(' ')?;
-        let front = Front { virtual_host: first, client: second, ident: third, user: rest };
-        Some(front).filter(|front| front.is_whole() && (third == "-" || !rest.contains(' ')))
-    }
-
-    fn is_whole(&self) -> bool {
-        ![self.client, self.ident, self.user].contains(&"")
+        Ok(Head { front: &line[..open], time: &line[open + 1..end], rest: &line[quote + 1..] })
     }
 }
 
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port))
-            if port.bytes().all(|byte| byte.is_ascii_digit()) && (name.ends_with(']') || !name.contains(':')) =>
-        {
-            name
-        }
-        _ => host,
+/// The length of a time up to its `]`, if it looks like one: `17/May/2015…`, `2015-05-17…`.
+fn time_length(text: &str) -> Option<usize> {
+    let bytes = &text.as_bytes()[..text.len().min(TIME_BYTES_MAX)];
+    let shape = [bytes.get(2)?, bytes.get(6)?, bytes.get(4)?, bytes.get(7)?];
+    if !bytes[0].is_ascii_digit() || !matches!(shape, [b'/', b'/', _, _] | [_, _, b'-', b'-']) {
+        return None;
     }
+    bytes.iter().position(|byte| *byte == b']')
 }
 
 /// The parts of a request line; all '' when it is none.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Request<'a> {
-    method: &'a str,
-    path: &'a str,
-    query: &'a str,
-    protocol: &'a str,
+pub(super) struct Request<'a> {
+    pub(super) method: &'a str,
+    pub(super) path: &'a str,
+    pub(super) query: &'a str,
+    pub(super) protocol: &'a str,
 }
 
 impl<'a> Request<'a> {
     /// `METHOD target PROTOCOL`, or without the protocol (HTTP/0.9). A target may hold spaces.
-    fn read(text: &'a str) -> Request<'a> {
+    pub(super) fn read(text: &'a str) -> Request<'a> {
         let Some((method, rest)) = text.split_once(' ') else { return Request::default() };
         let (target, protocol) = match rest.rsplit_once(' ') {
             Some((target, protocol)) if protocol.starts_with("HTTP/") => (target, protocol),
@@ -181,17 +240,23 @@ impl<'a> Request<'a> {
         if method.is_empty() || target.is_empty() || !method.bytes().all(legal) {
             return Request::default();
         }
-        let target = target.split_once('#').map_or(target, |(before, _)| before);
-        let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        let path = match path.split_once("://") {
-            // The absolute form, as proxies are asked.
-            Some((scheme, rest)) if !scheme.contains('/') => rest.find('/').map_or("/", |at| &rest[at..]),
-            // The authority of a CONNECT is no path.
-            _ if path.starts_with('/') || path == "*" => path,
-            _ => "",
-        };
+        let (path, query) = path_and_query(target);
         Request { method, path, query, protocol }
     }
+}
+
+/// The path and the query of a request's target.
+pub(super) fn path_and_query(target: &str) -> (&str, &str) {
+    let target = target.split_once('#').map_or(target, |(before, _)| before);
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let path = match path.split_once("://") {
+        // The absolute form, as proxies are asked.
+        Some((scheme, rest)) if !scheme.contains('/') => rest.find('/').map_or("/", |at| &rest[at..]),
+        // The authority of a CONNECT is no path.
+        _ if path.starts_with('/') || path == "*" => path,
+        _ => "",
+    };
+    (path, query)
 }
 
 #[cfg(test)]
@@ -227,45 +292,33 @@ mod tests {
     }
 
     #[test]
-    fn fronts() {
-        for (text, expected) in [
-            ("1.2.3.4 - -", Some(["", "1.2.3.4", "-", "-"])),
-            ("1.2.3.4 id bob", Some(["", "1.2.3.4", "id", "bob"])),
-            ("example.com:80 1.2.3.4 - -", Some(["example.com:80", "1.2.3.4", "-", "-"])),
-            ("example.com 1.2.3.4 id bob", Some(["example.com", "1.2.3.4", "id", "bob"])),
-            ("1.2.3.4 - John Smith", Some(["", "1.2.3.4", "-", "John Smith"])),
-            ("example.com 1.2.3.4 - John Smith", Some(["example.com", "1.2.3.4", "-", "John Smith"])),
-            ("example.com 1.2.3.4 id John Smith", None),
-            ("1.2.3.4 -", None),
-            ("1.2.3.4", None),
-            ("1.2.3.4  -", None),
-            ("", None),
+    fn where_a_line_goes_wrong() {
+        for (line, at, expected) in [
+            ("hello", 5, "a time in brackets"),
+            ("{\"message\":\"x\"}", 0, "no JSON (`unwrap`"),
+            ("h - - [t", 7, "a `]` that ends the time"),
+            ("h - - [10/Feb/2025:16:42:07 -0500", 7, "a `]` that ends the time"),
+            ("h - - [t] GET", 9, "a `\"` and the request"),
+            ("h - - [t] \"GET", 11, "a `\"` that ends the text"),
+            ("h - - [t] \"GET\" ", 16, "a status of three digits"),
+            ("h - - [t] \"GET\"  20 1", 17, "a status of three digits"),
+            ("h - - [t] \"GET\" 200", 19, "a size in bytes"),
+            ("h - - [t] \"GET\" 200 1k", 20, "a size in bytes"),
+            ("h - - [t] \"GET\" 200 1 \"a", 23, "a `\"` that ends the text"),
+            ("h - - [t] \"GET\" 200 1 \"a\" \"b\\\"\n", 27, "a `\"` that ends the text"),
+            ("h - [t] \"GET\" 200 1", 0, "client, ident and user"),
         ] {
-            let front = Front::read(text).map(|front| [front.virtual_host, front.client, front.ident, front.user]);
-            assert_eq!(front, expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn ports_go() {
-        for (host, expected) in [
-            ("h", "h"),
-            ("h:80", "h"),
-            ("h:x", "h:x"),
-            ("[::1]:80", "[::1]"),
-            ("[::1]", "[::1]"),
-            ("::1", "::1"),
-            ("", ""),
-        ] {
-            assert_eq!(without_port(host), expected);
+            let bad = read(line, &mut Found::new(LineField::ALL.len())).expect_err(line);
+            assert_eq!(bad.at, at, "{line}: {bad:?}");
+            assert!(bad.expected.starts_with(expected), "{line}: {bad:?}");
         }
     }
 
     proptest! {
         #[test]
-        fn any_line_is_read_or_refused(line in "(([a-z:.1-]{0,5} ){0,5}\\[[a-z0-9]{0,5}\\] )?[\"\\\\ a/?é0-9\\[\\]-]{0,40}") {
+        fn any_line_is_read_or_refused(line in "(([a-z:.1,\"-]{0,5}[ \t]){0,5}\\[([a-z0-9]{0,5}|10/Feb/2025é?)\\] )?[\"\\\\ a/?é0-9\\[\\]-]{0,40}") {
             let mut found = Found::new(LineField::ALL.len());
-            if read(&line, &mut found).is_some() {
+            if read(&line, &mut found).is_ok() {
                 for field in LineField::ALL {
                     prop_assert!(found.text(found.slot(field as usize), &line).len() <= line.len());
                 }
@@ -277,7 +330,7 @@ mod tests {
             let escaped = agent.replace('\\', "\\\\").replace('"', "\\\"");
             let line = format!("h - - [t] \"-\" 200 1 \"-\" \"{escaped}\"\r\n");
             let mut found = Found::new(LineField::ALL.len());
-            prop_assert_eq!(read(&line, &mut found), Some(()));
+            prop_assert_eq!(read(&line, &mut found), Ok(()));
             let read = found.text(found.slot(LineField::UserAgent as usize), &line);
             prop_assert_eq!(read, if agent == "-" { "" } else { agent.as_str() });
         }

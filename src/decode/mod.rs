@@ -12,16 +12,22 @@
 //! over all that the job needs `missing_field`, `wrong_type`, `bad_time`, `time_out_of_range`. Only then `where` is asked: what is
 //! filtered is well-formed. A field that only `exists` asks about may be an object or array; any other that is used may not.
 
+mod escapes;
 mod explain;
 mod found;
+mod front;
 mod json;
 mod line;
+mod line_format;
+#[cfg(test)]
+mod line_tests;
 mod plan;
 mod scan;
 #[cfg(test)]
 mod tests;
 mod text;
 mod time;
+mod unwrap;
 
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -31,7 +37,10 @@ use crate::model::{Outcome, Reason, RecordRef, Rejection, TimeUs, shorten};
 
 pub use explain::{Explained, FoundAt, FoundKind};
 use found::{Found, Kind, Slot};
+use json::Trie;
+use line::BadLine;
 use plan::{Customer, Parser, Plan};
+use unwrap::Unwrap;
 
 /// A decoded record; a buffer that [`Decoder::decode`] fills anew each time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,6 +69,7 @@ impl Event {
 #[derive(Debug)]
 pub struct Decoder {
     plan: Plan,
+    unwrap: Option<Unwrap>,
     found: Found,
     fields: Vec<FieldText>,
     spare: String,
@@ -88,9 +98,11 @@ impl Decoder {
         let slots = match &plan.parser {
             Parser::Json(trie) => trie.slots(),
             Parser::AccessLog => LineField::ALL.len(),
+            Parser::Lines(lines) => lines.slots(),
         };
         let fields = plan.fields.iter().map(|_| FieldText::default()).collect();
-        Decoder { plan, found: Found::new(slots), fields, spare: String::new() }
+        let unwrap = logic.unwrap.as_deref().map(Unwrap::new);
+        Decoder { plan, unwrap, found: Found::new(slots), fields, spare: String::new() }
     }
 
     /// Decodes one record into `event`. A failure of the decoder itself rejects the record; the next one is decoded as ever.
@@ -116,9 +128,10 @@ impl Decoder {
         timestamp_ms: Option<i64>,
         event: &mut Event,
     ) -> Result<bool, Box<Rejection>> {
-        let Decoder { plan, found, fields, spare } = self;
+        let Decoder { plan, unwrap, found, fields, spare } = self;
         let value = value.unwrap_or_default();
-        let input = &*plan.text(value)?;
+        let text = plan.text(value)?;
+        let (value, input) = unwrapped(unwrap, value, &text)?;
         found.clear();
         plan.parse(value, input, found)?;
 
@@ -188,13 +201,12 @@ impl Plan {
 
     fn parse(&self, value: &[u8], input: &str, found: &mut Found) -> Result<(), Box<Rejection>> {
         match &self.parser {
-            Parser::Json(trie) => trie.read(input, found).map_err(|fault| {
-                let (expected, around) = json::explained(fault, input, value);
-                rejection(Reason::BadJson, None, &expected, around.as_bytes())
-            }),
-            Parser::AccessLog => line::read(input, found).ok_or_else(|| {
-                rejection(Reason::BadLine, None, "a line of an access log, common or combined", input.as_bytes())
-            }),
+            Parser::Json(trie) => parse_json(trie, value, input, found),
+            Parser::AccessLog => line::read(input, found)
+                .map_err(|bad| bad_line("a line of an access log, common or combined", &bad, value, input)),
+            Parser::Lines(lines) => {
+                lines.read(input, found).map_err(|bad| bad_line("a line of the job's format", &bad, value, input))
+            }
         }
     }
 
@@ -267,6 +279,30 @@ fn shown<'a>(found: &'a Found, slot: Slot, input: &'a str) -> &'a [u8] {
         Kind::Text | Kind::Unescaped if !Found::is_present(slot) => b"\"\"",
         _ => found.text(slot, input).as_bytes(),
     }
+}
+
+/// The bytes and the text to be read: the record's own, or those inside its JSON.
+fn unwrapped<'a>(
+    unwrap: &'a mut Option<Unwrap>,
+    value: &'a [u8],
+    text: &'a str,
+) -> Result<(&'a [u8], &'a str), Box<Rejection>> {
+    match unwrap {
+        Some(unwrap) => unwrap.text(value, text).map(|inside| (inside.as_bytes(), inside)),
+        None => Ok((value, text)),
+    }
+}
+
+fn parse_json(trie: &Trie, value: &[u8], input: &str, found: &mut Found) -> Result<(), Box<Rejection>> {
+    trie.read(input, found).map_err(|fault| {
+        let (expected, around) = json::explained(fault, input, value);
+        rejection(Reason::BadJson, None, &expected, around.as_bytes())
+    })
+}
+
+fn bad_line(what: &str, bad: &BadLine, value: &[u8], input: &str) -> Box<Rejection> {
+    let expected = format!("{what}: {} at byte {}", bad.expected, json::place_in(value, bad.at));
+    rejection(Reason::BadLine, None, &expected, json::around(input, bad.at).as_bytes())
 }
 
 fn rejection(reason: Reason, field: Option<&str>, expected: &str, found: &[u8]) -> Box<Rejection> {

@@ -1,8 +1,10 @@
 //! The logic, compiled to slots: which places are looked for, and what is done with what is found there.
 
 use super::json::Trie;
+use super::line_format::Lines;
 use super::time::TimeRule;
-use crate::job::{Condition, FieldSpec, Format, Logic, Place, Transform};
+use crate::job::line::LineFormat;
+use crate::job::{Condition, FieldSpec, Format, LineField, Logic, Place, Transform};
 
 /// The logic, compiled to slots. Never changes.
 #[derive(Debug)]
@@ -22,7 +24,10 @@ pub(super) struct Plan {
 #[derive(Debug)]
 pub(super) enum Parser {
     Json(Trie),
+    /// Common or combined.
     AccessLog,
+    /// A format that the job describes.
+    Lines(Box<Lines>),
 }
 
 #[derive(Debug)]
@@ -91,8 +96,13 @@ impl Plan {
             dimensions: logic.dimensions.iter().map(|dimension| dimension.field.map(number)).collect(),
             fields,
         };
-        if logic.format == Format::Json {
-            plan.compile_json(&places.pointers);
+        match &logic.line {
+            _ if logic.format == Format::Json => plan.compile_json(&places.pointers),
+            None => {}
+            Some(line) => {
+                let format = LineFormat::parse(line).expect("the format was checked when the job was read");
+                plan.parser = Parser::Lines(Box::new(Lines::new(&format, &places.fields, &places.names)));
+            }
         }
         plan
     }
@@ -112,16 +122,25 @@ impl Plan {
     }
 }
 
-/// Gives slots to places: pointers are collected, fields of a line have slots of their own.
+/// Gives slots to places: pointers are collected, fields of a line have slots of their own, and variables those behind them.
 #[derive(Default)]
 struct Places<'l> {
     pointers: Vec<&'l [String]>,
+    fields: Vec<LineField>,
+    names: Vec<&'l str>,
 }
 
 impl<'l> Places<'l> {
     fn finder(&mut self, places: &'l [Place], transforms: &[Transform]) -> Finder {
         let slots = places.iter().map(|place| match place {
-            Place::Line(field) => *field as usize,
+            Place::Line(field) => {
+                self.fields.push(*field);
+                *field as usize
+            }
+            Place::Variable(name) => {
+                self.names.push(name);
+                LineField::ALL.len() + self.names.len() - 1
+            }
             Place::Pointer(pointer) => {
                 self.pointers.push(pointer);
                 self.pointers.len() - 1

@@ -60,12 +60,12 @@ granularities = ["minute"]
 const NOW: &str = r#""2026-01-13T04:05:06Z""#;
 const NOW_US: TimeUs = 1_768_277_106_000_000;
 
-fn decoder(event: &str) -> Decoder {
+pub(super) fn decoder(event: &str) -> Decoder {
     let job = Job::parse(&format!("{HEAD}{event}"), "test.toml", &|_| None).expect("a good job");
     Decoder::new(&job.logic)
 }
 
-fn record(value: Option<&[u8]>, timestamp_ms: Option<i64>) -> RecordRef<'_> {
+pub(super) fn record(value: Option<&[u8]>, timestamp_ms: Option<i64>) -> RecordRef<'_> {
     RecordRef {
         epoch: 1,
         ingested_at: 0,
@@ -85,7 +85,7 @@ fn decoded(event: &str, value: &str) -> (Outcome, Event) {
     (outcome, out)
 }
 
-fn rejected(outcome: &Outcome) -> Option<(Reason, Option<&str>, &str)> {
+pub(super) fn rejected(outcome: &Outcome) -> Option<(Reason, Option<&str>, &str)> {
     match outcome {
         Outcome::Rejected(rejection) => Some((rejection.reason, rejection.field.as_deref(), &rejection.found)),
         _ => None,

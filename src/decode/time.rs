@@ -47,6 +47,7 @@ pub(super) struct TimeRule {
 enum Form {
     /// ISO 8601 or integer milliseconds.
     Json,
+    /// As access logs write it, or ISO 8601.
     AccessLog,
     Unix(UnixUnit),
     Pattern(Pattern),
@@ -68,7 +69,7 @@ impl TimeRule {
         match &self.form {
             // No number is ISO 8601: that has a `T` or a blank in it.
             Form::Json => iso8601(text, self.assume_offset).or_else(|| milliseconds(text)),
-            Form::AccessLog => access_log(text),
+            Form::AccessLog => access_log(text).or_else(|| iso8601(text, self.assume_offset)),
             Form::Unix(unit) => unix(text, *unit),
             Form::Pattern(pattern) => strftime(text, pattern, self.assume_offset),
         }
@@ -81,7 +82,7 @@ impl TimeRule {
                 "a time of ISO 8601, or integer milliseconds since 1970".to_owned()
             }
             Form::Json => "a time of ISO 8601 with its offset, or integer milliseconds since 1970".to_owned(),
-            Form::AccessLog => "a time as in 17/May/2015:10:05:03 +0000".to_owned(),
+            Form::AccessLog => "a time as in 17/May/2015:10:05:03 +0000, or of ISO 8601 with its offset".to_owned(),
             Form::Unix(unit) => format!("{} since 1970", unit.word()),
             Form::Pattern(pattern) => format!("a time as in {pattern}"),
         };

@@ -1,8 +1,9 @@
-//! Reads `[event]`: format, customer, event time and fields.
+//! Reads `[event]`: format, line, unwrap, customer, event time and fields.
 
 use chrono::FixedOffset;
 
 use super::error::{JobError, did_you_mean};
+use super::line::{LineFormat, LineTime};
 use super::logic::{Field, FieldSpec, Format, LineField, Logic, Place, TimeFormat, Transform, UnixUnit};
 use super::pattern::Pattern;
 use super::read::{Section, Value};
@@ -23,6 +24,8 @@ const NAME_BYTES_MAX: usize = 64;
 /// What `[event]` says.
 pub(super) struct EventSection {
     pub(super) format: Format,
+    pub(super) line: Option<String>,
+    pub(super) unwrap: Option<Vec<String>>,
     pub(super) customer: FieldSpec,
     pub(super) customer_integers: bool,
     pub(super) event_time: Vec<Place>,
@@ -32,23 +35,36 @@ pub(super) struct EventSection {
     pub(super) record_bytes_max: usize,
 }
 
+/// What a place can be: a pointer, or a field of a line.
+struct Shape {
+    format: Format,
+    /// The format of the lines, where the job describes it.
+    line: Option<LineFormat>,
+}
+
 pub(super) fn read(root: &Section<'_>) -> Result<EventSection, JobError> {
     let section = root.need("event", "a section [event]")?.section(&[
         "format",
+        "line",
+        "unwrap",
         "customer",
         "event_time",
         "record_bytes_max",
         "fields",
     ])?;
     let format = section.need("format", "\"json\" or \"access_log\"")?.one_of(&FORMATS)?;
+    let line = section.get("line").map(|value| line(&value, format)).transpose()?;
+    let (line, described) = line.unzip();
+    let shape = Shape { format, line: described };
+    let unwrap = section.get("unwrap").map(|value| pointer(&value)).transpose()?;
     let example = match format {
         Format::Json => "{ pointer = \"/…\" }",
         Format::AccessLog => "{ field = \"…\" }",
     };
     let customer = section.need("customer", &format!("where the customer is found, as in {example}"))?;
-    let (customer, customer_integers) = customer_spec(&customer, format)?;
+    let (customer, customer_integers) = customer_spec(&customer, &shape)?;
     let event_time = section.need("event_time", &format!("where the event time is found, as in {example}"))?;
-    let Time { places: event_time, format: time_format, assume_offset_seconds } = time(&event_time, format)?;
+    let Time { places: event_time, format: time_format, assume_offset_seconds } = time(&event_time, &shape)?;
     let mut fields = Vec::new();
     if let Some(value) = section.get("fields") {
         for (name, value) in value.entries()? {
@@ -59,7 +75,7 @@ pub(super) fn read(root: &Section<'_>) -> Result<EventSection, JobError> {
                 );
             }
             let known = ["pointer", "field", "first_of", "transform"];
-            let spec = spec(&value.section(&known)?, format, &known[..3])?;
+            let spec = spec(&value.section(&known)?, &shape, &known[..3])?;
             fields.push(Field { name, spec });
         }
     }
@@ -67,6 +83,8 @@ pub(super) fn read(root: &Section<'_>) -> Result<EventSection, JobError> {
     let record_bytes_max = section.integer("record_bytes_max", 1 << 20, 1..=RECORD_BYTES_MAX)? as usize;
     Ok(EventSection {
         format,
+        line,
+        unwrap,
         customer,
         customer_integers,
         event_time,
@@ -90,19 +108,36 @@ pub(super) fn checked_name(name: &str, value: &Value<'_>) -> Result<String, JobE
     Ok(name.to_owned())
 }
 
+/// The format of lines as the server's configuration writes it, and what it says.
+fn line(value: &Value<'_>, format: Format) -> Result<(String, LineFormat), JobError> {
+    if format != Format::AccessLog {
+        return Err(value.fault("`line`", "no such key for this format: it describes lines, format = \"access_log\""));
+    }
+    let text = value.text().map_err(|mut error| {
+        if let JobError::Invalid(fault) = &mut error
+            && fault.found.contains("${")
+        {
+            fault.expected.push_str("; a variable of nginx is written `$name` or `$${name}` here");
+        }
+        error
+    })?;
+    let described = LineFormat::parse(&text).map_err(|(found, expected)| value.fault(found, expected))?;
+    Ok((text, described))
+}
+
 /// The customer, and whether it may be an integer.
-fn customer_spec(value: &Value<'_>, format: Format) -> Result<(FieldSpec, bool), JobError> {
+fn customer_spec(value: &Value<'_>, shape: &Shape) -> Result<(FieldSpec, bool), JobError> {
     let section = value.section(&["constant", "pointer", "field", "first_of", "transform", "integers"])?;
-    let spec = spec(&section, format, &["constant", "pointer", "field", "first_of"])?;
+    let spec = spec(&section, shape, &["constant", "pointer", "field", "first_of"])?;
     let Some(value) = section.get("integers") else { return Ok((spec, false)) };
-    if format != Format::Json || matches!(spec, FieldSpec::Constant(_)) {
+    if shape.format != Format::Json || matches!(spec, FieldSpec::Constant(_)) {
         return Err(value.fault("`integers`", "no such key here: it is for customers that are found in JSON"));
     }
     Ok((spec, value.boolean()?))
 }
 
 /// `choices`: the keys of which one says where the text is.
-fn spec(section: &Section<'_>, format: Format, choices: &[&'static str]) -> Result<FieldSpec, JobError> {
+fn spec(section: &Section<'_>, shape: &Shape, choices: &[&'static str]) -> Result<FieldSpec, JobError> {
     if section.exactly_one(choices)? == "constant" {
         if let Some(transform) = section.get("transform") {
             return Err(transform.fault("a transform of a constant", "the constant as it is to be counted"));
@@ -113,7 +148,7 @@ fn spec(section: &Section<'_>, format: Format, choices: &[&'static str]) -> Resu
         Some(list) => list.distinct("transforms", |item| item.one_of(&TRANSFORMS))?,
         None => Vec::new(),
     };
-    Ok(FieldSpec::Found { places: places(section, format)?, transforms })
+    Ok(FieldSpec::Found { places: places(section, shape)?, transforms })
 }
 
 /// Where the event time is, and how it is written.
@@ -123,18 +158,24 @@ struct Time {
     assume_offset_seconds: Option<i32>,
 }
 
-fn time(value: &Value<'_>, format: Format) -> Result<Time, JobError> {
+fn time(value: &Value<'_>, shape: &Shape) -> Result<Time, JobError> {
     let section = value.section(&["pointer", "field", "first_of", "format", "assume_offset"])?;
     section.exactly_one(&["pointer", "field", "first_of"])?;
-    let places = places(&section, format)?;
-    if format == Format::AccessLog && places != [Place::Line(LineField::Time)] {
-        return Err(value.fault("another field than `time`", "{ field = \"time\" }"));
-    }
+    let places = places(&section, shape)?;
     let written = section.get("format");
-    let time_format = written.as_ref().map_or(Ok(TimeFormat::Default), time_format)?;
+    let in_line = match (shape.format, &shape.line) {
+        (Format::Json, _) => None,
+        (Format::AccessLog, None) if places == [Place::Line(LineField::Time)] => None,
+        (Format::AccessLog, None) => return Err(value.fault("another field than `time`", "{ field = \"time\" }")),
+        (Format::AccessLog, Some(line)) => time_in_line(value, &places, line, written.is_some())?,
+    };
+    let time_format = match &written {
+        Some(written) => time_format(written)?,
+        None => in_line.unwrap_or_default(),
+    };
     let assumed = section.get("assume_offset");
     let needless = match &time_format {
-        TimeFormat::Default if format == Format::AccessLog => Some("an access log writes its offset"),
+        TimeFormat::Default if shape.format == Format::AccessLog => Some("an access log writes its offset"),
         TimeFormat::Default => None,
         TimeFormat::Unix(_) => Some("a number since 1970 has none"),
         TimeFormat::Pattern(pattern) => pattern.has_offset().then_some("the pattern reads it"),
@@ -142,14 +183,51 @@ fn time(value: &Value<'_>, format: Format) -> Result<Time, JobError> {
     if let (Some(why), Some(assumed)) = (needless, &assumed) {
         return Err(assumed.fault("an offset to assume", format!("none: {why}")));
     }
-    if let (TimeFormat::Pattern(pattern), Some(written), None) = (&time_format, &written, &assumed)
+    if let (TimeFormat::Pattern(pattern), None) = (&time_format, &assumed)
         && !pattern.has_offset()
     {
         let found = format!("\"{pattern}\", which reads no offset");
-        return Err(written.fault(found, "`assume_offset` beside it, as in \"+00:00\", or `%z` in the pattern"));
+        let expected = "`assume_offset` beside it, as in \"+00:00\", or `%z` in the pattern";
+        return Err(written.as_ref().unwrap_or(value).fault(found, expected));
     }
     let assume_offset_seconds = assumed.as_ref().map(offset_seconds).transpose()?;
     Ok(Time { places, format: time_format, assume_offset_seconds })
+}
+
+/// How the server writes the time at the place; `None` where only `format` says it.
+fn time_in_line(
+    value: &Value<'_>,
+    places: &[Place],
+    line: &LineFormat,
+    has_format: bool,
+) -> Result<Option<TimeFormat>, JobError> {
+    let times = line.times();
+    let [place] = places else { return Err(value.fault("several fields", "one field of the line")) };
+    if *place == Place::Line(LineField::Time) && times.len() > 1 {
+        let found = format!("`time`, of which `line` has {}: {}", times.len(), times.join(", "));
+        return Err(value.fault(found, "one of them by its own name"));
+    }
+    Ok(Some(match line.time(place) {
+        Some(LineTime::AccessLog | LineTime::Iso8601) => TimeFormat::Default,
+        Some(LineTime::UnixSeconds) => TimeFormat::Unix(UnixUnit::Seconds),
+        Some(LineTime::UnixMs) => TimeFormat::Unix(UnixUnit::Ms),
+        Some(LineTime::UnixUs) => TimeFormat::Unix(UnixUnit::Us),
+        Some(LineTime::Pattern(_)) if has_format => return Ok(None),
+        Some(LineTime::Pattern(pattern)) => {
+            let pattern = Pattern::new(pattern).map_err(|(found, expected)| {
+                value.fault(format!("the time in `line`: {found}"), format!("{expected}; or `format` beside it"))
+            })?;
+            TimeFormat::Pattern(pattern)
+        }
+        None if has_format => return Ok(None),
+        None => {
+            let expected = match times.as_slice() {
+                [] => "`format` beside it, or a variable of the time in `line`, as $time_local or %t".to_owned(),
+                times => format!("{}, or `format` beside it", times.join(" or ")),
+            };
+            return Err(value.fault("a field that is no time of the line", expected));
+        }
+    }))
 }
 
 fn time_format(value: &Value<'_>) -> Result<TimeFormat, JobError> {
@@ -179,24 +257,33 @@ fn offset_seconds(value: &Value<'_>) -> Result<i32, JobError> {
 }
 
 /// What one of `pointer`, `field` and `first_of` says; exactly one is there.
-fn places(section: &Section<'_>, format: Format) -> Result<Vec<Place>, JobError> {
+fn places(section: &Section<'_>, shape: &Shape) -> Result<Vec<Place>, JobError> {
     if let Some(list) = section.get("first_of") {
-        return list.distinct("places", |item| place(item, format));
+        return list.distinct("places", |item| place(item, shape));
     }
-    let (right, wrong) = match format {
+    let (right, wrong) = match shape.format {
         Format::Json => ("pointer", "field"),
         Format::AccessLog => ("field", "pointer"),
     };
     if let Some(value) = section.get(wrong) {
         return Err(value.fault(format!("`{wrong}`"), format!("`{right}`, for this format")));
     }
-    Ok(vec![place(&section.need(right, "a place")?, format)?])
+    Ok(vec![place(&section.need(right, "a place")?, shape)?])
 }
 
-fn place(value: &Value<'_>, format: Format) -> Result<Place, JobError> {
-    match format {
-        Format::Json => pointer(value).map(Place::Pointer),
-        Format::AccessLog => {
+fn place(value: &Value<'_>, shape: &Shape) -> Result<Place, JobError> {
+    match (shape.format, &shape.line) {
+        (Format::Json, _) => pointer(value).map(Place::Pointer),
+        (Format::AccessLog, Some(line)) => {
+            let name = value.text()?;
+            line.place(&name).ok_or_else(|| {
+                let names = line.names();
+                let hint = did_you_mean(&name, names.iter().copied());
+                let expected = format!("a field of `line`: one of {}{hint}", names.join(", "));
+                value.fault(format!("{name:?}"), expected)
+            })
+        }
+        (Format::AccessLog, None) => {
             let names = LineField::ALL.map(|field| (field.name(), field));
             value.one_of(&names).map(Place::Line)
         }

@@ -21,6 +21,12 @@ pub const COUNTING: u32 = 2;
 pub struct Logic {
     /// What a record's value is.
     pub format: Format,
+    /// The format of lines as the server's configuration writes it; `None`: common or combined.
+    #[serde(default)]
+    pub line: Option<String>,
+    /// Where in a JSON object the value to be read stands as a string: a pointer's unescaped parts; at least one.
+    #[serde(default)]
+    pub unwrap: Option<Vec<String>>,
     /// The customer.
     pub customer: FieldSpec,
     /// Whether a JSON integer is a customer as well; it counts by its digits.
@@ -56,10 +62,22 @@ impl Logic {
     }
 
     /// All that decides which event time a record has. Two logics that agree on this read the same one wherever both can.
-    pub fn time_rule(&self) -> (Format, &[Place], &TimeFormat, Option<i32>) {
-        (self.format, &self.event_time, &self.time_format, self.assume_offset_seconds)
+    pub fn time_rule(&self) -> (Shape<'_>, &[Place], &TimeFormat, Option<i32>) {
+        (self.shape(), &self.event_time, &self.time_format, self.assume_offset_seconds)
+    }
+
+    /// All that decides which customer a record has, as [`Logic::time_rule`].
+    pub fn customer_rule(&self) -> (Shape<'_>, &FieldSpec) {
+        (self.shape(), &self.customer)
+    }
+
+    fn shape(&self) -> Shape<'_> {
+        (self.format, self.line.as_deref(), self.unwrap.as_deref())
     }
 }
+
+/// What decides where a place is in a record: format, line and unwrap.
+type Shape<'a> = (Format, Option<&'a str>, Option<&'a [String]>);
 
 /// What a record's value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +85,7 @@ impl Logic {
 pub enum Format {
     /// One JSON object.
     Json,
-    /// One line of an access log, common or combined, with or without the virtual host in front.
+    /// One line of an access log: common or combined, with or without the virtual host in front, or of the format in [`Logic::line`].
     AccessLog,
 }
 
@@ -155,6 +173,8 @@ pub enum Place {
     Pointer(Vec<String>),
     /// A field of an access-log line.
     Line(LineField),
+    /// A variable of [`Logic::line`], by its name.
+    Variable(String),
 }
 
 /// Fields of an access-log line.

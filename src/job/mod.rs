@@ -8,7 +8,7 @@
 //! name                                 of the job
 //! [source]         topics, start       [source.kafka]     librdkafka's properties
 //! [tables]         url, buckets        [tables.options]   object_store's options
-//! [event]          format, customer, event_time, record_bytes_max
+//! [event]          format, line, unwrap, customer, event_time, record_bytes_max
 //!                                      customer: constant | pointer | field | first_of, transform, integers
 //!                                      event_time: pointer | field | first_of, format, assume_offset
 //! [event.fields.NAME]                  pointer | field | first_of, transform
@@ -23,6 +23,9 @@ mod count;
 mod error;
 mod event;
 mod expand;
+pub(crate) mod line;
+pub(crate) mod line_names;
+mod line_source;
 mod logic;
 mod pattern;
 mod read;
@@ -93,6 +96,8 @@ impl Job {
         let dimensions = count::dimensions(&root, &event.fields)?;
         let logic = Logic {
             format: event.format,
+            line: event.line,
+            unwrap: event.unwrap,
             customer: event.customer,
             customer_integers: event.customer_integers,
             event_time: event.event_time,

@@ -189,7 +189,7 @@ fn what_is_wrong_is_said_with_its_place() {
         (
             "customer = {",
             "zzz = {",
-            "test.toml:10:1: event.zzz: found an unknown key; expected one of format, customer, event_time, record_bytes_max, fields",
+            "test.toml:10:1: event.zzz: found an unknown key; expected one of format, line, unwrap, customer, event_time, record_bytes_max, fields",
         ),
         (
             "exists = true",
@@ -614,4 +614,134 @@ fn our_own_job_files_are_right_and_their_comments_true() {
         assert_ne!(spelled_out, text.trim_end());
         assert_eq!(Job::parse(&spelled_out, name, &|_| None).unwrap_or_else(|error| panic!("{error}")), job);
     }
+}
+
+/// A job for lines; `event` are more keys of `[event]`.
+fn of_lines(event: &str) -> String {
+    changed(
+        "format = \"json\"\ncustomer = { pointer = \"/customer\" }\nevent_time = { pointer = \"/time\" }\n[event.fields.action]\npointer = \"/action\"",
+        &format!("format = \"access_log\"\ncustomer = {{ constant = \"c\" }}\n{event}"),
+    )
+}
+
+#[test]
+fn the_format_of_lines_is_described() {
+    let action = "\n[event.fields.action]\nfield = \"request_time\"";
+    let line = "line = '$remote_addr [$time_local] \"$request\" $request_time'";
+    let job =
+        good(&of_lines(&format!("{line}\nunwrap = \"/log~1line/0\"\nevent_time = {{ field = \"time\" }}{action}")));
+    assert_eq!(job.logic.line.as_deref(), Some("$remote_addr [$time_local] \"$request\" $request_time"));
+    assert_eq!(job.logic.unwrap, Some(vec!["log/line".to_owned(), "0".to_owned()]));
+    assert_eq!(job.logic.event_time, [Place::Line(LineField::Time)]);
+    let places = vec![Place::Variable("request_time".to_owned())];
+    assert_eq!(job.logic.fields[0].spec, FieldSpec::Found { places, transforms: vec![] });
+    // A logic on record without these keys is one of common or combined lines.
+    let text = serde_json::to_value(&job.logic).expect("JSON");
+    let mut older = text.clone();
+    let keys = older.as_object_mut().expect("an object");
+    assert!(keys.remove("line").is_some() && keys.remove("unwrap").is_some());
+    let older: Logic = serde_json::from_value(older).expect("an older logic");
+    assert_eq!((older.line.as_ref(), older.unwrap.as_ref()), (None, None));
+    assert_ne!(older.time_rule(), job.logic.time_rule());
+    assert_ne!(older.customer_rule(), job.logic.customer_rule());
+    assert_eq!(serde_json::from_value::<Logic>(text).expect("a logic"), job.logic);
+
+    let braces = of_lines(&format!("line = '$${{remote_addr}} $msec'\nevent_time = {{ field = \"msec\" }}{action}"));
+    let braces = braces.replace("request_time", "client");
+    assert_eq!(good(&braces).logic.line.as_deref(), Some("${remote_addr} $msec"));
+}
+
+#[test]
+fn the_time_of_a_line_is_read_as_the_server_writes_it() {
+    for (line, time, expected) in [
+        ("$host [$time_local]", "field = \"time\"", "Default"),
+        ("$host $time_iso8601", "field = \"time\"", "Default"),
+        ("$host $msec", "field = \"time\"", "Unix(Seconds)"),
+        ("$host $time_local $msec", "field = \"msec\"", "Unix(Seconds)"),
+        ("%v %{msec}t", "field = \"time\"", "Unix(Ms)"),
+        ("%v %{usec}t", "field = \"time\"", "Unix(Us)"),
+        ("%v %{%F %T %z}t", "field = \"time\"", "%F %T %z"),
+        ("%v %{%F %T}t", "field = \"time\", assume_offset = \"+01:00\"", "%F %T"),
+        ("$host $http_sent", "field = \"http_sent\", format = \"unix_ms\"", "Unix(Ms)"),
+        ("%v %{%F}t", "field = \"time\", format = \"%Y-%m-%dT%H:%M:%SZ\", assume_offset = \"Z\"", "%Y"),
+    ] {
+        let action = "\n[event.fields.action]\nfield = \"virtual_host\"";
+        let job = good(&of_lines(&format!("line = '{line}'\nevent_time = {{ {time} }}{action}")));
+        let found = format!("{:?}", job.logic.time_format);
+        assert!(found.contains(expected), "{line}: {found}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_lines_is_said() {
+    let line = "line = '$remote_addr [$time_local] \"$request\" $status'";
+    let time = "event_time = { field = \"time\" }";
+    for (event, expected) in [
+        (
+            format!("{line}\n{time}\n[event.fields.action]\nfield = \"statis\""),
+            "event.fields.action.field: found \"statis\"; expected a field of `line`: one of client, time, request, method, path, query, protocol, status; did you mean `status`?",
+        ),
+        (format!("{line}\n{time}\n[event.fields.action]\npointer = \"/a\""), "found `pointer`; expected `field`"),
+        (
+            format!("line = '$remote_addr $'\n{time}"),
+            "test.toml:11:1: event.line: found `$` without a name at column 14 of the string; expected the name",
+        ),
+        (
+            format!("line = '${{remote_addr}} $msec'\n{time}"),
+            "event.line: found `${remote_addr}`, which is not set in the environment; expected that remote_addr is set, or a default: `${remote_addr:-…}`; a variable of nginx is written `$name` or `$${name}` here",
+        ),
+        (format!("line = 'combined'\n{time}"), "event.line: found \"combined\", in which no variable is"),
+        (format!("line = ''\n{time}"), "event.line: found an empty string"),
+        (
+            format!("line = '$remote_addr [$time_local] $msec'\n{time}"),
+            "event.event_time: found `time`, of which `line` has 2: time_local, msec; expected one of them by its own name",
+        ),
+        (
+            format!("line = '$remote_addr $status'\n{time}"),
+            "event.event_time.field: found \"time\"; expected a field of `line`: one of client, status",
+        ),
+        (
+            "line = '$remote_addr $status'\nevent_time = { field = \"status\" }".to_owned(),
+            "event.event_time: found a field that is no time of the line; expected `format` beside it, or a variable of the time in `line`",
+        ),
+        (
+            "line = '$remote_addr $msec'\nevent_time = { field = \"client\" }".to_owned(),
+            "found a field that is no time of the line; expected msec, or `format` beside it",
+        ),
+        (
+            "line = '$msec $time_local'\nevent_time = { first_of = [\"msec\", \"time_local\"] }".to_owned(),
+            "event.event_time: found several fields; expected one field of the line",
+        ),
+        (
+            format!("line = '%h %{{%F %T}}t'\n{time}"),
+            "event.event_time: found \"%F %T\", which reads no offset; expected `assume_offset` beside it",
+        ),
+        (format!("line = '%h %{{%F}}t'\n{time}"), "event.event_time: found the time in `line`: \"%F\", at whose end"),
+        (
+            "line = '$remote_addr $msec'\nevent_time = { field = \"time\", assume_offset = \"Z\" }".to_owned(),
+            "event.event_time.assume_offset: found an offset to assume; expected none",
+        ),
+        (format!("unwrap = \"message\"\n{time}"), "event.unwrap: found \"message\"; expected a JSON pointer"),
+    ] {
+        let error = error(&of_lines(&event));
+        assert!(error.contains(expected), "{event}\n{error}");
+    }
+    let error = error(&changed("format = \"json\"", "format = \"json\"\nline = '$msec'"));
+    assert!(error.contains("event.line: found `line`; expected no such key for this format"), "{error}");
+}
+
+#[test]
+fn the_examples_of_lines_in_the_job_file_are_right() {
+    let text = include_str!("../../jobs/access-log.toml");
+    let examples = text.split("# Another format:").nth(1).and_then(|rest| rest.split("# Lines that").next());
+    let examples: Vec<&str> =
+        examples.expect("examples").lines().filter_map(|line| line.strip_prefix("#   ")).collect();
+    let examples = examples.join("\n");
+    let mut checked = 0;
+    for example in examples.split("line = ").skip(1) {
+        let field = "event_time = { field = \"time\" }\n[event.fields.action]\nfield = \"status\"";
+        good(&of_lines(&format!("line = {example}\n{field}")));
+        checked += 1;
+    }
+    assert_eq!(checked, 3);
 }

@@ -129,7 +129,7 @@ impl Counting {
     }
 
     fn customer_is_same(&self, ours: &Logic) -> bool {
-        self.logics.iter().all(|(logic, _)| (logic.format, &logic.customer) == (ours.format, &ours.customer))
+        self.logics.iter().all(|(logic, _)| logic.customer_rule() == ours.customer_rule())
     }
 }
 
