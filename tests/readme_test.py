@@ -224,9 +224,12 @@ def test_links_and_columns(_):
         [row] = re.findall(rf"^\| `{table}` \|[^|]*\|([^|]*)\|$", README, re.MULTILINE)
         named = set(re.split(r"[,;]\s*", row.strip()))
         assert named == known, named ^ known
+    sections = set(re.findall(r"`\[+(\w+)", " ".join(re.findall(r"^\| `\[[^|]*\|", README, re.MULTILINE))))
     for job, dimensions in re.findall(r"^\| \[(jobs/[^]]*)\]\([^)]*\) \|[^|]*\|([^|]*)\|$", README, re.MULTILINE):
         with open(ROOT / job, "rb") as file:
-            counted = tomllib.load(file)["dimensions"]
+            said = tomllib.load(file)
+        counted = said["dimensions"]
+        assert {name for name, value in said.items() if not isinstance(value, str)} <= sections, sections
         assert set(re.split(r",\s*", dimensions.strip())) == set(counted), (job, dimensions)
     [row] = re.findall(r"^\| `\[dimensions[^|]*\|([^|]*)\|$", README, re.MULTILINE)
     assert all(granularity in row for granularity in GRANULARITIES), row

@@ -100,6 +100,7 @@ async fn raw_is_as_described() {
         raw::ROWS.to_owned(),
         raw::offset_txn("<topic>", 7).replace('7', "<partition>"),
         raw::check_txn("<topic>", 7).replace('7', "<partition>"),
+        raw::last_txn("<topic>", 7).replace('7', "<partition>"),
     ]);
     assert_eq!(transactions(&schema), ids);
     delta_schema_is("raw", &raw::definition()).await;
