@@ -28,7 +28,8 @@ So give a topic enough partitions for all that is not yet read, or slow the prod
 
 Topics can not be created through Kafka's own request: name them here. A topic that is not named
 appears, with 4 partitions, when a client asks for it by name. Transactions are only pretended;
-there is one broker, no TLS, no authentication.";
+records are not found by their time, so a job that starts at one is refused; there is one broker,
+no TLS, no authentication.";
 
 /// Options of `floodmark dev broker`.
 #[derive(Args, Clone, Debug)]

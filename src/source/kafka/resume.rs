@@ -198,8 +198,10 @@ fn policy_of(topic: &str, described: ConfigResourceResult) -> Result<(), SourceE
              change the topic's setting or choose another topic"
         ))),
         Ok(Some(_)) => Ok(()),
-        Ok(None) => unknown("the brokers do not say its cleanup.policy"),
-        Err(RDKafkaErrorCode::TopicAuthorizationFailed) => unknown("the job's user has no right to DESCRIBE_CONFIGS"),
+        // So the client says that it was denied.
+        Ok(None) | Err(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+            unknown("the brokers do not say them: the job's user has no right to DESCRIBE_CONFIGS on it")
+        }
         Err(code) => unknown(&code.to_string()),
     }
 }
