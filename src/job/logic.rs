@@ -11,7 +11,8 @@ use crate::model::Granularity;
 ///
 /// - 2: more records can be counted. Event times in all unambiguous forms of ISO 8601, and milliseconds as a string; JSON with a byte order
 ///   mark, or with faults inside values that nobody asks for; bytes that are not UTF-8 and lone surrogates become U+FFFD; more
-///   forms of access-log lines. An event time that could be read before is read as before: replays choose rows by it.
+///   forms of access-log lines. An event time that could be read before is read as before: replays choose rows by it. So is a
+///   customer, but for one out of a line: a list of proxies in front is the client now, and no virtual host.
 /// - 1: the first.
 pub const COUNTING: u32 = 2;
 

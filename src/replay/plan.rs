@@ -20,8 +20,8 @@ use super::times;
 use super::touched::Look;
 use crate::dataflow::commit::lane_epochs;
 use crate::dataflow::route::Scope;
-use crate::job::{Job, Logic};
-use crate::ledger::{self, Entry, Fingerprint, Known, Ledger, Orders};
+use crate::job::{COUNTING, FieldSpec, Format, Job, Logic};
+use crate::ledger::{self, Entry, Fingerprint, Known, Ledger, LogicText, Orders};
 use crate::model::{Epoch, Granularity, TimeUs, Zone};
 use crate::table::raw::{self, Kind};
 use crate::table::{File, Log, Root, State, TableError, counts};
@@ -83,6 +83,8 @@ async fn newest(root: &Root, table: &'static str) -> Result<(Log, State), Replay
 /// What counts now: the logics of all epochs before a replay's, and of published replays that it overlaps.
 pub struct Counting {
     logics: Vec<(Logic, Vec<(Granularity, String)>)>,
+    /// Whether code of another number took customers out of lines: it read lists of proxies and users' names in another way.
+    customers_of_older_lines: bool,
 }
 
 impl Counting {
@@ -92,15 +94,21 @@ impl Counting {
     /// [`ReplayError::LogicGone`] when a logic's text can not be read; [`TableError`].
     pub async fn of(root: &Root, counts: &State, submission: &Submission) -> Result<Counting, ReplayError> {
         let read = async |fingerprint: Fingerprint| match ledger::text(root, fingerprint).await? {
-            Ok(text) => Ok(text.logic),
+            Ok(text) => Ok(text),
             Err(why) => Err(ReplayError::LogicGone { fingerprint, why }),
         };
-        let mut logics = Vec::new();
+        let (mut logics, mut customers_of_older_lines) = (Vec::new(), false);
+        let mut add = |text: LogicText, whole_only| {
+            customers_of_older_lines |= text.counting != COUNTING
+                && text.logic.format == Format::AccessLog
+                && !matches!(text.logic.customer, FieldSpec::Constant(_));
+            logics.push((text.logic, whole_only));
+        };
         let before = submission.before.unwrap_or(Epoch::MAX);
         let ledger = Ledger::of(counts);
         let on_record: BTreeSet<Fingerprint> = ledger.logics.range(..before).map(|(_, logic)| *logic).collect();
         for fingerprint in on_record {
-            logics.push((read(fingerprint).await?, Vec::new()));
+            add(read(fingerprint).await?, Vec::new());
         }
         let ours = Entry {
             id: submission.id.clone(),
@@ -112,10 +120,10 @@ impl Counting {
         };
         for entry in ledger::entries(root, counts).await? {
             if entry.overlaps(&ours) {
-                logics.push((read(entry.logic).await?, entry.whole_only));
+                add(read(entry.logic).await?, entry.whole_only);
             }
         }
-        Ok(Counting { logics })
+        Ok(Counting { logics, customers_of_older_lines })
     }
 
     /// What a replay with `ours` does to each dimension.
@@ -129,7 +137,8 @@ impl Counting {
     }
 
     fn customer_is_same(&self, ours: &Logic) -> bool {
-        self.logics.iter().all(|(logic, _)| logic.customer_rule() == ours.customer_rule())
+        !self.customers_of_older_lines
+            && self.logics.iter().all(|(logic, _)| logic.customer_rule() == ours.customer_rule())
     }
 }
 
