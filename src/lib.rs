@@ -14,6 +14,7 @@ pub mod live_line;
 pub mod manage;
 pub mod model;
 pub mod monitor;
+pub mod panics;
 pub mod replay;
 pub mod report;
 pub mod say;

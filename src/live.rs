@@ -4,7 +4,6 @@
 //! own fence, so what is read is what this writer goes on from; process 0 reads it and hands it to all ([`Start`]). The tables are
 //! the only state: a restart is a start.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, mpsc};
@@ -14,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use timely::scheduling::SyncActivator;
 use timely::worker::Worker;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 
 use crate::clock::Clock;
@@ -24,11 +23,12 @@ use crate::dataflow::control::CommitterEnds;
 use crate::dataflow::protocol::{Answer, Order};
 use crate::dataflow::raw::{Archiver, ToArchiver};
 use crate::dataflow::source::Inputs;
-use crate::dataflow::{Plan, Progress, Standing, build, drop_dataflows, run_until, said_in_panic};
+use crate::dataflow::{Plan, Progress, Standing, build, drop_dataflows, run_until};
 use crate::exit::{Exit, HasExit};
 use crate::job::Job;
 use crate::ledger::{self, Fingerprint, Ledger};
 use crate::model::{Epoch, Lane, TimeUs};
+use crate::panics::caught_in;
 use crate::source::archive::{FeedPlan, FeedRows};
 use crate::source::{PartitionStart, SourceError, SourceFactory, Txns};
 use crate::sync::lock;
@@ -124,7 +124,8 @@ struct Lead {
 /// # Errors
 /// [`LiveError`]; nothing that was not committed can be seen by anybody, and the next start goes on from the tables.
 pub fn run(live: Live, request: watch::Receiver<Request>) -> Result<(), LiveError> {
-    on_runtime(&live.root.clone(), |runtime| {
+    let progress = Arc::clone(&live.progress);
+    on_runtime(&live.root.clone(), &progress, |runtime| {
         runtime.block_on(check(&live))?;
         let (lead, start) = runtime.block_on(lead(&live))?;
         run_alone(runtime, live, lead, start, request)
@@ -136,27 +137,40 @@ pub fn run(live: Live, request: watch::Receiver<Request>) -> Result<(), LiveErro
 /// # Errors
 /// [`LiveError`], as [`run`]; [`LiveError::Cluster`] for what another process ended with.
 pub fn run_as(member: Member, live: Live, request: watch::Receiver<Request>) -> Result<(), LiveError> {
-    on_runtime(&live.root.clone(), |runtime| {
+    let progress = Arc::clone(&live.progress);
+    on_runtime(&live.root.clone(), &progress, |runtime| {
         let result = match member.index() {
             0 => run_leading(runtime, &member, live, request),
             _ => run_following(runtime, &member, live, request),
         };
         match &result {
             Ok(()) => member.end(Exit::Done, ""),
-            Err(error) => member.end(error.exit(), &error.to_string()),
+            Err(error) => {
+                progress.fails(&error.to_string());
+                member.end(error.exit(), &error.to_string());
+            }
         }
         result
     })
 }
 
-fn on_runtime(root: &Root, run: impl FnOnce(&Runtime) -> Result<(), LiveError>) -> Result<(), LiveError> {
+fn on_runtime(
+    root: &Root,
+    progress: &Progress,
+    run: impl FnOnce(&Runtime) -> Result<(), LiveError>,
+) -> Result<(), LiveError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("storage")
         .enable_all()
         .build()
         .map_err(|error| LiveError::Thread(error.to_string()))?;
-    let result = run(&runtime);
+    // The committer runs on this thread.
+    let result =
+        caught_in("the committer", || run(&runtime)).unwrap_or_else(|panic| Err(TableError::Bug(panic).into()));
+    if let Err(error) = &result {
+        progress.fails(&error.to_string());
+    }
     runtime.block_on(root.finish(CHECKPOINT_PATIENCE));
     // Uploads of a job that has failed are of no use to anybody.
     runtime.shutdown_background();
@@ -232,18 +246,20 @@ fn run_alone(
 ) -> Result<(), LiveError> {
     let _upkeep = upkeep(&live).start(runtime.handle(), request.clone());
     let (ends, waiting) = committer_ends();
-    let workers =
-        Workers::new(runtime, &live, start, 0, Ends { committer: Some(ends), answers: waiting.answers.clone() })?;
+    let (failures, failed) = unbounded_channel();
+    let workers = Workers::new(runtime, &live, start, 0, Ends { committer: Some(ends), failures })?;
     let abort = Arc::clone(&workers.abort);
     let generation = workers.plan.generation;
     let joined = alone(live.workers)
         .and_then(|network| execute_in(network, move |worker| workers.run(worker)))
         .map_err(LiveError::Thread)?;
+    let progress = Arc::clone(&live.progress);
     let result = match waiting.committer(lead, live, generation, 1, request) {
-        Ok(committer) => runtime.block_on(committer.run()),
+        Ok(committer) => runtime.block_on(unless_failed(committer, failed)),
         Err(error) => Err(error),
     };
-    if result.is_err() {
+    if let Err(error) = &result {
+        progress.fails(&error.to_string());
         abort.store(true, Ordering::Relaxed);
     }
     // No answer means the same.
@@ -265,12 +281,13 @@ fn run_leading(
     let network = member.network()?;
     let _upkeep = upkeep(&live).start(runtime.handle(), request.clone());
     let (ends, waiting) = committer_ends();
-    let workers =
-        Workers::new(runtime, &live, start, 0, Ends { committer: Some(ends), answers: waiting.answers.clone() })?;
+    let (failures, failed) = unbounded_channel();
+    let workers = Workers::new(runtime, &live, start, 0, Ends { committer: Some(ends), failures })?;
     let generation = workers.plan.generation;
     let joined = execute_in(network, move |worker| workers.run(worker)).map_err(LiveError::Thread)?;
     let committer = waiting.committer(lead, live, generation, member.processes(), request)?;
-    runtime.block_on(member.unless_ended(async { committer.run().await.map_err(LiveError::from) }))?;
+    let committed = async { unless_failed(committer, failed).await.map_err(LiveError::from) };
+    runtime.block_on(member.unless_ended(committed))?;
     // All is published: what is left is to end together.
     member.end(Exit::Done, "");
     runtime.block_on(until_joined(joined));
@@ -290,8 +307,8 @@ fn run_following(
     let generation = start.generation;
     live.source.start_at(start.partitions.clone());
     let network = member.network()?;
-    let (answers, mut failures) = tokio::sync::mpsc::unbounded_channel();
-    let workers = Workers::new(runtime, &live, start, member.index(), Ends { committer: None, answers })?;
+    let (failures, mut failed) = unbounded_channel();
+    let workers = Workers::new(runtime, &live, start, member.index(), Ends { committer: None, failures })?;
     let joined = execute_in(network, move |worker| workers.run(worker)).map_err(LiveError::Thread)?;
     tracing::info!(generation, process = member.index(), workers = live.workers, "workers started");
     let end = runtime.block_on(async {
@@ -299,11 +316,7 @@ fn run_following(
         loop {
             tokio::select! {
                 end = member.ended() => break Ok(end),
-                Some(answer) = failures.recv() => {
-                    if let Answer::Failed { exit, what } = answer {
-                        break Err(CommitError::Worker { exit, what });
-                    }
-                }
+                error = first(&mut failed) => break Err(error),
                 stop = request.wait_for(|request| *request == Request::Stop), if !asked => {
                     asked = true;
                     if stop.is_ok() {
@@ -322,6 +335,26 @@ fn run_following(
     }
 }
 
+/// Commits until all is done; or until a worker, thread or task of this process fails, also while a commit waits for a store that
+/// is away.
+async fn unless_failed(committer: Committer, mut failed: UnboundedReceiver<Answer>) -> Result<(), CommitError> {
+    tokio::select! {
+        biased;
+        error = first(&mut failed) => Err(error),
+        done = committer.run() => done,
+    }
+}
+
+/// The first failure; for ever where there is none.
+async fn first(failed: &mut UnboundedReceiver<Answer>) -> CommitError {
+    while let Some(answer) = failed.recv().await {
+        if let Answer::Failed { exit, what } = answer {
+            return CommitError::Worker { exit, what };
+        }
+    }
+    std::future::pending().await
+}
+
 /// All was published when this is waited for: what does not end in time is left.
 async fn until_joined(joined: impl Future<Output = Result<(), oneshot::error::RecvError>>) {
     if tokio::time::timeout(WORKERS_PATIENCE, joined).await.is_err() {
@@ -336,17 +369,16 @@ fn upkeep(live: &Live) -> Upkeep {
 /// Ends of the channels between the committer and worker 0 that the committer will take.
 struct Waiting {
     orders: Sender<Order>,
-    answers: UnboundedSender<Answer>,
-    answers_receiver: UnboundedReceiver<Answer>,
+    answers: UnboundedReceiver<Answer>,
     wake: mpsc::Receiver<SyncActivator>,
 }
 
 fn committer_ends() -> (CommitterEnds, Waiting) {
     let (orders, orders_receiver) = mpsc::channel();
-    let (answers, answers_receiver) = tokio::sync::mpsc::unbounded_channel();
+    let (answers_sender, answers) = unbounded_channel();
     let (wake_sender, wake) = mpsc::channel();
-    let ends = CommitterEnds { orders: orders_receiver, answers: answers.clone(), wake: wake_sender };
-    (ends, Waiting { orders, answers, answers_receiver, wake })
+    let ends = CommitterEnds { orders: orders_receiver, answers: answers_sender, wake: wake_sender };
+    (ends, Waiting { orders, answers, wake })
 }
 
 impl Waiting {
@@ -373,7 +405,7 @@ impl Waiting {
             last_ingested_at: lead.last_ingested_at,
             orders: self.orders,
             wake: wake.map_err(|_| CommitError::failed("worker 0 did not start; see the log above"))?,
-            answers: self.answers_receiver,
+            answers: self.answers,
             request,
             progress: live.progress,
         })
@@ -523,8 +555,8 @@ fn last_ingested_at(
 struct Ends {
     /// Where the committer is: worker 0's.
     committer: Option<CommitterEnds>,
-    /// Is told of a panic.
-    answers: UnboundedSender<Answer>,
+    /// Is told of what fails beside the dataflow.
+    failures: UnboundedSender<Answer>,
 }
 
 /// What each worker thread takes its part from.
@@ -534,14 +566,14 @@ struct Workers {
     feed: FeedPlan,
     archiver: Mutex<Sender<ToArchiver>>,
     ends: Mutex<Option<CommitterEnds>>,
-    answers: UnboundedSender<Answer>,
+    failures: UnboundedSender<Answer>,
     abort: Arc<AtomicBool>,
 }
 
 impl Workers {
     /// Those of a process.
     fn new(runtime: &Runtime, live: &Live, start: Start, process: usize, ends: Ends) -> Result<Workers, LiveError> {
-        let Ends { committer, answers } = ends;
+        let Ends { committer, failures } = ends;
         let generation = start.generation;
         live.progress.stands(Standing::Running);
         let raw = Log::new(&live.root, "raw");
@@ -550,6 +582,7 @@ impl Workers {
             name: format!("g{generation:06}-p{process}"),
             workers: live.workers,
             runtime: runtime.handle().clone(),
+            failures: failures.clone(),
         };
         Ok(Workers {
             plan: Plan {
@@ -562,30 +595,28 @@ impl Workers {
                 runtime: runtime.handle().clone(),
                 turn: Arc::new(tokio::sync::Semaphore::new(1)),
                 progress: Arc::clone(&live.progress),
+                failures: failures.clone(),
                 job: Arc::new(live.job.clone()),
             },
             source: Arc::clone(&live.source),
             feed: FeedPlan::of(raw, start.feed),
             archiver: Mutex::new(archiver.start().map_err(|error| LiveError::Thread(error.to_string()))?),
             ends: Mutex::new(committer),
-            answers,
+            failures,
             abort: Arc::default(),
         })
     }
 
     /// A worker's life. A panic is told to the committer, which ends the job: a sibling would wait for ever.
     fn run(&self, worker: &mut Worker) {
-        let result = catch_unwind(AssertUnwindSafe(|| self.steps(worker)));
-        let failed = match result {
+        let who = format!("worker {}", worker.index());
+        let failed = match caught_in(&who, || self.steps(worker)) {
             Ok(Ok(())) => return,
             Ok(Err(error)) => Answer::failed(&error),
-            Err(panic) => {
-                let said = said_in_panic(panic.as_ref());
-                Answer::failed(&TableError::Bug(format!("worker {} panicked: {said}", worker.index())))
-            }
+            Err(panic) => Answer::failed(&TableError::Bug(panic)),
         };
-        // A committer that has ended has said why.
-        self.answers.send(failed).ok();
+        // A job that has ended has said why.
+        self.failures.send(failed).ok();
         drop_dataflows(worker);
     }
 

@@ -6,7 +6,9 @@ mod library {
     mod access_log;
     mod log;
     mod oracle;
+    mod panics;
     mod protocol;
+    mod records;
     mod replay;
     mod replay_publish;
     mod replay_run;

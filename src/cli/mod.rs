@@ -12,6 +12,7 @@ use floodmark::dev::DevCommand;
 use floodmark::exit::{Exit, HasExit};
 use floodmark::job::JobError;
 use floodmark::manage::TableCommand;
+use floodmark::panics;
 use floodmark::replay::command::ReplayCommand;
 use floodmark::say;
 use floodmark::status::StatusArgs;
@@ -73,7 +74,7 @@ pub(crate) fn main() -> ExitCode {
         eprintln!("floodmark: {error:#}");
         return ExitCode::from(Exit::Usage.code());
     }
-    let result = match cli.command {
+    let command = || match cli.command {
         Command::Run(args) => run::run(&args).map(|()| Exit::Done),
         Command::Check(args) => floodmark::check::run(&args).map_err(Failure::from),
         Command::Status(args) => floodmark::status::run(&args).map(|()| Exit::Done).map_err(Failure::from),
@@ -82,6 +83,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Table(command) => floodmark::manage::run(command).map(|()| Exit::Done).map_err(Failure::from),
         Command::Dev(command) => floodmark::dev::run(command).map(|()| Exit::Done).map_err(|error| Failure::of(&error)),
     };
+    let result = panics::caught_in("the command", command).unwrap_or_else(|panic| {
+        Err(Failure { exit: Exit::Failed, said: format!("{panic}; this is a bug: please report it") })
+    });
     let exit = result.unwrap_or_else(|failure| {
         say::error(&failure.said);
         failure.exit
@@ -138,8 +142,8 @@ fn log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
         LogFormat::Json => {
             log.json().flatten_event(true).with_span_list(false).init();
             say::to_log();
-            std::panic::set_hook(Box::new(|info| tracing::error!("{info}")));
         }
     }
+    panics::install();
     Ok(())
 }

@@ -16,6 +16,7 @@ use floodmark::live::{self, Live, LiveError};
 use floodmark::live_line::{LiveLine, duration, grouped};
 use floodmark::model::Lane;
 use floodmark::monitor::{self, Listen};
+use floodmark::panics;
 use floodmark::say;
 use floodmark::source::kafka::Kafka;
 use floodmark::stop::StopSignals;
@@ -120,26 +121,30 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
 /// The first signal asks for an orderly stop, with a deadline; the second ends the process.
 fn stop_on_signals(request: Arc<watch::Sender<Request>>, root: Root, grace: Duration) -> std::io::Result<()> {
     let mut signals = StopSignals::catch()?;
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            signals.wait();
-            tracing::info!(grace_seconds = grace.as_secs(), "stopping: commit, publish all lanes, end");
-            request.send_replace(Request::Stop);
-            std::thread::spawn(move || {
-                std::thread::sleep(grace);
-                let store = root.last_complaint().map(|said| format!(" (the store: {said})")).unwrap_or_default();
-                say::error(&format!(
-                    "not all could be published within shutdown_grace_seconds = {}{store}; nothing is lost, the next start goes on \
-                     from the archive",
-                    grace.as_secs()
-                ));
-                std::process::exit(Exit::TryAgain.code().into());
-            });
-            signals.wait();
-            say::error("left at once; nothing is lost, the next start goes on from the archive");
-            std::process::exit(130);
-        })?;
+    let stop = Arc::clone(&request);
+    let wait = move || {
+        signals.wait();
+        tracing::info!(grace_seconds = grace.as_secs(), "stopping: commit, publish all lanes, end");
+        request.send_replace(Request::Stop);
+        std::thread::spawn(move || {
+            std::thread::sleep(grace);
+            let store = root.last_complaint().map(|said| format!(" (the store: {said})")).unwrap_or_default();
+            say::error(&format!(
+                "not all could be published within shutdown_grace_seconds = {}{store}; nothing is lost, the next start goes on \
+                 from the archive",
+                grace.as_secs()
+            ));
+            std::process::exit(Exit::TryAgain.code().into());
+        });
+        signals.wait();
+        say::error("left at once; nothing is lost, the next start goes on from the archive");
+        std::process::exit(130);
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let Err(panic) = panics::caught_in("the thread that waits for signals", wait);
+        tracing::error!("{panic}; no signal would be heard any more, so the job stops in order");
+        stop.send_replace(Request::Stop);
+    })?;
     Ok(())
 }
 

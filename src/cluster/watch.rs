@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::exit::Exit;
+use crate::panics::caught_in;
 use crate::sync::lock;
 
 const BEAT: Duration = Duration::from_secs(1);
@@ -165,8 +166,10 @@ impl Watch {
         });
         for (peer, stream) in readers {
             let (reading, beating) = (Arc::clone(&shared), Arc::clone(&shared));
-            thread::Builder::new().name(format!("control-{peer}")).spawn(move || reading.read(peer, stream))?;
-            thread::Builder::new().name(format!("beat-{peer}")).spawn(move || beating.beat(peer))?;
+            let read = move || reading.unless_panics("hearing another process", |it| it.read(peer, stream));
+            let beat = move || beating.unless_panics("a sign of life", |it| it.beat(peer));
+            thread::Builder::new().name(format!("control-{peer}")).spawn(read)?;
+            thread::Builder::new().name(format!("beat-{peer}")).spawn(beat)?;
         }
         Ok(Watch { shared, heard: Mutex::new(heard) })
     }
@@ -283,6 +286,14 @@ impl Shared {
                 });
             }
         });
+    }
+
+    /// Works; a panic in it ends this process, and all others with it.
+    fn unless_panics(&self, who: &str, work: impl FnOnce(&Shared)) {
+        if let Err(panic) = caught_in(who, || work(self)) {
+            let what = format!("{}: {panic}; this is a bug: please report it", self.names[self.index]);
+            self.end(End { exit: Exit::Failed, what });
+        }
     }
 
     fn beat(&self, peer: usize) {

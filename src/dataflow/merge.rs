@@ -21,6 +21,7 @@ use super::protocol::{Effort, Piece};
 use super::run::Run;
 use super::tally_map::TallyMap;
 use crate::model::{Cell, CellParts, Granularity, Segment, Tally, Zone};
+use crate::panics::of_task;
 use crate::table::counts::{BATCH_BYTES, BATCH_ROWS, Columns, SegmentWriter, read_segment};
 use crate::table::fetch::Batches;
 use crate::table::store::{read_file, write_file};
@@ -69,7 +70,7 @@ impl Merge {
             Ok((merged, rows, started.elapsed()))
         });
         let (merged, updates, took): (Option<(File, Bytes)>, u64, Duration) =
-            merged.await.map_err(|error| TableError::Bug(format!("a merge into counts failed: {error}")))??;
+            merged.await.map_err(|error| TableError::Bug(of_task("a merge into counts", error)))??;
         let add = match merged {
             Some((file, bytes)) => {
                 write_file(self.log.store().as_ref(), &file.path, bytes).await?;

@@ -31,7 +31,6 @@ pub mod source;
 pub mod tally_map;
 mod turn;
 
-use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,6 +39,7 @@ use std::time::Duration;
 
 use timely::progress::frontier::MutableAntichain;
 use timely::worker::Worker;
+use tokio::sync::mpsc::UnboundedSender;
 
 use crate::decode::Decoder;
 use crate::job::Job;
@@ -50,7 +50,7 @@ use crate::table::{File, Log, TableError};
 use control::{CommitterEnds, Inbox};
 use pending::{Pending, finest_total};
 pub use progress::{LaneStand, Merged, Progress, Standing};
-use protocol::Order;
+use protocol::{Answer, Order};
 use raw::ToArchiver;
 use route::Router;
 use source::Inputs;
@@ -78,6 +78,8 @@ pub struct Plan {
     pub turn: Arc<tokio::sync::Semaphore>,
     /// What the process says of itself.
     pub progress: Arc<Progress>,
+    /// Is told of a panic.
+    pub failures: UnboundedSender<Answer>,
 }
 
 /// Builds both dataflows on a worker.
@@ -106,6 +108,7 @@ pub fn build(
         runtime: plan.runtime.clone(),
         turn: Arc::clone(&plan.turn),
         answers: answers.clone(),
+        failures: plan.failures.clone(),
         progress: Arc::clone(&plan.progress),
         told: [0; Lane::ALL.len()],
     };
@@ -140,12 +143,6 @@ pub fn run_until(worker: &mut Worker, abort: &AtomicBool) {
         worker.step_or_park(Some(PARK));
     }
     drop_dataflows(worker);
-}
-
-/// What a worker that has panicked said.
-pub fn said_in_panic(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
 /// Timely runs a worker on for as long as it has dataflows, and those of what has failed never end.

@@ -17,6 +17,7 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::operator::Operator;
 use tokio::sync::Semaphore;
+use tokio::sync::mpsc::UnboundedSender;
 
 use super::chunk::Chunker;
 use super::control::{Answers, Inbox};
@@ -28,6 +29,7 @@ use super::run::Run;
 use super::{EpochWatch, Progress};
 use crate::job::{Dimension, Logic};
 use crate::model::{Cell, CellParts, Epoch, Granularity, Key, Lane, Tally, Target};
+use crate::panics::{caught, of_task};
 use crate::table::layout::Layout;
 use crate::table::{Log, TableError};
 
@@ -57,6 +59,8 @@ pub struct Pending {
     pub turn: Arc<Semaphore>,
     /// Answers go here.
     pub answers: Answers,
+    /// Is told of a panic.
+    pub failures: UnboundedSender<Answer>,
     /// The live line's numbers.
     pub progress: Arc<Progress>,
     /// Bytes per lane as they were told last.
@@ -215,17 +219,20 @@ impl Pending {
             at_once: if order.alone { AT_ONCE_ALONE } else { AT_ONCE_BESIDE },
             turn: Arc::clone(&self.turn),
         };
-        let answers = self.answers.clone();
-        self.runtime.spawn(async move {
+        let (answers, failures) = (self.answers.clone(), self.failures.clone());
+        let stage = async move {
             let work = tokio::task::spawn_blocking(move || wanted.plan()).await;
-            let staged = match work {
-                Ok(work) => merge.stage(work).await,
-                Err(error) => Err(TableError::Bug(format!("a publish could not be planned: {error}"))),
-            };
-            answers.send(match staged {
-                Ok(pieces) => Answer::Staged(Staged { order: order.order, attempt: order.attempt, pieces, idle }),
-                Err(error) => Answer::failed(&error),
-            });
+            let work = work.map_err(|error| TableError::Bug(of_task("planning a publish", error)))?;
+            merge.stage(work).await
+        };
+        self.runtime.spawn(async move {
+            match caught("merging a publish", stage).await {
+                Ok(Ok(pieces)) => {
+                    answers.send(Answer::Staged(Staged { order: order.order, attempt: order.attempt, pieces, idle }));
+                }
+                Ok(Err(error)) => answers.send(Answer::failed(&error)),
+                Err(panic) => drop(failures.send(Answer::failed(&TableError::Bug(panic)))),
+            }
         });
     }
 

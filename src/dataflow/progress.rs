@@ -41,6 +41,7 @@ pub struct Progress {
     commits: CommitSeconds,
     standing: Mutex<Standing>,
     minute_published: Mutex<Option<Instant>>,
+    failed: Mutex<Option<String>>,
 }
 
 /// How far a lane is.
@@ -153,6 +154,21 @@ impl Progress {
         *lock(&self.standing) = standing;
     }
 
+    /// The job has failed: all that is left is to end. The first word counts.
+    pub fn fails(&self, why: &str) {
+        lock(&self.failed).get_or_insert_with(|| why.to_owned());
+    }
+
+    /// Whether the process is more than about to end.
+    ///
+    /// # Errors
+    /// Why it ends.
+    pub fn alive(&self) -> Result<(), String> {
+        lock(&self.failed)
+            .as_ref()
+            .map_or(Ok(()), |why| Err(format!("the job has failed, and this process ends: {why}")))
+    }
+
     /// The minute lane was published; every process hears of it.
     pub fn minute_published(&self, now: Instant) {
         *lock(&self.minute_published) = Some(now);
@@ -163,6 +179,7 @@ impl Progress {
     /// # Errors
     /// Why not, in a line.
     pub fn ready(&self, now: Instant, within: Duration) -> Result<(), String> {
+        self.alive()?;
         match (*lock(&self.standing), *lock(&self.minute_published)) {
             (Standing::Gathering, _) => Err("waiting for the other processes of the job".to_owned()),
             (Standing::Starting, _) => Err("starting: checks the source and reads the tables".to_owned()),
@@ -194,6 +211,10 @@ mod tests {
         assert_eq!((why(0), why(180)), (String::new(), String::new()));
         assert_eq!(why(181), "the minute lane was published 181 s ago, expected within 180 s");
         progress.minute_published(now + Duration::from_secs(181));
-        assert_eq!(why(181), "");
+        assert_eq!((why(181), progress.alive()), (String::new(), Ok(())));
+        progress.fails("the archiver panicked");
+        progress.fails("worker 0 panicked");
+        assert_eq!(why(181), "the job has failed, and this process ends: the archiver panicked");
+        assert_eq!(progress.alive(), Err(why(181)));
     }
 }

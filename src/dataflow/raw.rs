@@ -13,6 +13,7 @@ use arrow::array::RecordBatch;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::operator::Operator;
+use tokio::sync::mpsc::UnboundedSender;
 
 use super::control::{Answers, Inbox};
 use super::decode::Decoded;
@@ -20,6 +21,7 @@ use super::protocol::{Answer, Archived, Outcomes};
 use super::route::Router;
 use super::{EpochWatch, Progress};
 use crate::model::{Epoch, Granularity, Outcome};
+use crate::panics::{caught, caught_in};
 use crate::table::raw::{FileWriter, Kind, Rows};
 use crate::table::store::write_file;
 use crate::table::{File, Log, TableError};
@@ -150,6 +152,8 @@ pub struct Archiver {
     pub workers: usize,
     /// Stores files.
     pub runtime: tokio::runtime::Handle,
+    /// Is told of a panic.
+    pub failures: UnboundedSender<Answer>,
 }
 
 #[derive(Default)]
@@ -166,7 +170,13 @@ impl Archiver {
     /// When the system gives no thread.
     pub fn start(self) -> std::io::Result<Sender<ToArchiver>> {
         let (sender, receiver) = channel();
-        std::thread::Builder::new().name("archiver".to_owned()).spawn(move || self.run(&receiver))?;
+        let run = move || {
+            if let Err(panic) = caught_in("the archiver", || self.run(&receiver)) {
+                // A job that has ended has said why.
+                self.failures.send(Answer::failed(&TableError::Bug(panic))).ok();
+            }
+        };
+        std::thread::Builder::new().name("archiver".to_owned()).spawn(run)?;
         Ok(sender)
     }
 
@@ -207,17 +217,24 @@ impl Archiver {
             Ok(encoded) => encoded,
             Err(error) => return answers.send(Answer::failed(&error)),
         };
-        let log = self.log.clone();
-        self.runtime.spawn(async move {
+        let (log, failures) = (self.log.clone(), self.failures.clone());
+        let store = async move {
             let mut files: Vec<File> = Vec::new();
             for encoded in encoded {
-                if let Err(error) = write_file(log.store().as_ref(), &encoded.file.path, encoded.bytes.into()).await {
-                    return answers.send(Answer::failed(&error));
-                }
+                write_file(log.store().as_ref(), &encoded.file.path, encoded.bytes.into()).await?;
                 files.push(encoded.file);
             }
-            let EpochCounts { live, fed, fed_absorbed } = state.counts;
-            answers.send(Answer::Archived(Archived { epoch, files, live, fed, fed_absorbed }));
+            Ok::<_, TableError>(files)
+        };
+        self.runtime.spawn(async move {
+            match caught("storing an epoch's files of raw", store).await {
+                Ok(Ok(files)) => {
+                    let EpochCounts { live, fed, fed_absorbed } = state.counts;
+                    answers.send(Answer::Archived(Archived { epoch, files, live, fed, fed_absorbed }));
+                }
+                Ok(Err(error)) => answers.send(Answer::failed(&error)),
+                Err(panic) => drop(failures.send(Answer::failed(&TableError::Bug(panic)))),
+            }
         });
     }
 }
@@ -228,4 +245,27 @@ fn write(open: &mut OpenEpoch, kind: Kind, batch: &RecordBatch) -> Result<(), Ta
         std::collections::btree_map::Entry::Vacant(entry) => entry.insert(FileWriter::new()?),
     };
     writer.write(batch)
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::table::Root;
+
+    /// What waits for its answer would wait for ever.
+    #[test]
+    fn the_archivers_panic_is_told() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let (failures, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let log = Log::new(&Root::on(Arc::new(InMemory::new())), "raw");
+        let (name, runtime) = ("g1-p0".to_owned(), runtime.handle().clone());
+        let sender = Archiver { log, name, workers: 1, runtime, failures }.start().expect("a thread");
+        // A batch that is none of `raw`.
+        let batch = RecordBatch::new_empty(Arc::new(arrow::datatypes::Schema::empty()));
+        sender.send(ToArchiver::Rows(1, Kind::Main, batch)).expect("it runs");
+        let Some(Answer::Failed { what, .. }) = told.blocking_recv() else { panic!("it says nothing") };
+        assert!(what.contains("the archiver panicked: ") && what.contains("bug"), "{what}");
+    }
 }

@@ -29,11 +29,10 @@ mod text;
 mod time;
 mod unwrap;
 
-use std::borrow::Cow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use crate::job::{LineField, Logic};
 use crate::model::{Outcome, Reason, RecordRef, Rejection, TimeUs, shorten};
+use crate::panics::guarded;
+use std::borrow::Cow;
 
 pub use explain::{Explained, FoundAt, FoundKind};
 use found::{Found, Kind, Slot};
@@ -307,14 +306,4 @@ fn bad_line(what: &str, bad: &BadLine, value: &[u8], input: &str) -> Box<Rejecti
 
 fn rejection(reason: Reason, field: Option<&str>, expected: &str, found: &[u8]) -> Box<Rejection> {
     Box::new(Rejection::new(reason, field, expected, found))
-}
-
-/// Runs `work`; a panic in it becomes its message.
-fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    // What `work` leaves half done is cleared before it is used again.
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        text.or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "a panic without a message".to_owned())
-    })
 }

@@ -247,14 +247,6 @@ fn a_line_with_an_absolute_url_without_a_path() {
 }
 
 #[test]
-fn a_panic_is_caught_with_its_message() {
-    assert_eq!(guarded(|| 1), Ok(1));
-    assert_eq!(guarded(|| -> i32 { panic!("plain") }), Err("plain".to_owned()));
-    assert_eq!(guarded(|| -> i32 { panic!("number {}", 1) }), Err("number 1".to_owned()));
-    assert_eq!(guarded(|| -> i32 { std::panic::panic_any(1) }), Err("a panic without a message".to_owned()));
-}
-
-#[test]
 fn a_record_that_makes_the_decoder_fail_is_rejected_and_the_next_is_decoded() {
     let mut decoder = decoder(JSON);
     let value = format!(r#"{{"customer":"c","at":{NOW},"action":"a"}}"#);

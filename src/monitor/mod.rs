@@ -67,11 +67,8 @@ pub fn serve(
         "/metrics" => {
             Answer { code: 200, kind: metrics::FORMAT, body: metrics::text(&progress, source.lags(), process) }
         }
-        "/healthz" => Answer { code: 200, kind: PLAIN, body: "alive\n".to_owned() },
-        "/readyz" => match progress.ready(Instant::now(), within) {
-            Ok(()) => Answer { code: 200, kind: PLAIN, body: "ready\n".to_owned() },
-            Err(why) => Answer { code: 503, kind: PLAIN, body: why + "\n" },
-        },
+        "/healthz" => is("alive", progress.alive()),
+        "/readyz" => is("ready", progress.ready(Instant::now(), within)),
         _ => Answer { code: 404, kind: PLAIN, body: "there are /metrics, /healthz, /readyz\n".to_owned() },
     };
     server::start(at, answer).map_err(|error| {
@@ -82,6 +79,13 @@ pub fn serve(
         };
         ListenError { at, error, way_out }
     })
+}
+
+fn is(what: &str, said: Result<(), String>) -> Answer {
+    match said {
+        Ok(()) => Answer { code: 200, kind: PLAIN, body: format!("{what}\n") },
+        Err(why) => Answer { code: 503, kind: PLAIN, body: why + "\n" },
+    }
 }
 
 /// The longest time between two publishes of the minute lane when all is well is that of an idle epoch and of the lane's pace. Twice

@@ -20,6 +20,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
+use crate::panics::caught_in;
+
 const CONNECTIONS_MAX: usize = 32;
 const CONNECTION_TIME: Duration = Duration::from_secs(5);
 const HEAD_BYTES_MAX: usize = 16 << 10;
@@ -42,7 +44,11 @@ pub(super) fn start(at: SocketAddr, answer: impl Fn(&str) -> Answer + Send + Syn
     listener.set_nonblocking(true)?;
     let at = listener.local_addr()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let body = move || runtime.block_on(run(listener, Arc::new(answer)));
+    let body = move || {
+        if let Err(panic) = caught_in("the thread for HTTP", || runtime.block_on(run(listener, Arc::new(answer)))) {
+            tracing::error!("{panic}; nothing answers over HTTP any more, the job goes on");
+        }
+    };
     std::thread::Builder::new().name("http".to_owned()).spawn(body)?;
     Ok(at)
 }
@@ -95,7 +101,11 @@ async fn converse(stream: TcpStream, answer: Arc<impl Fn(&str) -> Answer>) -> Re
 fn respond(request: &Request<Incoming>, answer: impl Fn(&str) -> Answer) -> Response<Full<Bytes>> {
     let asks = matches!(*request.method(), Method::GET | Method::HEAD);
     let Answer { code, kind, body } = match asks {
-        true => answer(request.uri().path()),
+        true => caught_in("an answer over HTTP", || answer(request.uri().path())).unwrap_or_else(|panic| Answer {
+            code: 500,
+            kind: PLAIN,
+            body: panic + "\n",
+        }),
         false => Answer { code: 405, kind: PLAIN, body: "only GET and HEAD\n".to_owned() },
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));

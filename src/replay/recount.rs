@@ -7,7 +7,6 @@
 //! see [`super::gather`] and [`super::compare`]. Failure: nothing of the tables was touched; run it again.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -31,10 +30,11 @@ use super::submission::{Asked, Submission};
 use super::{ReplayError, source as archive};
 use crate::cluster::{ClusterError, End, Member, alone, execute_in};
 use crate::dataflow::route::{Router, Scope};
-use crate::dataflow::{combine, decode, drop_dataflows, pending, roll_up, run_until, said_in_panic};
+use crate::dataflow::{combine, decode, drop_dataflows, pending, roll_up, run_until};
 use crate::decode::Decoder;
 use crate::exit::Exit;
 use crate::job::Job;
+use crate::panics::caught_in;
 use crate::sync::lock;
 use crate::table::fetch::fetch;
 use crate::table::layout::Layout;
@@ -449,9 +449,8 @@ struct Workers {
 impl Workers {
     /// A worker's life. After a panic the others are let go: they would wait for ever.
     fn run(&self, worker: &mut Worker) {
-        let result = catch_unwind(AssertUnwindSafe(|| self.steps(worker)));
-        if let Err(panic) = result {
-            let what = format!("worker {} panicked: {}", worker.index(), said_in_panic(panic.as_ref()));
+        let who = format!("worker {}", worker.index());
+        if let Err(what) = caught_in(&who, || self.steps(worker)) {
             // Who no longer waits has ended.
             self.failed.send(ReplayError::Bug(what)).ok();
             self.abort.store(true, Ordering::Relaxed);

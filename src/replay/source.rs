@@ -18,6 +18,7 @@ use timely::scheduling::Activator;
 use super::fetch_kept;
 use crate::dataflow::route::Scope as Range;
 use crate::model::{Epoch, Records};
+use crate::panics::caught_in;
 use crate::table::{File, Log, TableError, raw};
 
 /// Bytes of records in a step.
@@ -62,6 +63,7 @@ pub struct Share {
 enum Message {
     Begin(Chunk),
     Records(Records),
+    End,
     Failed(TableError),
 }
 
@@ -70,10 +72,13 @@ impl Share {
         let (sender, receiver) = sync_channel(BATCHES_WAITING);
         let handle = runtime.clone();
         runtime.spawn_blocking(move || {
-            if let Err(error) = self.read(&handle, &sender, &wake) {
-                // A worker that is gone needs no end.
-                sender.send(Message::Failed(error)).ok();
-            }
+            let read = caught_in("reading the archive", || self.read(&handle, &sender, &wake));
+            let end = match read.unwrap_or_else(|panic| Err(TableError::Bug(panic))) {
+                Ok(()) => Message::End,
+                Err(error) => Message::Failed(error),
+            };
+            // A worker that is gone needs no end.
+            sender.send(end).ok();
             drop(sender);
             wake();
         });
@@ -185,8 +190,12 @@ pub fn source<'scope>(
                         fail(error);
                         return;
                     }
+                    Ok(Message::End) => capability = None,
                     Err(TryRecvError::Empty) => return,
-                    Err(TryRecvError::Disconnected) => capability = None,
+                    Err(TryRecvError::Disconnected) => {
+                        fail(TableError::Bug("the thread that reads the archive is gone without a word".to_owned()));
+                        return;
+                    }
                 }
             }
         }

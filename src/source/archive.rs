@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Waker;
 use crate::model::{Epoch, Records};
+use crate::panics::{caught_in, of_task};
 use crate::table::store::read_file;
 use crate::table::{File, Log, State, TableError, raw};
 
@@ -82,7 +83,8 @@ impl FeedPlan {
         }
         let handle = runtime.clone();
         runtime.spawn_blocking(move || {
-            if let Err(error) = share.read(&handle, &sender, &waker) {
+            let read = caught_in("the feed from the archive", || share.read(&handle, &sender, &waker));
+            if let Err(error) = read.unwrap_or_else(|panic| Err(TableError::Bug(panic))) {
                 // A worker that is gone needs no end.
                 sender.send(Message::Failed(error)).ok();
             }
@@ -107,8 +109,12 @@ impl FeedPlan {
             let path = Path::from(file.path.as_str());
             let (log, of) = (self.log.clone(), path.clone());
             let reading = runtime.spawn(async move { read_file(log.store().as_ref(), &of).await });
-            // It is cancelled when the job ends: nobody waits for the rest.
-            let Ok(read) = block_on(reading) else { return Ok(()) };
+            let read = match block_on(reading) {
+                Ok(read) => read,
+                // When the job ends: nobody waits for the rest.
+                Err(error) if error.is_cancelled() => return Ok(()),
+                Err(error) => return Err(TableError::Bug(of_task("reading the archive", error))),
+            };
             let bytes = read.map_err(|error| TableError::reading("raw", &path, error))?;
             for records in raw::read_records(file, bytes, *after, *up_to)? {
                 if sender.send(Message::Chunk(records?)).is_err() {

@@ -23,6 +23,7 @@ use url::Url;
 use super::TableError;
 use super::refusal::Answers;
 use super::store::{Background, Backoff, look_at_file, may_pass};
+use crate::panics::caught;
 
 /// Commits between two checkpoints.
 const CHECKPOINT_INTERVAL: u64 = 100;
@@ -337,7 +338,9 @@ impl Log {
                 table.load_version(version).await?;
                 deltalake_core::checkpoints::create_checkpoint(&table, None).await
             };
-            match result.await {
+            let result = caught("writing a checkpoint", result).await;
+            match result.map_err(TableError::Bug).and_then(|done| done.map_err(|error| log.corrupt(error.to_string())))
+            {
                 Ok(()) => tracing::debug!(table = log.name, version, "checkpoint written"),
                 Err(error) => {
                     tracing::warn!(table = log.name, version, %error, "no checkpoint; opening the table stays slower")

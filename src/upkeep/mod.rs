@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::dataflow::commit::Request;
 use crate::job::Settings;
 use crate::model::TimeUs;
+use crate::panics::caught;
 use crate::table::{Log, Root};
 
 use clean::{Rule, clean};
@@ -60,7 +61,9 @@ impl Upkeep {
         loop {
             self.clock.reaches(next).await;
             next = self.clock.now() + EVERY_US;
-            self.round().await;
+            if let Err(panic) = caught("upkeep", self.round()).await {
+                tracing::error!("{panic}; the job goes on, and upkeep is tried again in ten minutes");
+            }
         }
     }
 

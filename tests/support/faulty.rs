@@ -27,6 +27,8 @@ pub(crate) enum Fault {
     Refused,
     /// Nothing is written; permission is denied.
     Denied,
+    /// The store's client panics.
+    Panic,
     /// Nothing is written; the credentials have expired, as an S3 server says it.
     Expired,
     /// It is written, and the answer is an error that may pass.
@@ -70,6 +72,8 @@ struct Script {
     on: Vec<(String, Fault)>,
     /// Calls that still fail, and whether reads do.
     outage: (u64, bool),
+    /// The next read of a path that contains this panics.
+    read_panic: Option<String>,
 }
 
 struct Shared {
@@ -105,6 +109,11 @@ impl Faulty {
         self.script().outage = (calls, reads);
     }
 
+    /// Lets the next read, or listing, of a path that contains `part` panic.
+    pub(crate) fn panics_reading(&self, part: &str) {
+        self.script().read_panic = Some(part.to_owned());
+    }
+
     /// The paths of all steps so far.
     pub(crate) fn steps(&self) -> Vec<String> {
         self.script().steps.clone()
@@ -118,7 +127,7 @@ impl Faulty {
     /// Whether every fault has struck, and every outage is over.
     pub(crate) fn done(&self) -> bool {
         let script = self.script();
-        script.at.is_empty() && script.on.is_empty() && script.outage.0 == 0
+        script.at.is_empty() && script.on.is_empty() && script.outage.0 == 0 && script.read_panic.is_none()
     }
 
     /// Whether it stands still.
@@ -151,6 +160,8 @@ impl Faulty {
     async fn read(&self, path: &str) -> Result<()> {
         self.runs(path).await?;
         let mut script = self.script();
+        let panics = script.read_panic.take_if(|part| path.contains(part.as_str())).is_some();
+        assert!(!panics, "by the test at {path}");
         match &mut script.outage {
             (left, true) if *left > 0 => {
                 *left -= 1;
@@ -186,6 +197,7 @@ impl Faulty {
             None | Some(Fault::Outage { .. }) => write.await,
             Some(Fault::Refused) => Err(failed("refused")),
             Some(Fault::Denied) => Err(denied(path.as_ref())),
+            Some(Fault::Panic) => panic!("by the test at {path}"),
             Some(Fault::Expired) => Err(failed(
                 "Server returned non-2xx status code: 400 Bad Request: <Error><Code>ExpiredToken</Code></Error>",
             )),

@@ -1,11 +1,10 @@
 //! A message as a record, and what is remembered of a partition's last one.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use md5::{Digest, Md5};
 use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp};
 
 use crate::model::{RecordRef, Records, TimestampType, plausible_ms};
+use crate::panics::guarded;
 use crate::source::Stamp;
 
 /// A copy of a partition's last record.
@@ -76,7 +75,7 @@ pub(crate) fn headers_of<'m>(
     let count = headers.map_or(0, Headers::count);
     (0..count).map(move |index| {
         // The client panics on a header name that is not UTF-8; the record must go through all the same.
-        let header = catch_unwind(AssertUnwindSafe(|| headers.and_then(|headers| headers.try_get(index))));
+        let header = guarded(|| headers.and_then(|headers| headers.try_get(index)));
         match header {
             Ok(Some(header)) => (header.key.as_bytes(), header.value),
             Ok(None) | Err(_) => ("\u{fffd}".as_bytes(), None),

@@ -205,8 +205,12 @@ impl RecordSource for Share {
         if self.epoch != stamp.epoch {
             self.epoch = stamp.epoch;
             if let Some(ask) = &*lock(&self.known.ask) {
-                // Without the thread no ends are known.
-                ask.send(stamp.epoch).unwrap_or_default();
+                // It ends before the job only by a panic; without it neither ends nor new partitions would be known.
+                ask.send(stamp.epoch).map_err(|_| {
+                    SourceError::Retry(
+                        "the thread that asks the brokers is gone, the log above says why; start again".to_owned(),
+                    )
+                })?;
             }
         }
         self.take_new()?;
