@@ -267,8 +267,7 @@ impl Entry {
             table: "counts".to_owned(),
             what: format!(
                 "replay {id} was published, but {path} is not there, so nobody can say which rows it counts: run `floodmark replay \
-                 publish {id}` again, which writes it anew from plan.json beside it if the replay is in force, or put it back from a \
-                 copy of the tables"
+                 publish {id}` again, which writes it anew from plan.json beside it if the replay is in force"
             ),
         })
     }

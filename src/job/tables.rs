@@ -3,12 +3,32 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use object_store::aws::AmazonS3ConfigKey;
+use object_store::azure::AzureConfigKey;
+use object_store::gcp::GoogleConfigKey;
+
 use super::error::JobError;
 use super::read::{Section, Value};
 use super::redact::Redacted;
 
 /// Schemes of `tables.url`; anything else is a path of this machine.
 const SCHEMES: [&str; 8] = ["file", "memory", "s3", "s3a", "gs", "az", "abfs", "abfss"];
+
+/// The options that are most used; a hint at what was meant.
+const OPTIONS: [&str; 12] = [
+    "access_key_id",
+    "secret_access_key",
+    "session_token",
+    "endpoint",
+    "region",
+    "allow_http",
+    "virtual_hosted_style_request",
+    "conditional_put",
+    "service_account",
+    "service_account_key",
+    "account_name",
+    "account_key",
+];
 
 /// Most buckets: their numbers are 16 bits wide.
 const BUCKETS_MAX: u64 = 1 << 16;
@@ -47,6 +67,13 @@ pub(super) fn read(root: &Section<'_>) -> Result<Tables, JobError> {
     let mut options = BTreeMap::new();
     if let Some(value) = section.get("options") {
         for (name, value) in value.entries()? {
+            if !is_known(&url, name) {
+                let hint = super::error::did_you_mean(name, OPTIONS);
+                return Err(value.fault(
+                    "an option that this store does not know",
+                    format!("an option as object_store names it{hint}"),
+                ));
+            }
             let text = value.option()?;
             if !text.is_empty() {
                 options.insert(name.to_owned(), text);
@@ -54,6 +81,18 @@ pub(super) fn read(root: &Section<'_>) -> Result<Tables, JobError> {
         }
     }
     Ok(Tables { url, buckets, options })
+}
+
+/// Whether the store of a URL knows this option. A folder of this machine takes all: one job file serves it and a store. A key under a
+/// wrong name would be no key at all, and the store would be asked without.
+fn is_known(url: &str, name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    match url.split_once("://").map(|(scheme, _)| scheme) {
+        Some("s3" | "s3a") => name.parse::<AmazonS3ConfigKey>().is_ok(),
+        Some("gs") => name.parse::<GoogleConfigKey>().is_ok(),
+        Some("az" | "abfs" | "abfss") => name.parse::<AzureConfigKey>().is_ok(),
+        _ => true,
+    }
 }
 
 fn url(value: &Value<'_>) -> Result<String, JobError> {

@@ -745,3 +745,23 @@ fn the_examples_of_lines_in_the_job_file_are_right() {
     }
     assert_eq!(checked, 3);
 }
+
+/// A key under a wrong name would be no key at all.
+#[test]
+fn options_that_the_store_does_not_know_are_refused() {
+    let tables = |url: &str, option: &str| {
+        changed(r#"url = "tables/test""#, &format!("url = \"{url}\"\noptions = {{ {option} = \"x\" }}"))
+    };
+    for (url, option, meant) in [
+        ("s3://bucket/path", "acces_key_id", "access_key_id"),
+        ("gs://bucket/path", "service_acount", "service_account"),
+        ("az://container/path", "acount_name", "account_name"),
+    ] {
+        let said = error(&tables(url, option));
+        let expected =
+            format!("tables.options.{option}: found an option that this store does not know; expected an option as");
+        assert!(said.contains(&expected) && said.ends_with(&format!("did you mean `{meant}`?")), "{said}");
+    }
+    good(&tables("s3://bucket/path", "AWS_SECRET_ACCESS_KEY"));
+    good(&tables("tables/test", "acces_key_id"));
+}

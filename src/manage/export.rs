@@ -109,7 +109,7 @@ pub(super) async fn run(args: &ExportArgs) -> Result<(), ManageError> {
 async fn copy(log: &Log, file: &File, to: &dyn ObjectStore, path: &Path) -> Result<(), ManageError> {
     let from = Path::from(file.path.as_str());
     let reading = |error| match error {
-        StoreError::NotFound { .. } => ManageError::Retry(format!(
+        StoreError::NotFound { .. } => ManageError::retry(format!(
             "{from} of table {} was deleted while it was to be exported: the export took longer than dead files are kept; \
              export again, or raise settings.dead_files_keep_hours",
             log.name()

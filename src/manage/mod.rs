@@ -85,9 +85,14 @@ pub enum ManageError {
     /// Merging files.
     #[error(transparent)]
     Compact(#[from] CompactError),
-    /// Not all could be done, for a reason that may pass.
-    #[error("{0}")]
-    Retry(String),
+    /// Not all could be done.
+    #[error("{what}")]
+    Incomplete {
+        /// How the command ends.
+        exit: Exit,
+        /// What was not, and why.
+        what: String,
+    },
     /// A folder of this machine.
     #[error("{doing}: {error}; check the path and its permissions")]
     Disk {
@@ -109,13 +114,17 @@ impl HasExit for ManageError {
             ManageError::Job(error) => error.exit(),
             ManageError::Table(error) => error.exit(),
             ManageError::Compact(error) => error.exit(),
-            ManageError::Retry(_) => Exit::TryAgain,
+            ManageError::Incomplete { exit, .. } => *exit,
             ManageError::Disk { .. } | ManageError::Output(_) => Exit::Failed,
         }
     }
 }
 
 impl ManageError {
+    fn retry(what: String) -> ManageError {
+        ManageError::Incomplete { exit: Exit::TryAgain, what }
+    }
+
     fn disk(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> ManageError {
         let doing = doing.into();
         move |error| ManageError::Disk { doing, error }

@@ -73,13 +73,14 @@ pub(super) async fn run(args: &VacuumArgs) -> Result<(), ManageError> {
         },
         || tables.iter().map(|(table, (hours, cleaned))| line(table, cleaned, args.dry_run, *hours)).collect(),
     )?;
-    match tables.iter().find_map(|(table, (_, cleaned))| Some((table, cleaned.failed, cleaned.failure.as_ref()?))) {
-        Some((table, failed, failure)) => Err(ManageError::Retry(format!(
-            "table {table}: {} objects could not be deleted: {failure}; check that the credentials allow deleting, then run this again",
-            grouped(failed)
-        ))),
-        None => Ok(()),
+    for (table, (_, cleaned)) in &tables {
+        if let (Some(exit), Some(failure)) = (cleaned.exit, &cleaned.failure) {
+            let failed = grouped(cleaned.failed);
+            let what = format!("table {table}: {failed} objects could not be deleted: {failure}; then run this again");
+            return Err(ManageError::Incomplete { exit, what });
+        }
     }
+    Ok(())
 }
 
 fn line(table: &str, cleaned: &Cleaned, dry_run: bool, hours: u64) -> String {

@@ -12,6 +12,7 @@ use arrow::array::{Array, ArrayBuilder, AsArray, BinaryArray, BinaryBuilder, Int
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use parquet::arrow::arrow_writer::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use serde::{Deserialize, Serialize};
 
@@ -331,6 +332,14 @@ fn groups_of(run: &Run) -> Vec<(Kept, u16, Range<usize>)> {
     run.groups_by_number().into_iter().map(of).collect()
 }
 
+/// What the encoder fails with: the file that it writes to, or a fault of ours.
+fn encoding(error: ParquetError) -> TableError {
+    match error {
+        ParquetError::External(cause) if cause.is::<std::io::Error>() => TableError::Scratch(cause.to_string()),
+        error => TableError::Bug(format!("a sorted run can not be encoded: {error}")),
+    }
+}
+
 fn scratch(error: std::io::Error) -> TableError {
     TableError::Scratch(error.to_string())
 }
@@ -347,7 +356,7 @@ pub fn write<W: std::io::Write + Send>(runs: &RunSet, sink: W) -> Result<Vec<(Ke
         .set_dictionary_enabled(false)
         .set_column_encoding("key".into(), Encoding::DELTA_BYTE_ARRAY)
         .build();
-    let mut writer = ArrowWriter::try_new(sink, Arc::clone(&SCHEMA), Some(properties)).map_err(corrupt)?;
+    let mut writer = ArrowWriter::try_new(sink, Arc::clone(&SCHEMA), Some(properties)).map_err(encoding)?;
     let mut written = Vec::new();
     let mut key = Vec::new();
     for (kept, bucket) in runs.groups() {
@@ -365,15 +374,15 @@ pub fn write<W: std::io::Write + Send>(runs: &RunSet, sink: W) -> Result<Vec<(Ke
             }
             merged.advance()?;
             if keys.len() >= BATCH_ROWS || keys.values_slice().len() >= BATCH_BYTES || merged.cell().is_none() {
-                writer.write(&batch(&mut keys, &mut counts)).map_err(corrupt)?;
+                writer.write(&batch(&mut keys, &mut counts)).map_err(encoding)?;
             }
         }
         if rows > 0 {
             written.push((kept, bucket));
-            writer.flush().map_err(corrupt)?;
+            writer.flush().map_err(encoding)?;
         }
     }
-    writer.close().map_err(corrupt)?;
+    writer.close().map_err(encoding)?;
     Ok(written)
 }
 

@@ -69,8 +69,8 @@ pub enum TableError {
     },
     /// The table's files contradict each other or the log, or are not there.
     #[error(
-        "table {table} is damaged: {what}. Nothing was changed; bring back from a copy, or from the store's older versions, what \
-         is missing, then run `floodmark verify`"
+        "table {table} is damaged: {what}. Bring back what is missing, from a copy or from older versions that the store keeps; then \
+         run `floodmark verify`"
     )]
     Corrupt {
         /// Name of the table.

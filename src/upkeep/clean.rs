@@ -13,6 +13,7 @@ use object_store::{Error as StoreError, ObjectMeta};
 use serde::Serialize;
 
 use crate::dataflow::commit::lane_epochs;
+use crate::exit::{Exit, HasExit};
 use crate::model::Epoch;
 use crate::table::log::WRITER_GENERATION;
 use crate::table::{Log, State, TableError, Tombstones, raw};
@@ -43,6 +44,9 @@ pub struct Cleaned {
     pub failed: u64,
     /// Why the first of them could not.
     pub failure: Option<String>,
+    /// How a command ends for that.
+    #[serde(skip)]
+    pub exit: Option<Exit>,
 }
 
 /// Cleans one table; without a table there is nothing to do.
@@ -68,14 +72,14 @@ pub async fn clean(log: &Log, rule: Rule) -> Result<Cleaned, TableError> {
         return Ok(cleaned);
     }
     let mut left = HashSet::new();
-    delete(log, dead.iter().map(|dead| dead.path.clone()).collect(), &mut left, &mut cleaned.failure).await;
+    delete(log, dead.iter().map(|dead| dead.path.clone()).collect(), &mut left, &mut cleaned).await;
     for dead in dead.iter().filter(|dead| left.contains(&dead.path)) {
         cleaned.files -= 1;
         cleaned.bytes -= dead.bytes;
     }
     cleaned.failed = left.len() as u64;
     left.clear();
-    delete(log, entries, &mut left, &mut cleaned.failure).await;
+    delete(log, entries, &mut left, &mut cleaned).await;
     cleaned.log_entries -= left.len() as u64;
     cleaned.failed += left.len() as u64;
     Ok(cleaned)
@@ -158,8 +162,8 @@ async fn old_entries(log: &Log, rule: Rule) -> Result<Vec<Path>, TableError> {
     Ok(old.into_iter().map(|(_, path)| path).collect())
 }
 
-/// Deletes objects; `left` are those that stay, `failure` the first reason.
-async fn delete(log: &Log, paths: Vec<Path>, left: &mut HashSet<Path>, failure: &mut Option<String>) {
+/// Deletes objects; `left` are those that stay, and `cleaned` hears the first reason.
+async fn delete(log: &Log, paths: Vec<Path>, left: &mut HashSet<Path>, cleaned: &mut Cleaned) {
     left.extend(paths.iter().cloned());
     let paths = futures::stream::iter(paths.into_iter().map(Ok)).boxed();
     let mut answers = log.store().delete_stream(paths);
@@ -170,7 +174,11 @@ async fn delete(log: &Log, paths: Vec<Path>, left: &mut HashSet<Path>, failure: 
             Err(StoreError::NotFound { path, .. }) => {
                 left.retain(|left| !path.ends_with(left.as_ref()));
             }
-            Err(error) => drop(failure.get_or_insert_with(|| error.to_string())),
+            Err(error) if cleaned.failure.is_none() => {
+                let error = TableError::storage("deleting", error);
+                (cleaned.exit, cleaned.failure) = (Some(error.exit()), Some(error.to_string()));
+            }
+            Err(_) => {}
         }
     }
 }

@@ -91,7 +91,7 @@ impl Upkeep {
                             table,
                             failed,
                             failure,
-                            "dead files were not deleted, tried again in ten minutes; check that the credentials allow deleting"
+                            "dead files were not deleted, tried again in ten minutes"
                         );
                     }
                     if cleaned.files + cleaned.log_entries > 0 {
