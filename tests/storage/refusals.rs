@@ -81,7 +81,7 @@ const COMMANDS: [&str; 9] = [
     "table history JOB",
     "table compact JOB",
     "replay plan JOB --from 2026-01-13 --to 2026-01-14",
-    "replay list JOB",
+    "replay list --job JOB",
     "status URL",
     "table history URL",
 ];

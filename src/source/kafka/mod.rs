@@ -135,7 +135,7 @@ impl SourceFactory for Kafka {
 
     fn open(&self, worker: usize, workers: usize, waker: Waker) -> Result<Box<dyn RecordSource>, SourceError> {
         lock(&self.known.wakers).push(Arc::clone(&waker));
-        let mut share = Share::new(&self.client, &self.topics, &self.known, (worker, workers), waker);
+        let mut share = Share::new(&self.client, &self.topics, &self.known, worker, workers, waker);
         share.take_new()?;
         self.known.ask_brokers(&self.client, &self.topics, self.discovery_interval);
         Ok(Box::new(share))

@@ -71,7 +71,8 @@ impl Share {
         client: &ClientConfig,
         topics: &[String],
         known: &Arc<Known>,
-        (worker, workers): (usize, usize),
+        worker: usize,
+        workers: usize,
         waker: Waker,
     ) -> Share {
         Share {
