@@ -150,10 +150,7 @@ fn what_the_server_refuses_has_one_code_in_all_commands() {
     for (others, says) in [
         (&[("AWS_SECRET_ACCESS_KEY", "wrong")][..], "refuses the keys (403 Forbidden: SignatureDoesNotMatch"),
         (&[("AWS_ACCESS_KEY_ID", "unknown")], "refuses the keys (403 Forbidden: InvalidAccessKeyId"),
-        (
-            &[("FLOODMARK_TABLES", "s3://nowhere/x")],
-            "s3://nowhere/x: there is no such bucket (404 Not Found: NoSuchBucket",
-        ),
+        (&[("FLOODMARK_TABLES", "s3://nowhere/x")], "there is no such bucket (404 Not Found: NoSuchBucket"),
         (&[("AWS_ACCESS_KEY_ID", "nobody"), ("AWS_SECRET_ACCESS_KEY", "a-secret")], "(403 Forbidden: AccessDenied"),
     ] {
         scene.all_end(others, Exit::Configuration, &[says]);
