@@ -444,10 +444,11 @@ async fn take(tables: &mut Tables, now_ms: i64) -> Result<i64, TableError> {
     counts.log.fence(&mut counts.state, generation, now_ms).await
 }
 
-/// Lets both tables say how long the job keeps what is superseded, where it was changed since the last start.
+/// Lets both tables say how long the job keeps what is superseded, and how they are laid out, where that has changed since the last start.
 async fn keep(tables: &mut Tables, live: &Live) -> Result<(), TableError> {
-    let properties = retention::properties(live.job.settings.dead_files_keep_hours);
     for table in [&mut tables.raw, &mut tables.counts] {
+        let mut properties = retention::properties(live.job.settings.dead_files_keep_hours);
+        properties.extend(table.log.said_of(&table.state));
         table.log.set_properties(&mut table.state, &properties, live.clock.now_ms()).await?;
     }
     Ok(())

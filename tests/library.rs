@@ -4,6 +4,8 @@
 
 mod library {
     mod access_log;
+    mod foreign;
+    mod format;
     mod log;
     mod oracle;
     mod panics;

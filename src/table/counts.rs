@@ -15,7 +15,7 @@ use parquet::file::properties::WriterProperties;
 
 use super::fetch::Batches;
 use super::log::{Definition, File, State};
-use super::stats::{Stats, widen};
+use super::stats::Stats;
 use super::{TableError, time_type};
 use crate::model::{Granularity, Lane, Period, Segment, TimeUs, Zone};
 
@@ -109,11 +109,6 @@ pub fn segment_of(file: &File) -> Result<Segment, TableError> {
 pub struct SegmentWriter {
     segment: Segment,
     writer: ArrowWriter<Vec<u8>>,
-    rows: u64,
-    windows: Option<(TimeUs, TimeUs)>,
-    counts: Option<(i64, i64)>,
-    first_customer: Option<String>,
-    last_customer: String,
 }
 
 /// Rows of a segment in columns, in file order.
@@ -188,15 +183,7 @@ impl SegmentWriter {
             .set_data_page_row_count_limit(PAGE_ROWS)
             .build();
         let writer = ArrowWriter::try_new(Vec::new(), file_schema(), Some(properties)).map_err(encoding)?;
-        Ok(SegmentWriter {
-            segment,
-            writer,
-            rows: 0,
-            windows: None,
-            counts: None,
-            first_customer: None,
-            last_customer: String::new(),
-        })
+        Ok(SegmentWriter { segment, writer })
     }
 
     /// Appends rows.
@@ -207,12 +194,6 @@ impl SegmentWriter {
         if columns.is_empty() {
             return Ok(());
         }
-        self.rows += columns.len() as u64;
-        columns.window_start.values().iter().for_each(|&start| widen(&mut self.windows, start));
-        columns.event_count.values().iter().for_each(|&count| widen(&mut self.counts, count));
-        self.first_customer.get_or_insert_with(|| columns.customer.value(0).to_owned());
-        columns.customer.value(columns.len() - 1).clone_into(&mut self.last_customer);
-
         let ends = window_ends(self.segment.granularity, &columns.window_start);
         let arrays: Vec<ArrayRef> = vec![
             Arc::new(columns.customer),
@@ -230,30 +211,26 @@ impl SegmentWriter {
     ///
     /// # Errors
     /// [`TableError::Bug`] when the encoder fails.
-    pub fn finish(self, name: &str) -> Result<Option<(File, Bytes)>, TableError> {
-        let Some(first_customer) = self.first_customer else { return Ok(None) };
+    pub fn finish(mut self, name: &str) -> Result<Option<(File, Bytes)>, TableError> {
+        self.writer.flush().map_err(encoding)?;
+        let stats = Stats::of(self.writer.flushed_row_groups());
+        if stats.rows() == 0 {
+            return Ok(None);
+        }
         let bytes = self.writer.into_inner().map_err(encoding)?;
         let granularity = self.segment.granularity;
-        let (first_window, last_window) = self.windows.unwrap_or_default();
-        let ends = (granularity.window_end(first_window, Zone::Utc), granularity.window_end(last_window, Zone::Utc));
-        let stats = Stats::new(self.rows)
-            .text("customer_id", &first_customer, &self.last_customer)
-            .time("window_start", self.windows, 0)
-            .time("window_end", Some(ends), 0)
-            .int("event_count", self.counts, 0)
-            .into_json();
         let period = self.segment.period.label(self.segment.period_start);
         let bucket = self.segment.bucket;
         let file = File {
             path: format!("granularity={granularity}/period={period}/bucket={bucket}/{name}.parquet"),
             size: bytes.len() as u64,
-            rows: self.rows,
+            rows: stats.rows(),
             partition: BTreeMap::from([
                 ("granularity".to_owned(), granularity.name().to_owned()),
                 ("period".to_owned(), period),
                 ("bucket".to_owned(), bucket.to_string()),
             ]),
-            stats,
+            stats: stats.into_json(),
         };
         Ok(Some((file, Bytes::from(bytes))))
     }

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, RecordBatchReader};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -20,8 +20,8 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 
-use super::TableError;
 use super::store::{Backoff, may_pass};
+use super::{TableError, time_type};
 
 /// A larger file goes to disk.
 const MEMORY_BYTES_MAX: u64 = 1 << 20;
@@ -186,7 +186,11 @@ impl Batches {
         row_groups: Option<Vec<usize>>,
         batch_rows: usize,
     ) -> Result<Batches, ParquetError> {
-        let metadata = ArrowReaderMetadata::load(&content, ArrowReaderOptions::new())?;
+        let mut metadata = ArrowReaderMetadata::load(&content, ArrowReaderOptions::new())?;
+        if let Some(schema) = plain(metadata.schema()) {
+            let options = ArrowReaderOptions::new().with_schema(schema);
+            metadata = ArrowReaderMetadata::try_new(Arc::clone(metadata.metadata()), options)?;
+        }
         let file = Arc::clone(metadata.metadata());
         let projection = columns.map_or_else(ProjectionMask::all, |columns| {
             ProjectionMask::columns(file.file_metadata().schema_descr(), columns.iter().copied())
@@ -233,6 +237,20 @@ impl Iterator for Batches {
             }
         }
     }
+}
+
+/// The schema with our types for those that other programs had in memory; `None` where there are none. Times in Spark's old way are
+/// by default read as ns, into which far years do not fit.
+fn plain(schema: &SchemaRef) -> Option<SchemaRef> {
+    let of = |found: &DataType| match found {
+        DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
+        DataType::LargeBinary | DataType::BinaryView => DataType::Binary,
+        DataType::Timestamp(TimeUnit::Nanosecond, None) => time_type(),
+        other => other.clone(),
+    };
+    let fields = schema.fields().iter().map(|field| field.as_ref().clone().with_data_type(of(field.data_type())));
+    let plain = Schema::new(fields.collect::<Vec<_>>());
+    (plain.fields() != schema.fields()).then(|| Arc::new(plain))
 }
 
 /// How many rows of a row group are read at once: of [`BATCH_BYTES`] by their mean; and where one column's texts would not fit

@@ -3,23 +3,25 @@
 //! In: `_delta_log`. Out: the [`State`] of the newest version, and for who cleans up also its tombstones. Of a checkpoint only
 //! the columns that a state is made of are decoded: most of its rows are tombstones. Commits are fetched some at a time.
 //!
+//! What other programs have written is taken in or refused by the rules of [`super::foreign`].
+//!
 //! The log changes while it is read: commits come, and entries below an old checkpoint go (`upkeep`). An entry that a listing
 //! lacks is asked for by name, and when it is gone all is read again before the log is called damaged.
 
 use std::collections::{BTreeMap, HashMap};
 
-use arrow::array::{Array, AsArray, Int64Array, MapArray, RecordBatch, StringArray, StructArray};
-use arrow::datatypes::Int64Type;
-use bytes::Bytes;
+use arrow::array::{Array, MapArray, RecordBatch};
 use futures::{StreamExt, TryStreamExt};
 use object_store::Error as StoreError;
 use object_store::path::Path;
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::TableError;
+use super::checkpoint::{
+    action, action_of, checkpoint_batches, int, partition_of, rows_with, text, vector_id, vector_of,
+};
+use super::foreign::{Changes, Origin, Protocol, check, lacks};
 use super::log::{File, Log, State, commit_path};
 use super::store::{look_at_file, read_file, try_read};
 
@@ -50,7 +52,7 @@ impl Log {
     /// Reads the newest version; `None` where there is no table.
     ///
     /// # Errors
-    /// [`TableError::Storage`], [`TableError::Corrupt`].
+    /// [`TableError::Storage`], [`TableError::Corrupt`]; [`TableError::Invalid`] when it can not be read or written right.
     pub async fn load(&self) -> Result<Option<State>, TableError> {
         self.load_all(&mut None).await
     }
@@ -72,7 +74,12 @@ impl Log {
                 tombstones.clear();
             }
             match self.load_once(tombstones.as_mut()).await? {
-                Ok(state) => return Ok(state),
+                Ok(state) => {
+                    if let Some(state) = &state {
+                        check(&self.name, &self.url, state)?;
+                    }
+                    return Ok(state);
+                }
                 Err(found) => gap = Some(found),
             }
         }
@@ -117,7 +124,7 @@ impl Log {
     /// Reads an older version, as long as its log is kept; `None` where it is no longer.
     ///
     /// # Errors
-    /// [`TableError::Storage`], [`TableError::Corrupt`].
+    /// As [`Log::load`].
     pub async fn load_at(&self, version: u64) -> Result<Option<State>, TableError> {
         let listing = self.list(None).await?;
         let mut state = None;
@@ -133,6 +140,9 @@ impl Log {
                 Err(error) => return Err(self.storage(&format!("reading {path}"), error)),
             }
         }
+        if let Some(state) = &state {
+            check(&self.name, &self.url, state)?;
+        }
         Ok(state)
     }
 
@@ -146,7 +156,11 @@ impl Log {
             let next = state.version + 1;
             match read_file(self.store.as_ref(), &commit_path(next)).await {
                 Ok(bytes) => self.apply(state, None, next, &bytes)?,
-                Err(StoreError::NotFound { .. }) => return Ok(state.version > before),
+                Err(StoreError::NotFound { .. }) if state.version == before => return Ok(false),
+                Err(StoreError::NotFound { .. }) => {
+                    check(&self.name, &self.url, state)?;
+                    return Ok(true);
+                }
                 Err(error) => return Err(self.storage("reading the log", error)),
             }
         }
@@ -216,18 +230,22 @@ impl Log {
         let corrupt = |error: String| self.corrupt(format!("{path}: {error}"));
         let batches = checkpoint_batches(bytes, tombstones.is_some()).map_err(|error| corrupt(error.to_string()))?;
         let mut state = State { version, ..State::default() };
+        let origin = Origin { version, checkpoint: true, ..Origin::default() };
         for batch in batches {
             let batch = batch.map_err(|error| corrupt(error.to_string()))?;
-            rows_of_checkpoint(&batch, &mut state, tombstones.as_deref_mut()).map_err(corrupt)?;
-            // Of these there is one: as JSON it is the line of a commit.
-            let metadata = rows_with(&batch, "metaData").map_err(corrupt)?;
-            for (row, column) in metadata {
+            self.rows_of_checkpoint(&batch, &mut state, tombstones.as_deref_mut(), &origin).map_err(corrupt)?;
+            // Of these there is one each: as JSON it is the line of a commit.
+            for (row, column) in
+                [rows_with(&batch, "protocol"), rows_with(&batch, "metaData")].into_iter().flatten().flatten()
+            {
                 let mut writer = arrow::json::LineDelimitedWriter::new(Vec::new());
                 let row = batch.slice(row, 1).project(&[column]);
                 row.and_then(|row| writer.write(&row))
                     .and_then(|()| writer.finish())
                     .map_err(|error| corrupt(error.to_string()))?;
-                self.apply(&mut state, None, version, &writer.into_inner())?;
+                let bytes = writer.into_inner();
+                let line: Line<'_> = serde_json::from_slice(&bytes).map_err(|error| corrupt(error.to_string()))?;
+                self.apply_line(&mut state, None, line, &origin, &mut Changes::default()).map_err(corrupt)?;
             }
         }
         Ok(Some(state))
@@ -242,37 +260,141 @@ impl Log {
         bytes: &[u8],
     ) -> Result<(), TableError> {
         let corrupt = |what: String| self.corrupt(format!("_delta_log, version {version}: {what}"));
-        for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-            let action: Line<'_> = serde_json::from_slice(line).map_err(|error| corrupt(error.to_string()))?;
-            if let Some(add) = action.add {
-                let partition = add.partition_values.into_iter().map(|(name, value)| (name, value.unwrap_or_default()));
-                let file = live_file(&add.path, add.size, partition.collect(), add.stats).map_err(corrupt)?;
+        let lines = (bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()))
+            .map(|line| serde_json::from_slice::<Line<'_>>(line).map_err(|error| corrupt(error.to_string())))
+            .collect::<Result<Vec<_>, _>>()?;
+        let info = lines.iter().find_map(|line| line.commit_info.as_ref());
+        let origin = Origin {
+            version,
+            checkpoint: false,
+            operation: info.and_then(|info| info.operation.clone()),
+            engine: info.and_then(|info| info.engine_info.clone().or_else(|| info.client_version.clone())),
+        };
+        let mut changes = Changes::default();
+        for line in lines {
+            self.apply_line(state, tombstones.as_deref_mut(), line, &origin, &mut changes).map_err(corrupt)?;
+        }
+        state.seen.commit(&self.name, changes, &origin);
+        state.version = version;
+        Ok(())
+    }
+
+    fn apply_line(
+        &self,
+        state: &mut State,
+        mut tombstones: Option<&mut Tombstones>,
+        line: Line<'_>,
+        origin: &Origin,
+        changes: &mut Changes,
+    ) -> Result<(), String> {
+        if let Some(add) = line.add {
+            changes.adds_rows |= add.data_change.unwrap_or(true);
+            let partition = add.partition_values.into_iter().map(|(name, value)| (name, value.unwrap_or_default()));
+            let vector = add.deletion_vector.map(DeletionVector::id);
+            let found =
+                Found { path: add.path, size: add.size, partition: partition.collect(), stats: add.stats, vector };
+            if let Some(path) = self.add(state, found, origin) {
                 if let Some(tombstones) = &mut tombstones {
-                    tombstones.remove(&file.path);
+                    tombstones.remove(&path);
                 }
-                state.files.insert(file.path.clone(), file);
-            }
-            if let Some(remove) = action.remove {
-                let path = decoded(&remove.path);
-                state.files.remove(&path);
-                if let Some(tombstones) = &mut tombstones {
-                    tombstones.insert(path, remove.deletion_timestamp.unwrap_or(0));
-                }
-            }
-            if let Some(txn) = action.txn {
-                state.txns.insert(txn.app_id, txn.version);
-            }
-            if let Some(text) = action.meta_data {
-                let metadata: MetadataLine =
-                    serde_json::from_str(text.get()).map_err(|error| corrupt(error.to_string()))?;
-                let schema: SchemaText =
-                    serde_json::from_str(&metadata.schema_string).map_err(|error| corrupt(error.to_string()))?;
-                state.columns = schema.fields.into_iter().map(|field| field.name).collect();
-                state.properties = metadata.configuration;
-                state.metadata = text.get().to_owned();
+                let rows = state.files.get(&path).map_or(0, |file| file.rows);
+                changes.added.push((path, rows));
             }
         }
-        state.version = version;
+        if let Some(remove) = line.remove {
+            let path = decoded(&remove.path);
+            let vector = remove.deletion_vector.map(DeletionVector::id);
+            if !state.seen.removed(&path, vector.clone())
+                && vector.is_none()
+                && let Some(file) = state.files.remove(&path)
+            {
+                changes.removed.push((path.clone(), file.rows));
+            }
+            if let Some(tombstones) = &mut tombstones {
+                tombstones.insert(path, remove.deletion_timestamp.unwrap_or(0));
+            }
+        }
+        if let Some(txn) = line.txn {
+            state.txns.insert(txn.app_id, txn.version);
+        }
+        if let Some(protocol) = line.protocol {
+            state.seen.protocol(protocol, origin.clone());
+        }
+        if let Some(text) = line.meta_data {
+            let metadata: MetadataLine = serde_json::from_str(text.get()).map_err(|error| error.to_string())?;
+            let schema: SchemaText =
+                serde_json::from_str(&metadata.schema_string).map_err(|error| error.to_string())?;
+            state.columns = schema.fields.into_iter().map(|field| field.name).collect();
+            state.properties = metadata.configuration;
+            state.metadata = text.get().to_owned();
+            state.seen.metadata(origin.clone());
+        }
+        Ok(())
+    }
+
+    /// Takes in a file that became live; its path, where it can be read and was not live before.
+    fn add(&self, state: &mut State, found: Found, origin: &Origin) -> Option<String> {
+        let path = decoded(&found.path);
+        let vector = found.vector.clone();
+        let file = match live_file(found) {
+            Ok(file) => match lacks(&self.name, &file) {
+                None => file,
+                Some(why) => {
+                    state.seen.unreadable(path, vector, why, origin.clone());
+                    return None;
+                }
+            },
+            Err(why) => {
+                state.seen.unreadable(path, vector, why, origin.clone());
+                return None;
+            }
+        };
+        // A file may be added again, with better statistics.
+        state.seen.removed(&path, None);
+        state.files.insert(path.clone(), file).is_none().then_some(path)
+    }
+
+    fn rows_of_checkpoint(
+        &self,
+        batch: &RecordBatch,
+        state: &mut State,
+        tombstones: Option<&mut Tombstones>,
+        origin: &Origin,
+    ) -> Result<(), String> {
+        if let Some(add) = action(batch, "add")? {
+            let (paths, sizes) = (text(add, "path")?, int(add, "size")?);
+            // Some programs can be told to leave the text of statistics out.
+            let stats = add.column_by_name("stats").map(|_| text(add, "stats")).transpose()?;
+            let vectors = action_of(add, "deletionVector")?;
+            let partitions = (add.column_by_name("partitionValues"))
+                .and_then(|column| column.as_any().downcast_ref::<MapArray>())
+                .ok_or("add.partitionValues is not a map")?;
+            for row in (0..add.len()).filter(|row| add.is_valid(*row)) {
+                let found = Found {
+                    path: paths.value(row).to_owned(),
+                    size: sizes.value(row) as u64,
+                    partition: partition_of(&partitions.value(row))?,
+                    stats: stats.filter(|stats| stats.is_valid(row)).map(|stats| stats.value(row).to_owned()),
+                    vector: vectors.map(|vectors| vector_of(vectors, row)).transpose()?.flatten(),
+                };
+                if let Some(path) = self.add(state, found, origin) {
+                    state.seen.in_checkpoint(&self.name, &path, origin);
+                }
+            }
+        }
+        if let Some(txn) = action(batch, "txn")? {
+            let (ids, versions) = (text(txn, "appId")?, int(txn, "version")?);
+            for row in (0..txn.len()).filter(|row| txn.is_valid(*row)) {
+                state.txns.insert(ids.value(row).to_owned(), versions.value(row));
+            }
+        }
+        if let (Some(tombstones), Some(remove)) = (tombstones, action(batch, "remove")?) {
+            let (paths, times) = (text(remove, "path")?, int(remove, "deletionTimestamp")?);
+            for row in (0..remove.len()).filter(|row| remove.is_valid(*row)) {
+                let time = if times.is_valid(row) { times.value(row) } else { 0 };
+                tombstones.insert(decoded(paths.value(row)), time);
+            }
+        }
         Ok(())
     }
 }
@@ -284,8 +406,18 @@ struct Line<'a> {
     add: Option<AddLine>,
     remove: Option<RemoveLine>,
     txn: Option<TxnLine>,
+    protocol: Option<Protocol>,
     #[serde(borrow)]
     meta_data: Option<&'a RawValue>,
+    commit_info: Option<InfoLine>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct InfoLine {
+    operation: Option<String>,
+    engine_info: Option<String>,
+    client_version: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -296,6 +428,8 @@ struct AddLine {
     partition_values: BTreeMap<String, Option<String>>,
     size: u64,
     stats: Option<String>,
+    data_change: Option<bool>,
+    deletion_vector: Option<DeletionVector>,
 }
 
 #[derive(Deserialize)]
@@ -303,6 +437,22 @@ struct AddLine {
 struct RemoveLine {
     path: String,
     deletion_timestamp: Option<i64>,
+    deletion_vector: Option<DeletionVector>,
+}
+
+/// Tells two states of one file apart.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct DeletionVector {
+    storage_type: String,
+    path_or_inline_dv: String,
+    offset: Option<i32>,
+}
+
+impl DeletionVector {
+    fn id(self) -> String {
+        vector_id(&self.storage_type, &self.path_or_inline_dv, self.offset)
+    }
 }
 
 #[derive(Deserialize)]
@@ -330,105 +480,32 @@ struct FieldText {
     name: String,
 }
 
-fn live_file(
-    path: &str,
+/// A file as a log tells of it.
+struct Found {
+    path: String,
     size: u64,
     partition: BTreeMap<String, String>,
     stats: Option<String>,
-) -> Result<File, String> {
+    vector: Option<String>,
+}
+
+/// Why it can not be read, where it can not.
+fn live_file(found: Found) -> Result<File, String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Rows {
         num_records: u64,
     }
-    let path = decoded(path);
-    let stats = stats.ok_or_else(|| format!("file {path} has no statistics"))?;
-    let rows: Rows = serde_json::from_str(&stats).map_err(|error| format!("statistics of {path}: {error}"))?;
-    Ok(File { path, size, rows: rows.num_records, partition, stats })
-}
-
-/// The actions of a checkpoint, a row each, with the columns that are of use.
-fn checkpoint_batches(
-    bytes: Bytes,
-    with_tombstones: bool,
-) -> Result<impl Iterator<Item = Result<RecordBatch, arrow::error::ArrowError>>, parquet::errors::ParquetError> {
-    // Whatever types its writer had in memory: text is read as text.
-    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(bytes, options)?;
-    let mut columns =
-        vec!["add.path", "add.partitionValues", "add.size", "add.stats", "txn.appId", "txn.version", "metaData"];
-    if with_tombstones {
-        columns.extend(["remove.path", "remove.deletionTimestamp"]);
+    if found.vector.is_some() {
+        return Err("some of its rows are deleted by a deletion vector".to_owned());
     }
-    let projection = ProjectionMask::columns(builder.parquet_schema(), columns);
-    builder.with_projection(projection).with_batch_size(8192).build()
-}
-
-fn rows_of_checkpoint(
-    batch: &RecordBatch,
-    state: &mut State,
-    tombstones: Option<&mut Tombstones>,
-) -> Result<(), String> {
-    if let Some(add) = action(batch, "add")? {
-        let (paths, sizes, stats) = (text(add, "path")?, int(add, "size")?, text(add, "stats")?);
-        let partitions = (add.column_by_name("partitionValues"))
-            .and_then(|column| column.as_any().downcast_ref::<MapArray>())
-            .ok_or("add.partitionValues is not a map")?;
-        for row in (0..add.len()).filter(|row| add.is_valid(*row)) {
-            let partition = partition_of(&partitions.value(row))?;
-            let stats = stats.is_valid(row).then(|| stats.value(row).to_owned());
-            let file = live_file(paths.value(row), sizes.value(row) as u64, partition, stats)?;
-            state.files.insert(file.path.clone(), file);
-        }
+    let path = decoded(&found.path);
+    if path.starts_with('/') || path.contains(":/") {
+        return Err("its path is absolute, as in a shallow clone".to_owned());
     }
-    if let Some(txn) = action(batch, "txn")? {
-        let (ids, versions) = (text(txn, "appId")?, int(txn, "version")?);
-        for row in (0..txn.len()).filter(|row| txn.is_valid(*row)) {
-            state.txns.insert(ids.value(row).to_owned(), versions.value(row));
-        }
-    }
-    if let (Some(tombstones), Some(remove)) = (tombstones, action(batch, "remove")?) {
-        let (paths, times) = (text(remove, "path")?, int(remove, "deletionTimestamp")?);
-        for row in (0..remove.len()).filter(|row| remove.is_valid(*row)) {
-            let time = if times.is_valid(row) { times.value(row) } else { 0 };
-            tombstones.insert(decoded(paths.value(row)), time);
-        }
-    }
-    Ok(())
-}
-
-/// Rows that hold an action of this name, with the number of its column.
-fn rows_with(batch: &RecordBatch, name: &str) -> Result<Vec<(usize, usize)>, String> {
-    let Some(column) = action(batch, name)? else { return Ok(Vec::new()) };
-    let index = batch.schema().index_of(name).map_err(|error| error.to_string())?;
-    Ok((0..column.len()).filter(|row| column.is_valid(*row)).map(|row| (row, index)).collect())
-}
-
-fn action<'a>(batch: &'a RecordBatch, name: &str) -> Result<Option<&'a StructArray>, String> {
-    match batch.column_by_name(name) {
-        Some(column) => column.as_struct_opt().map(Some).ok_or_else(|| format!("column {name} is not a struct")),
-        None => Ok(None),
-    }
-}
-
-fn text<'a>(action: &'a StructArray, name: &str) -> Result<&'a StringArray, String> {
-    (action.column_by_name(name).and_then(|column| column.as_string_opt::<i32>()))
-        .ok_or_else(|| format!("expected a column {name} of text"))
-}
-
-fn int<'a>(action: &'a StructArray, name: &str) -> Result<&'a Int64Array, String> {
-    (action.column_by_name(name).and_then(|column| column.as_primitive_opt::<Int64Type>()))
-        .ok_or_else(|| format!("expected a column {name} of integers"))
-}
-
-fn partition_of(entries: &StructArray) -> Result<BTreeMap<String, String>, String> {
-    let column = |index: usize| {
-        let column = entries.columns().get(index).and_then(|column| column.as_string_opt::<i32>());
-        column.ok_or("partition values are not text")
-    };
-    let (names, values) = (column(0)?, column(1)?);
-    let value = |row: usize| if values.is_valid(row) { values.value(row).to_owned() } else { String::new() };
-    Ok((0..entries.len()).map(|row| (names.value(row).to_owned(), value(row))).collect())
+    let stats = found.stats.ok_or("it has no statistics")?;
+    let rows: Rows = serde_json::from_str(&stats).map_err(|error| format!("its statistics {stats}: {error}"))?;
+    Ok(File { path, size: found.size, rows: rows.num_records, partition: found.partition, stats })
 }
 
 /// Paths stand in the log as URIs. Ours need no escapes; those of other programs may have them.

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use arrow::datatypes::DataType;
 use bytes::Bytes;
 use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake_core::kernel::{Action, Add, Remove, StructType, Transaction};
@@ -21,7 +22,9 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::TableError;
+use super::foreign::{FORMAT, FORMAT_NEWEST, Seen};
 use super::refusal::Answers;
+use super::stats::{STATS_COLUMNS, bounded};
 use super::store::{Background, Backoff, look_at_file, may_pass};
 use crate::panics::caught;
 
@@ -64,6 +67,8 @@ pub struct State {
     pub columns: Vec<String>,
     /// The log's `metaData`, as JSON text: who changes a part of it writes all of it again.
     pub metadata: String,
+    /// What the log tells of other programs.
+    pub seen: Seen,
 }
 
 impl State {
@@ -111,6 +116,32 @@ impl Definition {
         self.properties.extend(properties);
         self
     }
+
+    /// The columns as Delta writes them, as JSON text.
+    pub(super) fn delta_schema(&self) -> Result<String, String> {
+        let schema: Result<StructType, _> = self.schema.as_ref().try_into_kernel();
+        let schema = schema.map_err(|error| format!("its schema can not be a Delta schema: {error}"))?;
+        serde_json::to_string(&schema).map_err(|error| error.to_string())
+    }
+
+    /// The columns that files have statistics of.
+    fn stats_columns(&self) -> Vec<&str> {
+        let of_files =
+            self.schema.fields().iter().filter(|field| !self.partitioned_by.contains(&field.name().as_str()));
+        of_files.filter(|field| has_statistics(field.data_type())).map(|field| field.name().as_str()).collect()
+    }
+
+    /// What a table with these files says of itself: which number its layout has, and by which columns readers may skip files. Files of
+    /// earlier builds have statistics of fewer.
+    fn said_of<'a>(&self, files: impl Iterator<Item = &'a File>) -> BTreeMap<String, String> {
+        let columns = files.fold(self.stats_columns(), |columns, file| bounded(&file.stats, &columns));
+        let format = (FORMAT.to_owned(), FORMAT_NEWEST.to_string());
+        BTreeMap::from([format, (STATS_COLUMNS.to_owned(), columns.join(","))])
+    }
+}
+
+fn has_statistics(data_type: &DataType) -> bool {
+    data_type.is_integer() || matches!(data_type, DataType::Utf8 | DataType::Timestamp(..))
 }
 
 impl Log {
@@ -141,8 +172,8 @@ impl Log {
     /// [`TableError::Invalid`] when a table with other columns or partitions is there, and as [`Log::load`].
     pub async fn load_or_create(&self, definition: &Definition, now_ms: i64) -> Result<State, TableError> {
         if let Some(state) = self.load().await? {
-            let wanted: Vec<String> = definition.schema.fields().iter().map(|field| field.name().clone()).collect();
-            if state.columns != wanted {
+            let wanted: Vec<&String> = definition.schema.fields().iter().map(|field| field.name()).collect();
+            if wanted.len() != state.columns.len() || !wanted.iter().all(|name| state.columns.contains(name)) {
                 return Err(TableError::Invalid(format!(
                     "{} holds a table with columns {:?}, expected {:?}: it is not a table of this job; choose another tables.url",
                     self.url, state.columns, wanted
@@ -150,12 +181,9 @@ impl Log {
             }
             return Ok(state);
         }
-        let schema: StructType = definition
-            .schema
-            .as_ref()
-            .try_into_kernel()
-            .map_err(|error| self.bug(format!("its schema can not be a Delta schema: {error}")))?;
-        let schema = serde_json::to_string(&schema).map_err(|error| self.bug(error.to_string()))?;
+        let schema = definition.delta_schema().map_err(|error| self.bug(error))?;
+        let mut configuration = definition.said_of(std::iter::empty());
+        configuration.extend(definition.properties.clone());
         let lines = [
             json!({"commitInfo": {"timestamp": now_ms, "operation": "CREATE TABLE", "engineInfo": engine(), "nonce": nonce()}}),
             json!({"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}}),
@@ -165,7 +193,7 @@ impl Log {
                 "format": {"provider": "parquet", "options": {}},
                 "schemaString": schema,
                 "partitionColumns": definition.partitioned_by,
-                "configuration": definition.properties,
+                "configuration": configuration,
                 "createdTime": now_ms,
             }}),
         ];
@@ -175,6 +203,11 @@ impl Log {
             Err(error) => return Err(error),
         }
         self.load().await?.ok_or_else(|| self.corrupt("it is gone right after it was made".to_owned()))
+    }
+
+    /// The properties by which a table of ours tells its layout, and which of its columns have statistics in all files.
+    pub fn said_of(&self, state: &State) -> BTreeMap<String, String> {
+        super::definition_of(&self.name).map(|definition| definition.said_of(state.files.values())).unwrap_or_default()
     }
 
     /// Commits exactly on top of `state`, and brings `state` up to date. Waits as long as the store is away.

@@ -1,7 +1,9 @@
 //! The two Delta Lake tables: their log ([`log`]), the archive ([`raw`]) and the counts ([`counts`]).
 
+mod checkpoint;
 pub mod counts;
 pub mod fetch;
+mod foreign;
 pub mod layout;
 mod load;
 pub mod log;
@@ -15,9 +17,20 @@ use arrow::datatypes::{DataType, TimeUnit};
 
 use crate::exit::{Exit, HasExit};
 
+pub use foreign::{FORMAT, FORMAT_NEWEST, Seen};
 pub use load::{Listing, Tombstones};
 pub use log::{Commit, File, Log, State};
 pub use store::Root;
+
+/// What our table of this name is; `None` for another program's.
+fn definition_of(table: &str) -> Option<log::Definition> {
+    match table {
+        "raw" => Some(raw::definition()),
+        // The number of buckets is no part of what is asked.
+        "counts" => Some(counts::definition(1)),
+        _ => None,
+    }
+}
 
 /// The Arrow type of every time in a table.
 pub(crate) fn time_type() -> DataType {

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fetch::Fetched;
 use super::log::{Definition, File, State};
-use super::stats::{Stats, widen};
+use super::stats::Stats;
 use super::{TableError, time_type};
 use crate::model::{
     Arrival, Epoch, Granularity, Outcome, Period, Reason, RecordRef, Records, TimeUs, TimestampType, plausible_ms,
@@ -279,13 +279,6 @@ impl Rows {
 /// size.
 pub struct FileWriter<W: Write + Send = Vec<u8>> {
     writer: ArrowWriter<W>,
-    rows: u64,
-    ingested_at: Option<(TimeUs, TimeUs)>,
-    epoch: Option<(i64, i64)>,
-    partition: Option<(i64, i64)>,
-    offset: Option<(i64, i64)>,
-    event_time: Option<(TimeUs, TimeUs)>,
-    event_time_nulls: u64,
 }
 
 /// An encoded file, before it is stored.
@@ -331,16 +324,7 @@ impl<W: Write + Send> FileWriter<W> {
             .set_column_statistics_enabled(ColumnPath::from("key"), EnabledStatistics::None)
             .build();
         let writer = ArrowWriter::try_new(sink, file_schema(), Some(properties)).map_err(encoding)?;
-        Ok(FileWriter {
-            writer,
-            rows: 0,
-            ingested_at: None,
-            epoch: None,
-            partition: None,
-            offset: None,
-            event_time: None,
-            event_time_nulls: 0,
-        })
+        Ok(FileWriter { writer })
     }
 
     /// Appends a batch of [`Rows`].
@@ -348,17 +332,6 @@ impl<W: Write + Send> FileWriter<W> {
     /// # Errors
     /// [`TableError::Bug`] when the encoder fails.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), TableError> {
-        self.rows += batch.num_rows() as u64;
-        let times = |column: usize| batch.column(column).as_primitive::<TimestampMicrosecondType>();
-        times(1).values().iter().for_each(|&time| widen(&mut self.ingested_at, time));
-        let ints = |column: usize| batch.column(column).as_primitive::<Int64Type>().values().iter();
-        ints(0).for_each(|&epoch| widen(&mut self.epoch, epoch));
-        ints(4).for_each(|&offset| widen(&mut self.offset, offset));
-        let partitions = batch.column(3).as_primitive::<Int32Type>().values();
-        partitions.iter().for_each(|&partition| widen(&mut self.partition, i64::from(partition)));
-        let event_times = times(10);
-        self.event_time_nulls += event_times.null_count() as u64;
-        event_times.iter().flatten().for_each(|time| widen(&mut self.event_time, time));
         self.writer.write(batch).map_err(encoding)
     }
 
@@ -366,23 +339,18 @@ impl<W: Write + Send> FileWriter<W> {
     ///
     /// # Errors
     /// [`TableError::Bug`] when the encoder fails.
-    pub fn end(self, kind: Kind, name: &str) -> Result<Option<(File, W)>, TableError> {
-        let Some((ingested_at, _)) = self.ingested_at else { return Ok(None) };
+    pub fn end(mut self, kind: Kind, name: &str) -> Result<Option<(File, W)>, TableError> {
+        self.writer.flush().map_err(encoding)?;
+        let stats = Stats::of(self.writer.flushed_row_groups());
+        let Some((ingested_at, _)) = stats.times("ingested_at") else { return Ok(None) };
         let sink = self.writer.into_inner().map_err(encoding)?;
         let date = Period::Day.label(Granularity::Day.window_start(ingested_at, crate::model::Zone::Utc));
-        let stats = Stats::new(self.rows)
-            .int("epoch", self.epoch, 0)
-            .time("ingested_at", self.ingested_at, 0)
-            .int("kafka_partition", self.partition, 0)
-            .int("kafka_offset", self.offset, 0)
-            .time("event_time", self.event_time, self.event_time_nulls)
-            .into_json();
         let file = File {
             path: format!("ingest_date={date}/{name}-{}.parquet", kind.name()),
             size: 0,
-            rows: self.rows,
+            rows: stats.rows(),
             partition: BTreeMap::from([("ingest_date".to_owned(), date)]),
-            stats,
+            stats: stats.into_json(),
         };
         Ok(Some((file, sink)))
     }
@@ -443,7 +411,7 @@ pub fn event_times_of(file: &File) -> Result<EventTimes, TableError> {
     let stats: TimeStats = statistics(file)?;
     let range = stats.min_values.event_time.zip(stats.max_values.event_time);
     Ok(EventTimes {
-        range: range.map(|(least, greatest)| (least.timestamp_micros(), greatest.timestamp_micros())),
+        range: range.map(|(least, greatest)| (least.timestamp_micros(), greatest.timestamp_micros() + cut_off(file))),
         nulls: stats.null_count.event_time.unwrap_or(file.rows),
     })
 }
@@ -465,7 +433,12 @@ pub fn ingested_of(file: &File) -> Result<(TimeUs, TimeUs), TableError> {
     }
     let stats: IngestedStats = statistics(file)?;
     let us = |range: Range| range.ingested_at.timestamp_micros();
-    Ok((us(stats.min_values), us(stats.max_values)))
+    Ok((us(stats.min_values), us(stats.max_values) + cut_off(file)))
+}
+
+/// What may be missing from a greatest time: other programs cut it to milliseconds, we round it up.
+fn cut_off(file: &File) -> TimeUs {
+    if Kind::of_file(file).is_some() { 0 } else { 999 }
 }
 
 /// The newest `ingested_at` of any live row; 0 where there is none.

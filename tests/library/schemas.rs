@@ -72,7 +72,7 @@ fn set<const N: usize>(ids: [String; N]) -> BTreeSet<String> {
 }
 
 /// The schema in the table's first log entry is the definition's, and delta-rs reads it as such.
-async fn delta_schema_is(name: &str, definition: &Definition) {
+async fn delta_schema_is(name: &str, definition: &Definition, described: &Value) {
     let root = Root::open("memory://", &Default::default()).expect("a root");
     let log = Log::new(&root, name);
     let state = log.load_or_create(definition, 0).await.expect("a table");
@@ -88,7 +88,16 @@ async fn delta_schema_is(name: &str, definition: &Definition) {
     assert_eq!(schema, wanted);
     assert_eq!(state.columns, schema.fields().map(|field| field.name().clone()).collect::<Vec<_>>());
     assert_eq!(metadata["partitionColumns"], serde_json::json!(definition.partitioned_by));
-    assert_eq!(state.properties, definition.properties);
+    let mut properties = log.said_of(&state);
+    properties.extend(definition.properties.clone());
+    assert_eq!(state.properties, properties);
+    let described: BTreeSet<&str> = described["properties"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|property| property["name"].as_str())
+        .collect();
+    assert!(properties.keys().all(|name| described.contains(name.as_str())), "{properties:?}");
 }
 
 #[tokio::test]
@@ -103,7 +112,7 @@ async fn raw_is_as_described() {
         raw::last_txn("<topic>", 7).replace('7', "<partition>"),
     ]);
     assert_eq!(transactions(&schema), ids);
-    delta_schema_is("raw", &raw::definition()).await;
+    delta_schema_is("raw", &raw::definition(), &schema).await;
 }
 
 #[tokio::test]
@@ -127,7 +136,7 @@ async fn counts_is_as_described() {
     for lane in Lane::ALL {
         assert!(text.contains(lane.name()), "lane {} is not described", lane.name());
     }
-    delta_schema_is("counts", &definition).await;
+    delta_schema_is("counts", &definition, &schema).await;
 }
 
 #[tokio::test]
