@@ -3,10 +3,13 @@
 //! In: batches of `(key, moment, tally)`, sorted and consolidated by differential; what `arrivals` tells. Out: per chunk sorted
 //! runs, without lanes: what each lane has of a cell is one sum. State: runs in memory up to the worker's budget; beyond it they
 //! go to the store as one file. When a chunk is whole, all of it is on the store and a manifest says so, so that a killed
-//! replay goes on after it; of a process without others the last chunk stays in memory. Restart: chunks without all their manifests
-//! are counted again.
+//! replay goes on after it; of a process without others the last chunk stays in memory. Files are encoded and stored by a task, one
+//! at a time, never on the worker's thread: while the store is away the task waits, the worker steps on and hears when it is to
+//! end. Flow control: the source is told how far all is gathered only when no file is under way, so what comes in meanwhile is a few
+//! of its steps. Failure: said to the run, which ends. Restart: chunks without all their manifests are counted again.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use arrow::array::RecordBatch;
@@ -18,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::operator::Operator;
+use timely::scheduling::SyncActivator;
 
 use super::arrivals::{Tallies, Told, schema};
 use super::runs::{Kept, RunFile, RunSet, push_merging, write};
@@ -109,14 +113,17 @@ pub fn gather<'scope>(
     gathered: Gathered,
     fail: impl Fn(TableError) + 'static,
 ) {
+    let scope = batches.scope();
     let mut chunks: BTreeMap<Chunk, Held> = BTreeMap::new();
-    let mut done = false;
     batches.binary_frontier::<_, timely::container::CapacityContainerBuilder<Vec<()>>, _, _, _, _>(
         told,
         Pipeline,
         Pipeline,
         "gather",
-        move |_capability, _info| {
+        move |capability, info| {
+            // Held to the end: files may be under way when both inputs have ended.
+            let mut held = Some(capability);
+            let mut storing = Storing::new(scope.worker().sync_activator_for(info.address.to_vec()));
             move |(batches, batches_frontier), (told, told_frontier), _output| {
                 let _span = tracing::trace_span!("gather").entered();
                 batches.for_each(|_capability, batches| {
@@ -135,17 +142,22 @@ pub fn gather<'scope>(
                 let frontiers =
                     [batches_frontier.frontier().first().copied(), told_frontier.frontier().first().copied()];
                 let open = frontiers.into_iter().flatten().min();
-                if done {
+                if held.is_none() || storing.failed {
                     return;
                 }
-                if let Err(error) = gather.settle(&mut chunks, open) {
-                    done = true;
-                    fail(error);
-                    return;
+                match gather.settle(&mut chunks, open, &mut storing) {
+                    Ok(true) => {}
+                    Ok(false) => return,
+                    Err(error) => {
+                        // The capability is held: nothing of a chunk that is not whole is to look like the end.
+                        storing.failed = true;
+                        fail(error);
+                        return;
+                    }
                 }
                 gathered.set(open.unwrap_or(Epoch::MAX));
                 if open.is_none() {
-                    done = true;
+                    held = None;
                     let last = gather.todo.back().copied().unwrap_or_default();
                     let held = chunks.remove(&last).unwrap_or_default();
                     assert!(chunks.is_empty(), "what was counted belongs to chunks that were to be counted");
@@ -181,69 +193,142 @@ fn receive(batch: &Batch, chunks: &mut BTreeMap<Chunk, Held>) {
     }
 }
 
+/// A file that is to be stored.
+enum ToStore {
+    Runs(Vec<Arc<Run>>),
+    Rows(Vec<RecordBatch>),
+    Manifest(Manifest),
+}
+
+/// A file that is stored.
+enum Stored {
+    Runs(RunFile),
+    Rows(String),
+    Manifest,
+}
+
+/// The file under way, if any, and how its task answers.
+struct Storing {
+    under_way: Option<Chunk>,
+    answer: Sender<Result<Stored, TableError>>,
+    answers: Receiver<Result<Stored, TableError>>,
+    wake: Arc<SyncActivator>,
+    failed: bool,
+}
+
+impl Storing {
+    fn new(wake: SyncActivator) -> Storing {
+        let (answer, answers) = channel();
+        Storing { under_way: None, answer, answers, wake: Arc::new(wake), failed: false }
+    }
+
+    fn start(&mut self, gather: &Gather, chunk: Chunk, path: String, what: ToStore) {
+        self.under_way = Some(chunk);
+        let (root, answer, wake) = (gather.root.clone(), self.answer.clone(), Arc::clone(&self.wake));
+        gather.runtime.spawn(async move {
+            // A worker that has ended needs no answer.
+            answer.send(store(&root, path, what).await).ok();
+            wake.activate().ok();
+        });
+    }
+}
+
+async fn store(root: &Root, path: String, what: ToStore) -> Result<Stored, TableError> {
+    let name = path.clone();
+    let encoded = tokio::task::spawn_blocking(move || encode(path, what)).await;
+    let (stored, bytes) = encoded.map_err(|error| TableError::Corrupt {
+        table: "replays".to_owned(),
+        what: format!("{name} could not be encoded: {error}"),
+    })??;
+    write_file(root.store().as_ref(), &name, bytes).await?;
+    tracing::debug!(path = name, "stored");
+    Ok(stored)
+}
+
+fn encode(path: String, what: ToStore) -> Result<(Stored, Bytes), TableError> {
+    match what {
+        ToStore::Runs(held) => {
+            let mut runs = RunSet::default();
+            held.into_iter().for_each(|run| runs.push(run));
+            let mut bytes = Vec::new();
+            let groups = write(&runs, &mut bytes)?;
+            Ok((Stored::Runs(RunFile { path, groups }), Bytes::from(bytes)))
+        }
+        ToStore::Rows(rows) => Ok((Stored::Rows(path), encode_rows(&rows)?)),
+        ToStore::Manifest(manifest) => {
+            let bytes = serde_json::to_vec(&manifest).expect("a manifest is made of texts, numbers and lists");
+            Ok((Stored::Manifest, Bytes::from(bytes)))
+        }
+    }
+}
+
 impl Gather {
-    /// Keeps to the budget, and puts whole chunks on the store.
-    fn settle(&mut self, chunks: &mut BTreeMap<Chunk, Held>, open: Option<Epoch>) -> Result<(), TableError> {
-        while chunks.values().map(Held::bytes).sum::<usize>() > self.budget_bytes {
-            let Some((chunk, held)) = chunks.iter_mut().max_by_key(|(_, held)| held.bytes()) else { break };
-            held.manifest.spilled += 1;
-            self.spill(*chunk, held)?;
+    /// Keeps to the budget, and puts whole chunks on the store, a file after the other; whether there is nothing left to do.
+    fn settle(
+        &mut self,
+        chunks: &mut BTreeMap<Chunk, Held>,
+        open: Option<Epoch>,
+        storing: &mut Storing,
+    ) -> Result<bool, TableError> {
+        if let Some(chunk) = storing.under_way {
+            let Ok(stored) = storing.answers.try_recv() else { return Ok(false) };
+            storing.under_way = None;
+            match stored? {
+                Stored::Runs(file) => chunks.entry(chunk).or_default().manifest.runs.push(file),
+                Stored::Rows(path) => chunks.entry(chunk).or_default().manifest.rows.push(path),
+                Stored::Manifest => {}
+            }
         }
-        for (chunk, held) in chunks.iter_mut().filter(|(_, held)| held.rows_bytes > ROWS_BYTES_MAX) {
-            self.spill_rows(*chunk, held)?;
-        }
-        while self.todo.len() > usize::from(self.keeps_last)
-            && let Some(&chunk) = self.todo.front()
-            && open.is_none_or(|open| chunk < chunk_of(open))
+        let Some((chunk, path, what)) = self.next(chunks, open) else { return Ok(true) };
+        storing.start(self, chunk, path, what);
+        Ok(false)
+    }
+
+    /// The next file that is to be stored.
+    fn next(&mut self, chunks: &mut BTreeMap<Chunk, Held>, open: Option<Epoch>) -> Option<(Chunk, String, ToStore)> {
+        if chunks.values().map(Held::bytes).sum::<usize>() > self.budget_bytes
+            && let Some((chunk, held)) = chunks.iter_mut().max_by_key(|(_, held)| held.bytes())
         {
-            self.todo.pop_front();
-            // Every worker says so of every chunk, also when it has nothing of it.
-            let mut held = chunks.remove(&chunk).unwrap_or_default();
-            self.spill(chunk, &mut held)?;
-            self.spill_rows(chunk, &mut held)?;
-            self.store_manifest(chunk, &held.manifest)?;
+            held.manifest.spilled += 1;
+            return Some(self.runs(*chunk, held));
         }
-        Ok(())
+        if let Some((chunk, held)) = chunks.iter_mut().find(|(_, held)| held.rows_bytes > ROWS_BYTES_MAX) {
+            return Some(self.rows(*chunk, held));
+        }
+        let chunk = *self.todo.front().filter(|_| self.todo.len() > usize::from(self.keeps_last))?;
+        if open.is_some_and(|open| chunk >= chunk_of(open)) {
+            return None;
+        }
+        // Every worker says so of every chunk, also when it has nothing of it.
+        let held = chunks.entry(chunk).or_default();
+        if !held.runs.is_empty() {
+            return Some(self.runs(chunk, held));
+        }
+        if !held.rows.is_empty() {
+            return Some(self.rows(chunk, held));
+        }
+        self.todo.pop_front();
+        let manifest = chunks.remove(&chunk).unwrap_or_default().manifest;
+        Some((
+            chunk,
+            manifest_path(&self.id, chunk, &self.attempt, self.worker, self.workers),
+            ToStore::Manifest(manifest),
+        ))
     }
 
-    fn spill(&self, chunk: Chunk, held: &mut Held) -> Result<(), TableError> {
-        if held.runs.is_empty() {
-            return Ok(());
-        }
-        let mut runs = RunSet::default();
-        held.runs.drain(..).for_each(|run| runs.push(run));
-        let mut bytes = Vec::new();
-        let groups = write(&runs, &mut bytes)?;
-        drop(runs);
-        let path = self.name(chunk, held, "run");
-        self.runtime.block_on(write_file(self.root.store().as_ref(), &path, Bytes::from(bytes)))?;
-        tracing::debug!(path, "sorted run stored");
-        held.manifest.runs.push(RunFile { path, groups });
-        Ok(())
+    fn runs(&self, chunk: Chunk, held: &mut Held) -> (Chunk, String, ToStore) {
+        (chunk, self.name(chunk, held, "run"), ToStore::Runs(std::mem::take(&mut held.runs)))
     }
 
-    fn spill_rows(&self, chunk: Chunk, held: &mut Held) -> Result<(), TableError> {
-        if held.rows.is_empty() {
-            return Ok(());
-        }
-        let bytes = encode_rows(&std::mem::take(&mut held.rows))?;
+    fn rows(&self, chunk: Chunk, held: &mut Held) -> (Chunk, String, ToStore) {
         held.rows_bytes = 0;
-        let path = self.name(chunk, held, "rows");
-        self.runtime.block_on(write_file(self.root.store().as_ref(), &path, bytes))?;
-        held.manifest.rows.push(path);
-        Ok(())
+        (chunk, self.name(chunk, held, "rows"), ToStore::Rows(std::mem::take(&mut held.rows)))
     }
 
     fn name(&self, chunk: Chunk, held: &mut Held, what: &str) -> String {
         held.files += 1;
         let name = format!("chunks/{chunk:06}/{}-{}-{:05}.{what}.parquet", self.attempt, self.worker, held.files);
         Submission::path(&self.id, &name)
-    }
-
-    fn store_manifest(&self, chunk: Chunk, manifest: &Manifest) -> Result<(), TableError> {
-        let bytes = serde_json::to_vec(manifest).expect("a manifest is made of texts, numbers and lists");
-        let path = manifest_path(&self.id, chunk, &self.attempt, self.worker, self.workers);
-        self.runtime.block_on(write_file(self.root.store().as_ref(), &path, Bytes::from(bytes)))
     }
 }
 

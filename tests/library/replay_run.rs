@@ -840,6 +840,24 @@ fn a_store_that_says_no_ends_it() {
     dataset_of(&inner, &summary).is(&reference(1), "again");
 }
 
+/// A file that the store never takes holds up no worker: all hear that another one can not go on.
+#[test]
+fn a_store_that_hangs_does_not_hold_up_the_end() {
+    for (workers, memory_bytes) in [(2, LARGE), (2, 4096), (3, LARGE)] {
+        let inner = tables();
+        let submission = submit(&inner, 1);
+        let before = both(&inner);
+        let store = on(&inner);
+        store.on("/chunks/", Fault::Delay(Duration::from_secs(24 * 3600))).on("/chunks/", Fault::Denied);
+        let error = begin(&store, NEW, &submission, (workers, memory_bytes)).end().expect_err("denied");
+        assert!(matches!(&error, ReplayError::Table(TableError::Storage { .. })), "{error:?}");
+        assert_eq!(error.exit_code(), 75, "trying again may help: {error}");
+        nothing_is_told(&inner, &before);
+        let summary = recounted(&inner, &submission, (1, LARGE));
+        dataset_of(&inner, &summary).is(&reference(1), "again");
+    }
+}
+
 #[test]
 fn versions_that_are_no_longer_kept() {
     for name in ["raw", "counts"] {
