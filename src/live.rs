@@ -4,6 +4,7 @@
 //! own fence, so what is read is what this writer goes on from; process 0 reads it and hands it to all ([`Start`]). The tables are
 //! the only state: a restart is a start.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, mpsc};
@@ -18,6 +19,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::clock::Clock;
 use crate::cluster::{ClusterError, Member, alone, execute_in};
+use crate::dataflow::backlog::Backlog;
 use crate::dataflow::commit::{CommitError, Committer, Request, Table, lane_epochs, lane_graces_us};
 use crate::dataflow::control::CommitterEnds;
 use crate::dataflow::protocol::{Answer, Order};
@@ -29,7 +31,7 @@ use crate::job::Job;
 use crate::ledger::{self, Fingerprint, Ledger};
 use crate::model::{Epoch, Lane, TimeUs};
 use crate::panics::caught_in;
-use crate::source::archive::{FeedPlan, FeedRows};
+use crate::source::archive::{Archive, FeedPlan, FeedRows};
 use crate::source::{PartitionStart, SourceError, SourceFactory, Txns};
 use crate::sync::lock;
 use crate::table::layout::Layout;
@@ -116,6 +118,8 @@ struct Lead {
     raw: Table,
     counts: Table,
     layout: Layout,
+    /// Epochs of the archive that are to be fed, with their rows.
+    to_feed: BTreeMap<Epoch, u64>,
     last_ingested_at: TimeUs,
 }
 
@@ -234,7 +238,7 @@ async fn lead(live: &Live) -> Result<(Lead, Start), LiveError> {
         partitions: live.source.starts(),
     };
     let layout = Layout::new(counts.state.files.values(), |_| true)?;
-    Ok((Lead { raw, counts, layout, last_ingested_at }, start))
+    Ok((Lead { raw, counts, layout, to_feed: feed.epochs(), last_ingested_at }, start))
 }
 
 fn run_alone(
@@ -392,6 +396,13 @@ impl Waiting {
         request: watch::Receiver<Request>,
     ) -> Result<Committer, CommitError> {
         let wake = self.wake.recv();
+        let backlog = Backlog::new(
+            lead.to_feed,
+            lane_epochs(&lead.counts.state),
+            lead.raw.state.txn(raw::EPOCH) as Epoch,
+            &live.job.logic.dimensions,
+            live.job.settings.pending_bytes_max * processes as u64,
+        );
         Ok(Committer {
             layout: lead.layout,
             raw: lead.raw,
@@ -400,6 +411,7 @@ impl Waiting {
             workers: live.workers * processes,
             processes,
             graces_us: lane_graces_us(&live.job.logic),
+            backlog,
             settings: live.job.settings,
             clock: live.clock,
             last_ingested_at: lead.last_ingested_at,
@@ -631,7 +643,12 @@ impl Workers {
         let open = |waker: crate::source::Waker| {
             Ok(Inputs {
                 topic: self.source.open(index, peers, Arc::clone(&waker))?,
-                feed: self.feed.open(index, peers, &self.plan.runtime, waker),
+                archive: Archive {
+                    plan: self.feed.clone(),
+                    worker: (index, peers),
+                    runtime: self.plan.runtime.clone(),
+                    waker,
+                },
             })
         };
         build(worker, &self.plan, open, archiver, ends)?;

@@ -5,7 +5,7 @@
 //! every worker has staged its part and `raw` has its epoch. It counts messages and waits for no frontier.
 //!
 //! Time: at most `epochs_in_flight_max` epochs are closed and not in `raw`; lanes are published at their own pace ([`Pace`]), two
-//! orders at once. State: reports of epochs that are not yet balanced, and the live files of `counts`. Failure: a commit waits
+//! orders at once. Where the archive holds more for them than the budget, it is fed and published in portions first ([`Backlog`]). State: reports of epochs that are not yet balanced, and the live files of `counts`. Failure: a commit waits
 //! while the store is away, and the epoch with it; what has lost its base to another commit is merged again; a newer writer
 //! ends us ([`TableError::Fenced`]). Restart: the tables are the state.
 
@@ -20,6 +20,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tracing::Instrument;
 
+use super::backlog::{Backlog, Next};
 use super::balance::{Closed, balance};
 use super::pace::{Pace, Size, TRACKS};
 use super::protocol::{Answer, Effort, Order, Piece, Position, Publish};
@@ -112,6 +113,8 @@ pub struct Committer {
     pub workers: usize,
     /// Processes.
     pub processes: usize,
+    /// What is to be fed from the archive.
+    pub backlog: Backlog,
     /// Pace and bounds.
     pub settings: Settings,
     /// Grace of each lane, in µs.
@@ -142,6 +145,20 @@ pub fn lane_graces_us(logic: &Logic) -> [TimeUs; Lane::ALL.len()] {
     })
 }
 
+/// How far the feeding of the archive is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Feeding {
+    /// Nothing was fed yet.
+    Begins,
+    /// What was fed is being published.
+    Publishes,
+    /// A portion is being fed; so many workers have all of it, the last of them since this open epoch. What they hold of it is
+    /// known when that epoch has ended.
+    Portion { workers: usize, open: Epoch },
+    /// All that was left is being fed, or is fed: Kafka is read.
+    Rest,
+}
+
 /// The epoch that is open.
 struct Open {
     epoch: Epoch,
@@ -153,6 +170,8 @@ struct Open {
 /// A publish order under way.
 struct Publishing {
     order: Publish,
+    /// What its lanes will be at: the order's epoch, or the last epoch that was fed of the archive while Kafka waits.
+    up_to: Epoch,
     /// Answers to the newest attempt.
     staged: usize,
     /// What is merged, of this attempt and of earlier ones.
@@ -170,6 +189,7 @@ struct Run {
     balanced: Epoch,
     tracks: [Option<Publishing>; TRACKS],
     pace: Pace,
+    feeding: Feeding,
     /// The first epoch of this run: what came before was closed by another, and comes from the archive.
     first: Epoch,
     orders: u64,
@@ -203,6 +223,7 @@ impl Committer {
             balanced: newest,
             tracks: [None, None],
             pace: Pace::new(&self.settings, size, published, newest, self.clock.now()),
+            feeding: Feeding::Begins,
             first: newest + 1,
             orders: 0,
             drained: 0,
@@ -212,7 +233,8 @@ impl Committer {
         };
         self.progress.epoch.store(newest, Ordering::Relaxed);
         self.tell(&run);
-        self.order(Order::Tick { closed: newest, ingested_at, read: true });
+        self.feed(&mut run);
+        self.order(Order::Tick { closed: newest, ingested_at, read: run.feeding == Feeding::Rest });
         loop {
             // Looked at before it is acted on: a request that comes in between is a change, below.
             let may_change = *self.request.borrow() != Request::Stop;
@@ -258,9 +280,15 @@ impl Committer {
         match answer {
             Answer::Busy(epoch) => run.open.busy |= epoch == run.open.epoch,
             Answer::Full(epoch) => run.open.full |= epoch == run.open.epoch,
-            Answer::Fed { worker, down_to, open } => {
-                run.hurry |= run.pace.fed(worker, down_to, open, run.open.epoch - 1);
-            }
+            Answer::Fed { worker, down_to, open } => match &mut run.feeding {
+                Feeding::Portion { workers, open: last } if down_to == 0 => {
+                    (*workers, *last) = (*workers + 1, open.max(*last));
+                    // What was fed is pending when its epoch has ended.
+                    run.hurry |= *workers == self.workers && *last == run.open.epoch;
+                }
+                Feeding::Rest => run.hurry |= run.pace.fed(worker, down_to, open, run.open.epoch - 1),
+                Feeding::Portion { .. } | Feeding::Begins | Feeding::Publishes => {}
+            },
             Answer::Drained => run.drained += 1,
             Answer::Read(read) => {
                 run.open.busy |= read.live > 0 && read.epoch == run.open.epoch;
@@ -311,7 +339,51 @@ impl Committer {
                 return Ok(true);
             }
         }
-        Ok(self.publish(run))
+        Ok(self.feed(run) || self.publish(run))
+    }
+
+    /// Orders the next portion of the archive, or publishes what was fed; whether something was ordered.
+    fn feed(&mut self, run: &mut Run) -> bool {
+        let fed = match run.feeding {
+            Feeding::Begins => true,
+            Feeding::Portion { workers, open } => workers == self.workers && open < run.open.epoch,
+            Feeding::Publishes | Feeding::Rest => false,
+        };
+        // All workers have said what they hold when all closed epochs are balanced.
+        if !fed || run.balanced + 1 < run.open.epoch || run.tracks.iter().any(Option::is_some) {
+            return false;
+        }
+        match self.backlog.next(run.pace.pending_by_lane()) {
+            Next::Publish { up_to } => {
+                let lanes = run.pace.behind(up_to);
+                tracing::info!(
+                    epoch = up_to,
+                    rows_left = self.backlog.rows(),
+                    "publishing what was fed of the archive"
+                );
+                run.feeding = Feeding::Publishes;
+                run.pace.ordered_fed(&lanes);
+                self.give(run, 1, lanes, Some(up_to), true);
+            }
+            Next::Feed { after, up_to, is_rest } => {
+                // At the start the first epoch is not open yet.
+                let is_later = run.open.epoch > run.first;
+                if is_rest && is_later {
+                    tracing::info!(after, "the rest of the archive fits into the budget, Kafka is read");
+                } else if !is_rest {
+                    let rows_left = self.backlog.rows();
+                    tracing::info!(after, up_to, rows_left, "the archive may exceed the budget, Kafka waits");
+                }
+                run.feeding = if is_rest { Feeding::Rest } else { Feeding::Portion { workers: 0, open: 0 } };
+                if is_rest {
+                    run.pace.fed_up_to(after);
+                    // Kafka is read from the next epoch on.
+                    run.hurry |= is_later;
+                }
+                self.order(Order::Feed { after, up_to });
+            }
+        }
+        true
     }
 
     /// When the open epoch is to be closed, as far as the clock decides it.
@@ -359,7 +431,7 @@ impl Committer {
         run.open = Open { epoch: closed + 1, ingested_at, busy: false, full: false };
         tracing::debug!(epoch = closed, pending_bytes = run.pace.pending_bytes(), "epoch closed");
         // While the archive fills the budget, Kafka waits.
-        let read = run.pace.is_fed() || !run.pace.is_over();
+        let read = run.feeding == Feeding::Rest && (run.pace.is_fed() || !run.pace.is_over());
         self.order(Order::Tick { closed, ingested_at, read });
     }
 
@@ -372,14 +444,14 @@ impl Committer {
         if run.last == Some(closed) {
             let free = run.tracks.iter().all(Option::is_none);
             let lanes = run.pace.rest(closed);
-            return free && self.give(run, 1, lanes, true);
+            return free && self.order_lanes(run, 1, lanes, true);
         }
         for track in 0..TRACKS {
             // What has lost its base to the other track is merged again while that one waits.
             let again = run.tracks[TRACKS - 1 - track].as_ref().is_some_and(|other| other.order.attempt > 1);
             if run.tracks[track].is_none() && !again {
                 let lanes = run.pace.due(track, closed, self.clock.now());
-                if self.give(run, track, lanes, false) {
+                if self.order_lanes(run, track, lanes, false) {
                     return true;
                 }
             }
@@ -387,12 +459,18 @@ impl Committer {
         false
     }
 
-    fn give(&self, run: &mut Run, track: usize, lanes: Vec<Lane>, alone: bool) -> bool {
+    fn order_lanes(&self, run: &mut Run, track: usize, lanes: Vec<Lane>, alone: bool) -> bool {
         if lanes.is_empty() {
             return false;
         }
-        run.orders += 1;
         run.pace.ordered(&lanes, self.clock.now());
+        self.give(run, track, lanes, None, alone);
+        true
+    }
+
+    /// Orders lanes at the newest closed epoch. `fed_up_to`: what they are at then, where that is an epoch of the archive.
+    fn give(&self, run: &mut Run, track: usize, lanes: Vec<Lane>, fed_up_to: Option<Epoch>, alone: bool) {
+        run.orders += 1;
         let order = Publish {
             order: run.orders,
             attempt: 1,
@@ -402,14 +480,15 @@ impl Committer {
             // be written again with the next order.
             seal: lanes.contains(&Lane::Late)
                 && *self.request.borrow() != Request::Stop
+                && fed_up_to.is_none()
                 && (alone || !run.pace.is_over()),
             lanes,
             alone,
             only: None,
         };
         self.order(Order::Publish(order.clone()));
-        run.tracks[track] = Some(Publishing { order, staged: 0, pieces: Vec::new(), idle: Lane::ALL.to_vec() });
-        true
+        let up_to = fed_up_to.unwrap_or(order.epoch);
+        run.tracks[track] = Some(Publishing { order, up_to, staged: 0, pieces: Vec::new(), idle: Lane::ALL.to_vec() });
     }
 
     async fn commit_raw(&mut self, run: &mut Run, epoch: Epoch) -> Result<(), CommitError> {
@@ -459,12 +538,12 @@ impl Committer {
     async fn commit_counts(&mut self, run: &mut Run, track: usize) -> Result<(), CommitError> {
         let Some(mut publishing) = run.tracks[track].take() else { return Ok(()) };
         let started = Instant::now();
-        let epoch = publishing.order.epoch;
+        let (epoch, up_to) = (publishing.order.epoch, publishing.up_to);
         let idle = run.pace.idle(&publishing.idle, epoch);
         let mut txns = vec![(WRITER_GENERATION.to_owned(), self.generation)];
         let at_end = run.ends.range(..=epoch).next_back().map(|(_, ingested_at)| *ingested_at);
         for lane in publishing.order.lanes.iter().chain(&idle) {
-            txns.push((counts::lane_txn(*lane), epoch as i64));
+            txns.push((counts::lane_txn(*lane), up_to as i64));
             if let Some(ingested_at) = at_end {
                 let until = (ingested_at - self.graces_us[*lane as usize]).div_euclid(1000);
                 let txn = counts::complete_until_txn(*lane);
@@ -501,10 +580,15 @@ impl Committer {
         };
         self.progress.committed("counts", started.elapsed());
         self.layout.replace(&commit.remove, &commit.add, |_| true)?;
-        run.pace.published(&publishing.order.lanes, epoch);
-        run.pace.published(&idle, epoch);
+        run.pace.published(&publishing.order.lanes, up_to);
+        run.pace.published(&idle, up_to);
         if let Some((&needed, _)) = run.ends.range(..=run.pace.least()).next_back() {
             run.ends = run.ends.split_off(&needed);
+        }
+        if run.feeding == Feeding::Publishes {
+            // What workers hold now is known at the end of an epoch in which they have heard of it.
+            run.feeding = Feeding::Portion { workers: self.workers, open: run.open.epoch };
+            run.hurry = true;
         }
         self.tell(run);
         let now_ms = self.clock.now_ms();
@@ -522,7 +606,7 @@ impl Committer {
             }
         }
         let (files, version) = (commit.add.len(), self.counts.state.version);
-        tracing::debug!(epoch, lanes, files, version, "counts committed");
+        tracing::debug!(epoch, up_to, lanes, files, version, "counts committed");
         self.order(Order::Replaced { remove: commit.remove, add: commit.add });
         self.order(Order::Published { epoch, lanes: publishing.order.lanes });
         Ok(())

@@ -11,6 +11,7 @@
 //!
 //! `══` crosses workers, the rest stays on one. The timestamp is the epoch.
 
+pub mod backlog;
 mod balance;
 mod chunk;
 pub mod combine;

@@ -2,7 +2,8 @@
 //!
 //! In: the clock, what workers hold pending, how far the archive is fed, what is published. Out: the lanes of the next order of
 //! each track. Lanes of the minute lane's pace are published with it, the others beside it on a track of their own, so that a
-//! large merge never holds up the minutes. A lane is ready when the archive was fed down to where it stood at the start. Pure.
+//! large merge never holds up the minutes. A lane is ready when the rest of the archive ([`super::backlog`]) was fed down to where
+//! it was at the start; before that it is published only where the budget asks for it. Pure.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +25,9 @@ pub struct Pace {
     workers: usize,
     lanes: [LanePace; LANES],
     pending: BTreeMap<usize, [u64; LANES]>,
-    /// Per worker: down to which epoch it was fed, and in which open epoch that was so.
+    /// All rows up to this epoch of the archive were fed before the rest of it.
+    fed_up_to: Epoch,
+    /// Per worker: down to which epoch it was fed of the rest, and in which open epoch that was so.
     fed: BTreeMap<usize, (Epoch, Epoch)>,
     /// `ingested_at` of the newest epoch in which every partition was read to its end.
     at_end: Option<TimeUs>,
@@ -65,10 +68,16 @@ impl Pace {
                 in_flight: false,
             }),
             pending: BTreeMap::new(),
+            fed_up_to: 0,
             fed: BTreeMap::new(),
             at_end: None,
             late_due: false,
         }
+    }
+
+    /// All rows of the archive up to this epoch were fed: what follows is the rest.
+    pub fn fed_up_to(&mut self, epoch: Epoch) {
+        self.fed_up_to = epoch;
     }
 
     /// A worker was fed all rows of epochs after `down_to`, in open epochs up to `open`. Whether a lane is ready now that lacks
@@ -81,7 +90,8 @@ impl Pace {
         let down_to = self.fed.values().map(|(down_to, _)| *down_to).max().unwrap_or(0);
         let open = self.fed.values().map(|(_, open)| *open).max().unwrap_or(open);
         let mut catches_up = false;
-        for lane in self.lanes.iter_mut().filter(|lane| lane.ready_from.is_none() && down_to <= lane.published) {
+        let has_all = |lane: &LanePace| down_to <= lane.published.max(self.fed_up_to);
+        for lane in self.lanes.iter_mut().filter(|lane| lane.ready_from.is_none() && has_all(lane)) {
             lane.ready_from = Some(open);
             catches_up |= lane.published < closed && open > closed;
         }
@@ -98,7 +108,8 @@ impl Pace {
         self.pending.insert(worker, bytes);
     }
 
-    fn pending_by_lane(&self) -> [u64; LANES] {
+    /// What all workers hold, per lane.
+    pub fn pending_by_lane(&self) -> [u64; LANES] {
         let mut sum = [0; LANES];
         for bytes in self.pending.values() {
             (0..LANES).for_each(|lane| sum[lane] += bytes[lane]);
@@ -170,6 +181,16 @@ impl Pace {
     /// Of `idle` lanes those that take an epoch without an order.
     pub fn idle(&self, idle: &[Lane], epoch: Epoch) -> Vec<Lane> {
         idle.iter().copied().filter(|lane| self.can_take(*lane, epoch)).collect()
+    }
+
+    /// The lanes that were fed more than they have published.
+    pub fn behind(&self, fed_up_to: Epoch) -> Vec<Lane> {
+        Lane::ALL.into_iter().filter(|lane| self.lanes[*lane as usize].published < fed_up_to).collect()
+    }
+
+    /// An order was given that publishes what was fed. Lanes stay as far from their turn as they were.
+    pub fn ordered_fed(&mut self, lanes: &[Lane]) {
+        lanes.iter().for_each(|lane| self.lanes[*lane as usize].in_flight = true);
     }
 
     /// An order was given.

@@ -177,6 +177,7 @@ impl Pending {
                                 }
                             }
                             Order::Tick { .. } | Order::Stop => watch.see(&order),
+                            Order::Feed { .. } => {}
                         }
                     }
                     input.for_each(|_capability, batches| {

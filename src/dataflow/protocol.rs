@@ -21,6 +21,13 @@ pub enum Order {
         /// Whether the topic is read in it: not while the archive alone fills the budget.
         read: bool,
     },
+    /// Read these epochs of the archive: the worker's share of the rows of `after + 1 ..= up_to`. The order before was carried out.
+    Feed {
+        /// All up to it were fed.
+        after: Epoch,
+        /// The last one.
+        up_to: Epoch,
+    },
     /// Merge what these lanes have pending up to `epoch`, and answer with exactly one [`Staged`].
     Publish(Publish),
     /// An order is committed: forget its updates.
@@ -205,13 +212,13 @@ pub struct Effort {
 pub enum Answer {
     /// The first record of this epoch was read.
     Busy(Epoch),
-    /// As much was read in this epoch as a process may.
+    /// As much was read or fed in this epoch as a worker may.
     Full(Epoch),
-    /// The worker's part of the archive was fed down to an epoch: all rows of later ones.
+    /// The worker's part of what was ordered of the archive was fed down to an epoch: all rows of later ones.
     Fed {
         /// The worker.
         worker: usize,
-        /// The epoch; 0 is all.
+        /// The epoch; 0 is all of the order.
         down_to: Epoch,
         /// The open epoch in which that was so.
         open: Epoch,

@@ -1,10 +1,11 @@
 //! `source`: the records of a worker, at the open epoch.
 //!
-//! In: the archive's feed and the topic, in turns. Out: chunks of records at the open epoch. Time: one capability, moved on by
-//! each tick; a record belongs to the epoch that is open when it is read. State: none but counts of the open epoch. Flow
-//! control: a worker that has read its share of `epoch_bytes` stops reading until the next tick, and the committer ticks only
-//! while few epochs are under way; the client's queues fill, and the broker keeps the rest. Failure: the capability is held,
-//! because dropping it would look like the end of input.
+//! In: what the committer orders of the archive and the topic, in turns. Out: chunks of records at the open epoch. Time: one
+//! capability, moved on by each tick; a record belongs to the epoch that is open when it is read. State: none but counts of the
+//! open epoch. Flow control: a worker that has its share of `epoch_bytes`, of both together, takes nothing more until the next
+//! tick, and the committer ticks only while few epochs are under way; so what the stages hold of one epoch is bounded, also after
+//! a restart. The client's queues and the archive's thread fill, and the broker and the store keep the rest. Failure: the
+//! capability is held, because dropping it would look like the end of input.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +18,7 @@ use super::Progress;
 use super::control::Inbox;
 use super::protocol::{Answer, Order, Read};
 use crate::model::{Epoch, Records};
-use crate::source::archive::{Fed, Feed};
+use crate::source::archive::{Archive, Fed, Feed};
 use crate::source::{RecordSource, SourceError, Stamp, Waker};
 
 /// Bytes sent in one activation, so that other operators get their turn.
@@ -27,8 +28,8 @@ const TURN_BYTES: usize = 2 << 20;
 pub struct Inputs {
     /// The topic.
     pub topic: Box<dyn RecordSource>,
-    /// The archive, until it is fed.
-    pub feed: Feed,
+    /// The archive.
+    pub archive: Archive,
 }
 
 /// Builds the operator. `open` is called with what wakes it; `answer` sends to the committer; `epoch_bytes` is the worker's share.
@@ -51,8 +52,8 @@ pub fn source<'scope>(
             capability: Some(capability),
             stamp: None,
             inputs: None,
+            feed: None,
             reads: true,
-            feeding: true,
             failed: false,
             drained: false,
             epoch_bytes,
@@ -77,6 +78,9 @@ pub fn source<'scope>(
                         }
                         state.stamp = Some(Stamp { epoch: closed + 1, ingested_at });
                         state.reads = read;
+                    }
+                    Order::Feed { after, up_to } => {
+                        state.feed = state.inputs.as_ref().map(|inputs| inputs.archive.feed(after, up_to));
                     }
                     Order::Stop => state.capability = None,
                     _ => {}
@@ -122,13 +126,14 @@ struct State {
     capability: Option<Capability<Epoch>>,
     stamp: Option<Stamp>,
     inputs: Option<Inputs>,
+    /// What was ordered of the archive, until it is fed.
+    feed: Option<Feed>,
     /// Whether the topic is read in the open epoch.
     reads: bool,
-    feeding: bool,
     failed: bool,
     drained: bool,
     epoch_bytes: u64,
-    /// Of the open epoch: bytes and records read from the topic, records fed from the archive.
+    /// Of the open epoch: bytes of all records, records read from the topic, records fed from the archive.
     bytes: u64,
     live: u64,
     fed: u64,
@@ -142,17 +147,22 @@ impl State {
     /// A chunk of the archive and one of the topic, as far as they are there and may be read.
     fn turn(&mut self, worker: usize, answer: &impl Fn(Answer), progress: &Progress) -> Result<Turn, SourceError> {
         let mut turn = Turn::default();
-        let (Some(stamp), Some(inputs)) = (self.stamp, &mut self.inputs) else { return Ok(turn) };
-        if self.feeding {
-            match inputs.feed.take() {
+        let Some(stamp) = self.stamp else { return Ok(turn) };
+        if self.bytes < self.epoch_bytes
+            && let Some(feed) = &mut self.feed
+        {
+            match feed.take() {
                 Ok(Fed::Chunk(records)) => {
                     self.fed += records.len() as u64;
                     progress.fed.fetch_add(records.len() as u64, Ordering::Relaxed);
+                    self.fill(stamp, &records, answer);
                     turn.fed = records;
                     turn.more = true;
                 }
                 Ok(Fed::DownTo(down_to)) => {
-                    self.feeding = down_to > 0;
+                    if down_to == 0 {
+                        self.feed = None;
+                    }
                     answer(Answer::Fed { worker, down_to, open: stamp.epoch });
                     turn.more = true;
                 }
@@ -160,7 +170,10 @@ impl State {
                 Err(error) => return Err(SourceError::Retry(format!("the archive can not be fed: {error}"))),
             }
         }
-        if self.reads && self.bytes < self.epoch_bytes {
+        if self.reads
+            && self.bytes < self.epoch_bytes
+            && let Some(inputs) = &mut self.inputs
+        {
             turn.more |= inputs.topic.read(stamp, &mut turn.read)?;
             self.account(stamp, &turn.read, answer, progress);
         }
@@ -176,9 +189,14 @@ impl State {
             answer(Answer::Busy(stamp.epoch));
         }
         self.live += count;
-        self.bytes += records.bytes() as u64;
         progress.read.fetch_add(count, Ordering::Relaxed);
         progress.bytes.fetch_add(records.bytes() as u64, Ordering::Relaxed);
+        self.fill(stamp, records, answer);
+    }
+
+    /// Counts bytes of the open epoch; the last ones that may be taken are reported.
+    fn fill(&mut self, stamp: Stamp, records: &Records, answer: &impl Fn(Answer)) {
+        self.bytes += records.bytes() as u64;
         if self.bytes >= self.epoch_bytes {
             answer(Answer::Full(stamp.epoch));
         }

@@ -14,14 +14,16 @@ const INTERVAL_SECONDS_MAX: u64 = 3600;
 pub struct Settings {
     /// How long an epoch is open; default 10 s. Longer: fewer and larger files and commits; shorter: fresher tables.
     pub epoch_seconds: u64,
-    /// Bytes that a process reads before an epoch closes sooner; default 256 MiB. More: larger files, more memory.
+    /// Bytes that a process reads, from Kafka and from the archive, before an epoch closes sooner; default 256 MiB. More: larger
+    /// files, more memory.
     pub epoch_bytes: u64,
     /// How long an epoch without records is open; default 60 s, at least `epoch_seconds`.
     pub idle_epoch_seconds: u64,
     /// Epochs that may be read but not yet committed before the source pauses; default 2. More: more memory, smoother reading.
     pub epochs_in_flight_max: u64,
-    /// Bytes of unpublished updates that a process holds before the largest lane is published out of turn; default 384 MiB.
-    /// at a quarter as much again the source pauses. More: fewer rewrites when behind or under many late records, more memory.
+    /// Bytes of unpublished updates that a process holds before the largest lane is published out of turn; default 384 MiB. At a
+    /// quarter as much again the source pauses; after a start, what lanes lack is fed in portions that fit, before Kafka is read.
+    /// More: fewer rewrites when behind or under many late records, more memory.
     pub pending_bytes_max: u64,
     /// How long an orderly stop may take to commit and publish; default 20 s.
     pub shutdown_grace_seconds: u64,

@@ -236,10 +236,8 @@ impl Storing {
 async fn store(root: &Root, path: String, what: ToStore) -> Result<Stored, TableError> {
     let name = path.clone();
     let encoded = tokio::task::spawn_blocking(move || encode(path, what)).await;
-    let (stored, bytes) = encoded.map_err(|error| TableError::Corrupt {
-        table: "replays".to_owned(),
-        what: format!("{name} could not be encoded: {error}"),
-    })??;
+    let (stored, bytes) =
+        encoded.map_err(|error| TableError::Bug(format!("{name} could not be encoded: {error}")))??;
     write_file(root.store().as_ref(), &name, bytes).await?;
     tracing::debug!(path = name, "stored");
     Ok(stored)

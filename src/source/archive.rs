@@ -1,9 +1,11 @@
 //! Feeds records from the archive to one worker: what lanes have not absorbed, after a restart.
 //!
-//! In: files of `raw`, newest epoch first. Out: the rows above one epoch and up to another, as records that carry their own epoch
-//! and `ingested_at`, and down to which epoch all were given, so that fast lanes are ready first. State: one file's bytes and a few chunks, bounded by the channel. Failure: said to the source operator,
-//! which holds its capability.
+//! In: files of `raw`, and up to which epoch to feed, portion after portion as the committer orders it. Out: the rows of a portion,
+//! newest epoch first, as records that carry their own epoch and `ingested_at`, and down to which epoch all were given, so that
+//! fast lanes are ready first. State: one file's bytes and a few chunks, bounded by the channel: it is read no faster than the
+//! worker takes it. Failure: said to the source operator, which holds its capability.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
 use futures::executor::block_on;
@@ -29,10 +31,16 @@ pub struct FeedPlan {
 /// The same without the way to the table, for the other processes of the job.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FeedRows {
-    /// With their greatest epoch.
-    files: Vec<(Epoch, File)>,
+    files: Vec<FeedFile>,
     after: Epoch,
     up_to: Epoch,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct FeedFile {
+    least: Epoch,
+    greatest: Epoch,
+    file: File,
 }
 
 impl FeedPlan {
@@ -46,10 +54,10 @@ impl FeedPlan {
             for file in raw.files.values() {
                 let (least, greatest) = raw::epochs_of(file)?;
                 if least <= up_to && greatest > after {
-                    files.push((greatest, file.clone()));
+                    files.push(FeedFile { least, greatest, file: file.clone() });
                 }
             }
-            files.sort_by_key(|(greatest, _)| std::cmp::Reverse(*greatest));
+            files.sort_by_key(|file| std::cmp::Reverse(file.greatest));
         }
         Ok(FeedPlan::of(log, FeedRows { files, after, up_to }))
     }
@@ -69,20 +77,56 @@ impl FeedPlan {
         self.rows.files.len()
     }
 
-    /// Starts to read a worker's share.
-    pub fn open(&self, worker: usize, workers: usize, runtime: &tokio::runtime::Handle, waker: Waker) -> Feed {
-        let FeedRows { files, after, up_to } = &self.rows;
-        let files = files.iter().enumerate().filter(|(index, _)| index % workers == worker);
-        let files = files.map(|(_, file)| file.clone()).collect();
+    /// Epochs, ascending, with their rows; those of a file that holds several stand with its newest.
+    pub fn epochs(&self) -> BTreeMap<Epoch, u64> {
+        let mut epochs = BTreeMap::new();
+        for FeedFile { greatest, file, .. } in &self.rows.files {
+            *epochs.entry((*greatest).min(self.rows.up_to)).or_default() += file.rows;
+        }
+        epochs
+    }
+
+    /// A worker's share of the rows of epochs `after + 1 ..= up_to`: each file goes to the worker that has least.
+    fn share(&self, worker: usize, workers: usize, after: Epoch, up_to: Epoch) -> FeedPlan {
+        let (after, up_to) = (after.max(self.rows.after), up_to.min(self.rows.up_to));
+        let mut rows = vec![0; workers];
+        let mut files = Vec::new();
+        for file in self.rows.files.iter().filter(|file| file.least <= up_to && file.greatest > after) {
+            let least = (0..workers).min_by_key(|worker| rows[*worker]).unwrap_or(worker);
+            rows[least] += file.file.rows;
+            if least == worker {
+                files.push(file.clone());
+            }
+        }
+        FeedPlan::of(self.log.clone(), FeedRows { files, after, up_to })
+    }
+}
+
+/// A worker's way to the archive.
+pub struct Archive {
+    /// What all workers are fed.
+    pub plan: FeedPlan,
+    /// The worker, and how many there are.
+    pub worker: (usize, usize),
+    /// For storage.
+    pub runtime: tokio::runtime::Handle,
+    /// Wakes the worker.
+    pub waker: Waker,
+}
+
+impl Archive {
+    /// Starts to read the worker's share of the rows of epochs `after + 1 ..= up_to`.
+    pub fn feed(&self, after: Epoch, up_to: Epoch) -> Feed {
+        let (worker, workers) = self.worker;
+        let share = self.plan.share(worker, workers, after, up_to);
         let (sender, receiver) = sync_channel(CHUNKS_WAITING);
-        let share = FeedPlan::of(self.log.clone(), FeedRows { files, after: *after, up_to: *up_to });
         if share.files() == 0 {
             // Known at once: what waits for the feed need not wait for a thread. The channel has room, and its receiver is here.
             sender.send(Message::DownTo(0)).ok();
             return Feed { receiver };
         }
-        let handle = runtime.clone();
-        runtime.spawn_blocking(move || {
+        let (handle, waker) = (self.runtime.clone(), Waker::clone(&self.waker));
+        self.runtime.spawn_blocking(move || {
             let read = caught_in("the feed from the archive", || share.read(&handle, &sender, &waker));
             if let Err(error) = read.unwrap_or_else(|panic| Err(TableError::Bug(panic))) {
                 // A worker that is gone needs no end.
@@ -93,7 +137,9 @@ impl FeedPlan {
         });
         Feed { receiver }
     }
+}
 
+impl FeedPlan {
     fn read(
         &self,
         runtime: &tokio::runtime::Handle,
@@ -101,7 +147,7 @@ impl FeedPlan {
         waker: &Waker,
     ) -> Result<(), TableError> {
         let FeedRows { files, after, up_to } = &self.rows;
-        for (greatest, file) in files {
+        for FeedFile { greatest, file, .. } in files {
             if sender.send(Message::DownTo(*greatest)).is_err() {
                 return Ok(());
             }
@@ -135,7 +181,7 @@ enum Message {
     Failed(TableError),
 }
 
-/// One worker's share of the archive, being read.
+/// One worker's share of a portion, being read.
 pub struct Feed {
     receiver: Receiver<Message>,
 }
@@ -146,7 +192,7 @@ pub enum Fed {
     Chunk(Records),
     /// Nothing yet; the waker will be called.
     Wait,
-    /// All rows of later epochs were given; 0 is the end.
+    /// All rows of later epochs of the portion were given; 0 is its end.
     DownTo(Epoch),
 }
 
@@ -195,20 +241,53 @@ mod tests {
             partition: Default::default(),
             stats: String::new(),
         };
-        let rows = FeedRows { files: vec![(1, file)], after: 0, up_to: 1 };
+        let rows = FeedRows { files: vec![FeedFile { least: 1, greatest: 1, file }], after: 0, up_to: 1 };
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("it works");
         let (waker, wakes) = channel();
-        let mut feed = FeedPlan::of(Log::new(&root, "raw"), rows).open(
-            0,
-            1,
-            runtime.handle(),
-            Arc::new(move || waker.send(()).expect("it works")),
-        );
+        let archive = Archive {
+            plan: FeedPlan::of(Log::new(&root, "raw"), rows),
+            worker: (0, 1),
+            runtime: runtime.handle().clone(),
+            waker: Arc::new(move || waker.send(()).expect("it works")),
+        };
+        let mut feed = archive.feed(0, 1);
         wakes.recv().expect("it works");
         assert!(matches!(feed.take(), Ok(Fed::DownTo(1))));
         runtime.shutdown_background();
         wakes.recv().expect("a last wake, from a thread that did not panic");
         assert!(feed.take().is_err(), "it is not the end of the rows");
+    }
+
+    /// Each file of a portion has one reader, and nobody reads much more than another.
+    #[test]
+    fn a_portion_is_shared_out() {
+        let root = Root::open("memory://", &Default::default()).expect("it works");
+        let file = |least, greatest, rows| FeedFile {
+            least,
+            greatest,
+            file: File {
+                path: format!("{least}-{greatest}"),
+                size: 1,
+                rows,
+                partition: Default::default(),
+                stats: String::new(),
+            },
+        };
+        // Newest first; two files of an epoch, a large one and a small one, and one of several epochs.
+        let mut files: Vec<_> =
+            (6..=9).rev().flat_map(|epoch| [file(epoch, epoch, 100), file(epoch, epoch, 3)]).collect();
+        files.push(file(2, 6, 50));
+        let plan = FeedPlan::of(Log::new(&root, "raw"), FeedRows { files, after: 3, up_to: 9 });
+        assert_eq!(plan.epochs(), BTreeMap::from([(6, 153), (7, 103), (8, 103), (9, 103)]));
+        for (after, up_to, rows, most) in [(3, 9, 462, 256), (3, 5, 50, 50), (5, 7, 256, 153), (7, 8, 103, 100)] {
+            let shares = [0, 1].map(|worker| plan.share(worker, 2, after, up_to));
+            let paths =
+                |share: &FeedPlan| share.rows.files.iter().map(|file| file.file.path.clone()).collect::<Vec<_>>();
+            let of = shares.each_ref().map(|share| share.rows.files.iter().map(|file| file.file.rows).sum::<u64>());
+            assert_eq!(of.iter().sum::<u64>(), rows, "{after} to {up_to}: {:?}", shares.each_ref().map(paths));
+            assert!(of.iter().all(|rows| *rows <= most), "{after} to {up_to}: {of:?}");
+            assert_eq!((shares[0].rows.after, shares[1].rows.up_to), (after, up_to));
+        }
     }
 }

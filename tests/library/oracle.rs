@@ -102,9 +102,10 @@ const PACES: [[u64; 5]; 4] = [[0; 5], [0, 30, 30, 90, 90], [0, 60, 0, 0, 300], [
 struct Pace {
     publish_seconds: [u64; 5],
     pending_bytes_max: u64,
+    epoch_bytes: u64,
 }
 
-const DEFAULT: Pace = Pace { publish_seconds: PACES[3], pending_bytes_max: 512 << 20 };
+const DEFAULT: Pace = Pace { publish_seconds: PACES[3], pending_bytes_max: 512 << 20, epoch_bytes: 256 << 20 };
 
 // ---- what the test sends, and what it knows of it ----
 
@@ -134,6 +135,13 @@ enum Step {
     Restart {
         workers: usize,
         logic: usize,
+    },
+    /// Dies, and starts again with other bounds: what is to be fed may exceed them.
+    Bounds {
+        steps: i64,
+        workers: usize,
+        pending_bytes_max: u64,
+        epoch_bytes: u64,
     },
     Compact,
 }
@@ -338,6 +346,7 @@ impl World {
         let mut job = Job::parse(&text, "oracle.toml", &|_| None).expect("the test's job is right");
         job.settings.publish_seconds = self.pace.publish_seconds;
         job.settings.pending_bytes_max = self.pace.pending_bytes_max;
+        job.settings.epoch_bytes = self.pace.epoch_bytes;
         // Every version is looked at in the end: no file may go before.
         job.settings.dead_files_keep_hours = 8784;
         let live = Live {
@@ -672,6 +681,11 @@ fn play(partitions: usize, workers: usize, pace: Pace, steps: &[Step]) {
                 world.change_logic(*logic);
                 job = world.start(*workers);
             }
+            Step::Bounds { steps, workers, pending_bytes_max, epoch_bytes } => {
+                job.crash(&mut world, *steps, false);
+                world.pace = Pace { pending_bytes_max: *pending_bytes_max, epoch_bytes: *epoch_bytes, ..world.pace };
+                job = world.start(*workers);
+            }
             Step::Compact => drop(world.compact()),
         }
     }
@@ -725,9 +739,21 @@ fn step() -> impl Strategy<Value = Step> {
         6 => prop::collection::vec((0..4_usize, sent()), 1..40).prop_map(Step::Push),
         4 => prop_oneof![Just(3 * SECOND), Just(11 * SECOND), Just(61 * SECOND), Just(3700 * SECOND), Just(27 * 60 * MINUTE), Just(35 * 24 * 60 * MINUTE)].prop_map(Step::Advance),
         2 => (1..14_i64, any::<bool>(), workers.clone()).prop_map(|(steps, after, workers)| Step::Crash { steps, after, workers }),
-        1 => (workers, 0..2_usize).prop_map(|(workers, logic)| Step::Restart { workers, logic }),
+        1 => (workers.clone(), 0..2_usize).prop_map(|(workers, logic)| Step::Restart { workers, logic }),
+        2 => (1..14_i64, workers, pending_bytes_max(), epoch_bytes()).prop_map(
+            |(steps, workers, pending_bytes_max, epoch_bytes)| Step::Bounds { steps, workers, pending_bytes_max, epoch_bytes }
+        ),
         1 => Just(Step::Compact),
     ]
+}
+
+/// Enough; for a few records; for none.
+fn pending_bytes_max() -> impl Strategy<Value = u64> {
+    prop::sample::select(vec![512 << 20, 40_000, 4096, 1])
+}
+
+fn epoch_bytes() -> impl Strategy<Value = u64> {
+    prop::sample::select(vec![256 << 20, 2000, 1])
 }
 
 proptest! {
@@ -738,10 +764,11 @@ proptest! {
         partitions in 1..4_usize,
         workers in prop_oneof![Just(1_usize), Just(2), Just(4)],
         publish_seconds in prop::sample::select(&PACES[..]),
-        pending_bytes_max in prop_oneof![3 => Just(512_u64 << 20), 1 => Just(4096_u64)],
+        pending_bytes_max in prop_oneof![3 => Just(512_u64 << 20), 1 => pending_bytes_max()],
+        epoch_bytes in prop_oneof![3 => Just(256_u64 << 20), 1 => epoch_bytes()],
         steps in prop::collection::vec(step(), 3..18),
     ) {
-        play(partitions, workers, Pace { publish_seconds, pending_bytes_max }, &steps);
+        play(partitions, workers, Pace { publish_seconds, pending_bytes_max, epoch_bytes }, &steps);
     }
 }
 
@@ -913,4 +940,75 @@ fn promise_6_one_writer_wins() {
     second.end(Request::Stop);
     world.start(1).end(Request::Drain);
     check_every_version(&world);
+}
+
+/// Lanes far behind the archive and far apart, and a budget for a few records: the archive is fed and published in portions, oldest
+/// first, and a kill after any of its steps is made good by the next start, whatever its budget. No version is ever wrong, pending
+/// bytes stay within the budget and what one epoch makes, and the feeding closes epochs by bytes while the clock stands.
+#[test]
+fn promise_1_holds_while_the_archive_is_fed_in_portions() {
+    const EPOCHS: usize = 24;
+    const EPOCH_BYTES: u64 = 2000;
+    // 12 records of 13 updates each.
+    const OF_AN_EPOCH: u64 = 12 * 13 * 128;
+    const BUDGET: u64 = 60_000;
+    for workers in [1, 2, 4] {
+        let mut world = World::new(2, DEFAULT);
+        let job = world.start(workers);
+        for epoch in 0..EPOCHS {
+            for index in 0..12 {
+                let (customer, action, country) = ([0, 1, 3, 4][index % 4], [0, 3][epoch % 2], index % 3);
+                // No two in the same minute or hour.
+                let minutes = -61 * (epoch * 12 + index) as i64;
+                let ms = (index * 997) as i64;
+                world
+                    .push(index, &Sent::Event { customer, action, country, minutes, ms, as_text: true, stamped: true });
+            }
+            let all = world.sent.len() as u64;
+            job.wait("reading", |job| job.progress.read.load(Ordering::Relaxed) >= all);
+            world.advance(11 * SECOND);
+            job.wait("archiving", |job| job.progress.epoch.load(Ordering::Relaxed) > epoch as u64);
+        }
+        job.crash(&mut world, 1, false);
+        let lanes = |world: &World| {
+            let counts = versions(&world.inner, "counts").pop().expect("counts").txns;
+            ["minute", "hour", "day", "late", "coarse"]
+                .map(|lane| counts.get(&format!("lane/{lane}")).copied().unwrap_or(0))
+        };
+        let behind = lanes(&world);
+        assert!(behind[0] > behind[4] + EPOCHS as i64 / 2, "lanes are apart: {behind:?}");
+
+        world.pace = Pace { pending_bytes_max: BUDGET, epoch_bytes: EPOCH_BYTES, ..world.pace };
+        let mut stood = BTreeSet::new();
+        let mut kills = 0;
+        let mut most = 0;
+        for steps in (2..).step_by(7) {
+            let job = world.start(1 + (workers + kills) % 4);
+            job.request.send_replace(Request::Drain);
+            job.store.left.store(steps, Ordering::SeqCst);
+            let deadline = Instant::now() + PATIENCE;
+            while !job.thread.is_finished() {
+                assert!(Instant::now() < deadline, "it hangs, lanes {:?}", lanes(&world));
+                let pending: u64 = job.progress.pending_bytes.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum();
+                // Bytes per lane are changed one after the other.
+                most = most.max(if pending > u64::MAX / 2 { 0 } else { pending });
+                std::thread::yield_now();
+            }
+            let ended = job.thread.join().expect("no panic");
+            stood.insert(lanes(&world)[4]);
+            if ended.is_ok() {
+                break;
+            }
+            kills += 1;
+        }
+        assert!(kills >= 5, "{kills} kills");
+        let between = stood.iter().any(|epoch| (1..EPOCHS as i64).contains(epoch));
+        assert!(between, "the coarse lane came on in portions: {stood:?}");
+        assert!(most <= BUDGET + OF_AN_EPOCH, "{most} bytes were pending");
+        assert!(most > BUDGET / 4, "{most} bytes were pending: the budget is used");
+        world.start(workers).end(Request::Drain);
+        check_every_version(&world);
+        let raw = versions(&world.inner, "raw").pop().expect("raw").txns["epoch"];
+        assert!(lanes(&world).iter().all(|lane| *lane == raw), "{:?}, raw at {raw}", lanes(&world));
+    }
 }

@@ -219,6 +219,42 @@ fn counts_many_epochs_behind_raw_is_fed_from_the_archive() {
     world.is_exact();
 }
 
+/// Epochs of one record each that only `raw` has; the process is dead.
+fn only_archived(world: &mut World, epochs: u64, bytes: usize) {
+    let store = world.store();
+    store.on("counts/granularity=", Fault::Delay(Duration::from_secs(3600)));
+    let job = world.start(1, store.clone());
+    for epoch in 1..=epochs {
+        world.push_padded(CUSTOMERS[epoch as usize % 2], epoch as i64, bytes);
+        assert!(job.reads(world.pushed()));
+        world.advance(11 * SECOND);
+        assert!(job.reaches("archiving", |progress| progress.epochs().0 >= epoch));
+    }
+    store.kill();
+    world.advance(61 * SECOND);
+    job.end().expect_err("denied");
+    assert_eq!(world.table("counts").txn(&counts::lane_txn(Lane::Minute)), 0);
+}
+
+/// What is fed counts as what is read: an epoch holds no more of both.
+#[test]
+fn feeding_from_the_archive_closes_epochs_by_bytes() {
+    const EPOCHS: u64 = 30;
+    // Each file alone fills an epoch, or two of them do. The clock stands: nothing else closes one.
+    for (bytes, files) in [(11_000, 1), (6000, 2)] {
+        let mut world = World::new("");
+        only_archived(&mut world, EPOCHS, bytes);
+        world.set("epoch_bytes = 10000");
+        let job = world.start(1, world.store());
+        assert!(job.publishes(EPOCHS + EPOCHS / files), "an epoch for {files} files");
+        assert_eq!(job.progress.fed.load(Ordering::Relaxed), EPOCHS);
+        batch(&mut world);
+        assert!(job.reads(9), "Kafka is read on");
+        job.ends_in_order(Request::Stop);
+        world.is_exact();
+    }
+}
+
 // ---- rivals ----
 
 /// Attempts that the live files of `counts` come from, of an epoch.

@@ -1,0 +1,203 @@
+//! `backlog`: in which portions the archive is fed at a start, so that what is not yet published stays within the budget.
+//!
+//! In: how many rows of which epochs are to be fed, what workers hold pending. Out: what is to be done next. What fits into the
+//! budget is fed at once, newest epoch first and beside Kafka. Otherwise Kafka waits, and the oldest epochs are fed, a portion that
+//! fits after the other; when the next epoch does not fit, what was fed is published, each lane up to the last epoch that was fed.
+//! Whether something fits is an estimate: a row makes at most twice the bytes that rows before it made in the same lane, and where
+//! none were measured yet, all the updates that it can. So a lane's share of the budget is known before it is used, and only a
+//! single epoch of the archive can exceed it. Pure.
+
+use std::collections::VecDeque;
+
+use crate::job::Dimension;
+use crate::model::{Epoch, Granularity, Lane};
+
+const LANES: usize = Lane::ALL.len();
+
+/// An update of a row that shares its cells with no other: 50 to 80 bytes were measured of the examples' jobs.
+const UPDATE_BYTES: u64 = 128;
+
+/// Fewer rows are no measure of a lane.
+const SAMPLE_ROWS: u64 = 1000;
+
+/// What is left of the archive.
+pub struct Backlog {
+    /// Epochs to be fed, ascending, with their rows.
+    epochs: VecDeque<(Epoch, u64)>,
+    /// Per lane its epoch at the start.
+    absorbed: [Epoch; LANES],
+    /// Per lane the most bytes of updates that a row makes.
+    row_bytes: [u64; LANES],
+    budget_bytes: u64,
+    /// All rows up to this epoch were fed.
+    fed_up_to: Epoch,
+    newest: Epoch,
+    /// Per lane the rows that it was fed since it was published.
+    rows: [u64; LANES],
+    /// Per lane the bytes that so many rows made.
+    measured: [Option<(u64, u64)>; LANES],
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Feed the rows of epochs `after + 1 ..= up_to`.
+    Feed {
+        /// All up to it were fed.
+        after: Epoch,
+        /// The last one of the portion.
+        up_to: Epoch,
+        /// Whether this is all that is left: then Kafka is read beside it.
+        is_rest: bool,
+    },
+    /// Publish what was fed, before more is: all rows up to this epoch.
+    Publish {
+        /// The epoch of the archive.
+        up_to: Epoch,
+    },
+}
+
+impl Backlog {
+    /// At a start. `epochs`: with their rows, ascending; `absorbed`: per lane its epoch in `counts`; `newest`: that of `raw`.
+    pub fn new(
+        epochs: impl IntoIterator<Item = (Epoch, u64)>,
+        absorbed: [Epoch; LANES],
+        newest: Epoch,
+        dimensions: &[Dimension],
+        budget_bytes: u64,
+    ) -> Backlog {
+        let granularities = || dimensions.iter().flat_map(|dimension| &dimension.granularities);
+        let can_be_in = |lane: Lane, granularity: &Granularity| match granularity.lane() {
+            own if own == lane => true,
+            own => lane == Lane::Late && own != Lane::Coarse,
+        };
+        Backlog {
+            epochs: epochs.into_iter().collect(),
+            absorbed,
+            row_bytes: Lane::ALL.map(|lane| {
+                UPDATE_BYTES * granularities().filter(|granularity| can_be_in(lane, granularity)).count() as u64
+            }),
+            budget_bytes,
+            fed_up_to: absorbed.into_iter().min().unwrap_or(0),
+            newest,
+            rows: [0; LANES],
+            measured: [None; LANES],
+        }
+    }
+
+    /// Rows that are still to be fed.
+    pub fn rows(&self) -> u64 {
+        self.epochs.iter().map(|(_, rows)| rows).sum()
+    }
+
+    /// What is to be done next, when all that was fed is pending: so many bytes per lane.
+    pub fn next(&mut self, pending: [u64; LANES]) -> Next {
+        for (lane, bytes) in pending.into_iter().enumerate() {
+            if self.rows[lane] >= SAMPLE_ROWS {
+                self.measured[lane] = Some((bytes, self.rows[lane]));
+            }
+        }
+        let held: u64 = pending.iter().sum();
+        let room = self.budget_bytes.saturating_sub(held);
+        let mut wanted = 0;
+        let fit = (self.epochs.iter())
+            .take_while(|(epoch, rows)| {
+                wanted += self.bytes_of(*epoch, *rows);
+                wanted <= u128::from(room)
+            })
+            .count();
+        if fit == 0 && held > 0 && !self.epochs.is_empty() {
+            self.rows = [0; LANES];
+            return Next::Publish { up_to: self.fed_up_to };
+        }
+        // An epoch that exceeds the budget alone is fed all the same: a lane is at an epoch, not in the middle of one.
+        let portion = fit.max(1).min(self.epochs.len());
+        let is_rest = portion == self.epochs.len();
+        let after = self.fed_up_to;
+        for (epoch, rows) in self.epochs.drain(..portion) {
+            self.fed_up_to = epoch;
+            (0..LANES).filter(|lane| epoch > self.absorbed[*lane]).for_each(|lane| self.rows[lane] += rows);
+        }
+        if is_rest {
+            self.fed_up_to = self.newest;
+        }
+        Next::Feed { after, up_to: self.fed_up_to, is_rest }
+    }
+
+    /// The most that rows of an epoch are taken to make.
+    fn bytes_of(&self, epoch: Epoch, rows: u64) -> u128 {
+        let rows = u128::from(rows);
+        let of_lane = |lane: usize| {
+            let most = rows * u128::from(self.row_bytes[lane]);
+            match self.measured[lane] {
+                Some((bytes, of_rows)) => most.min(rows * 2 * u128::from(bytes) / u128::from(of_rows)),
+                None => most,
+            }
+        };
+        (0..LANES).filter(|lane| epoch > self.absorbed[*lane]).map(of_lane).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten epochs of as many rows each; the minute lane has all but the last one. A row makes at most five updates.
+    fn backlog(rows: u64, budget_bytes: u64) -> Backlog {
+        let granularities = vec![Granularity::Minute, Granularity::Hour, Granularity::Week];
+        let dimensions = [Dimension { name: "total".to_owned(), field: None, granularities }];
+        Backlog::new((11..=20).map(|epoch| (epoch, rows)), [19, 10, 10, 10, 10], 25, &dimensions, budget_bytes)
+    }
+
+    fn feed(after: Epoch, up_to: Epoch) -> Next {
+        Next::Feed { after, up_to, is_rest: false }
+    }
+
+    fn rest(after: Epoch) -> Next {
+        Next::Feed { after, up_to: 25, is_rest: true }
+    }
+
+    #[test]
+    fn what_fits_is_fed_at_once() {
+        // Each row: an hour, a week, one of them late; and of the last epoch a minute too.
+        let all = 100 * (9 * 4 + 5) * UPDATE_BYTES;
+        assert_eq!(backlog(100, all).next([0; LANES]), rest(10));
+        assert_eq!(backlog(100, all - 1).next([0; LANES]), feed(10, 19));
+        let mut nothing = Backlog::new([], [25; LANES], 25, &[], 0);
+        assert_eq!((nothing.rows(), nothing.next([0; LANES])), (0, rest(25)));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_fed_and_published_in_turns() {
+        let mut backlog = backlog(100, 250 * 4 * UPDATE_BYTES);
+        let row = 4 * UPDATE_BYTES;
+        assert_eq!((backlog.rows(), backlog.next([0; LANES])), (1000, feed(10, 12)));
+        // They took half of what they could: there is room for one more.
+        assert_eq!(backlog.next([0, 50 * row, 0, 0, 50 * row]), feed(12, 13));
+        assert_eq!(backlog.next([0, 80 * row, 0, 0, 80 * row]), Next::Publish { up_to: 13 });
+        assert_eq!(backlog.next([0; LANES]), feed(13, 15));
+    }
+
+    #[test]
+    fn what_rows_make_is_measured_lane_by_lane() {
+        let mut backlog = backlog(1000, 1000 * 4 * UPDATE_BYTES);
+        assert_eq!(backlog.next([0; LANES]), feed(10, 11));
+        // They made 80 bytes each, so 160 are allowed for. The more rows share cells, the more fit.
+        assert_eq!(backlog.next([0, 40_000, 0, 0, 40_000]), feed(11, 13));
+        assert_eq!(backlog.next([0, 50_000, 0, 0, 50_000]), feed(13, 19));
+        // Of the minutes nothing was measured yet.
+        assert_eq!(backlog.next([0, 60_000, 0, 0, 60_000]), rest(19));
+    }
+
+    #[test]
+    fn an_epoch_alone_may_exceed_the_budget() {
+        let mut backlog = backlog(1000, 0);
+        for epoch in 11..=20 {
+            let expected = if epoch == 20 { rest(19) } else { feed(epoch - 1, epoch) };
+            assert_eq!(backlog.next([0; LANES]), expected);
+            if epoch < 20 {
+                assert_eq!(backlog.next([0, 7, 0, 0, 0]), Next::Publish { up_to: epoch });
+            }
+        }
+    }
+}
