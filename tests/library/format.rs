@@ -8,10 +8,13 @@ use std::sync::Arc;
 use floodmark::clock::{Clock, ManualClock};
 use floodmark::dataflow::Progress;
 use floodmark::dataflow::commit::{Request, lane_epochs};
+use floodmark::dataflow::protocol::{LastRead, Position};
 use floodmark::job::Job;
 use floodmark::ledger::{Ledger, Orders};
 use floodmark::live::{Live, run};
+use floodmark::model::Records;
 use floodmark::source::script::{Script, ScriptRecord, TOPIC};
+use floodmark::source::{RecordSource, SourceError, SourceFactory, Stamp, Txns, Waker};
 use floodmark::table::{FORMAT, FORMAT_NEWEST, Log, Root, State, raw};
 use floodmark::verify::{Options, Verdict, verify};
 use object_store::memory::InMemory;
@@ -52,6 +55,45 @@ fn load(store: &Arc<InMemory>, table: &str) -> State {
     block_on(Log::new(&root, table).load()).expect("it opens").expect("a table")
 }
 
+/// The script as a topic that says which record was read last, as Kafka's did in these tables.
+struct Topic(Script);
+
+struct Share(Box<dyn RecordSource>);
+
+impl SourceFactory for Topic {
+    fn check(&self) -> Result<(), SourceError> {
+        self.0.check()
+    }
+
+    fn resume(&self, raw: &Txns) -> Result<(), SourceError> {
+        self.0.resume(raw)
+    }
+
+    fn open(&self, worker: usize, workers: usize, waker: Waker) -> Result<Box<dyn RecordSource>, SourceError> {
+        Ok(Box::new(Share(self.0.open(worker, workers, waker)?)))
+    }
+}
+
+impl RecordSource for Share {
+    fn read(&mut self, stamp: Stamp, records: &mut Records) -> Result<bool, SourceError> {
+        self.0.read(stamp, records)
+    }
+
+    fn take_positions(&mut self) -> Vec<Position> {
+        let positions = self.0.take_positions().into_iter();
+        let last = |next_offset| Some(LastRead { offset: next_offset - 1, check: 1 });
+        positions.map(|position| Position { last: last(position.next_offset), ..position }).collect()
+    }
+
+    fn take_at_end(&mut self) -> bool {
+        self.0.take_at_end()
+    }
+
+    fn drained(&self) -> bool {
+        self.0.drained()
+    }
+}
+
 #[test]
 fn tables_of_every_format_open_go_on_and_verify() {
     for format in 1..=FORMAT_NEWEST {
@@ -82,7 +124,7 @@ fn tables_of_every_format_open_go_on_and_verify() {
             root: Root::on(Arc::clone(&store) as Arc<dyn ObjectStore>),
             workers: 2,
             clock: Clock::Manual(ManualClock::at(now)),
-            source: Arc::new(script.clone()),
+            source: Arc::new(Topic(script.clone())),
             progress: Arc::new(Progress::default()),
         };
         let (_request, requested) = watch::channel(Request::Drain);
