@@ -28,11 +28,11 @@ static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 pub fn install() {
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map_or_else(|| "a place that is not known".to_owned(), ToString::to_string);
-        report(std::thread::current().name(), &place, said(info.payload()));
+        report(std::thread::current().name(), &place, said(info.payload()), &Backtrace::capture());
     }));
 }
 
-fn report(thread: Option<&str>, place: &str, message: &str) {
+fn report(thread: Option<&str>, place: &str, message: &str, backtrace: &Backtrace) {
     let guarded = GUARDED.get() > 0;
     if guarded && !lock(&SAID).insert(place.to_owned()) {
         return;
@@ -40,7 +40,6 @@ fn report(thread: Option<&str>, place: &str, message: &str) {
     let thread = thread.unwrap_or("without a name");
     let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
     let once = if guarded { "; caught, the record is kept, and this place is not said again" } else { "" };
-    let backtrace = Backtrace::capture();
     let backtrace = match backtrace.status() {
         BacktraceStatus::Captured => format!("\n{backtrace}"),
         _ => String::new(),
@@ -147,11 +146,15 @@ mod tests {
         let log = Log::default();
         let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).with_ansi(false).without_time().finish();
         tracing::subscriber::with_default(subscriber, || {
+            let none = Backtrace::disabled();
             for record in 0..100 {
                 let place = format!("decode.rs:{}:5", record % 2);
-                assert_eq!(guarded(|| report(Some("worker 0"), &place, &format!("left: {record}\n right: 2"))), Ok(()));
+                assert_eq!(
+                    guarded(|| report(Some("worker 0"), &place, &format!("left: {record}\n right: 2"), &none)),
+                    Ok(())
+                );
             }
-            (0..2).for_each(|_| report(None, "raw.rs:1:5", "no room"));
+            (0..2).for_each(|_| report(None, "raw.rs:1:5", "no room", &none));
         });
         let text = String::from_utf8(lock(&log.0).clone()).expect("UTF-8");
         let lines: Vec<&str> = text.lines().collect();
