@@ -30,6 +30,7 @@ use super::submission::Submission;
 use crate::dataflow::pending::Batch;
 use crate::dataflow::run::Run;
 use crate::model::{Cell, Epoch, Tally};
+use crate::panics::{caught, of_task};
 use crate::sync::lock;
 use crate::table::store::write_file;
 use crate::table::{Root, TableError};
@@ -226,8 +227,9 @@ impl Storing {
         self.under_way = Some(chunk);
         let (root, answer, wake) = (gather.root.clone(), self.answer.clone(), Arc::clone(&self.wake));
         gather.runtime.spawn(async move {
+            let stored = caught("storing what a replay has counted", store(&root, path, what)).await;
             // A worker that has ended needs no answer.
-            answer.send(store(&root, path, what).await).ok();
+            answer.send(stored.unwrap_or_else(|panic| Err(TableError::Bug(panic)))).ok();
             wake.activate().ok();
         });
     }
@@ -236,10 +238,12 @@ impl Storing {
 async fn store(root: &Root, path: String, what: ToStore) -> Result<Stored, TableError> {
     let name = path.clone();
     let encoded = tokio::task::spawn_blocking(move || encode(path, what)).await;
-    let (stored, bytes) =
-        encoded.map_err(|error| TableError::Bug(format!("{name} could not be encoded: {error}")))??;
+    let (stored, bytes) = encoded.map_err(|error| TableError::Bug(of_task(&format!("encoding {name}"), error)))??;
     write_file(root.store().as_ref(), &name, bytes).await?;
-    tracing::debug!(path = name, "stored");
+    match &stored {
+        Stored::Runs(_) => tracing::debug!(path = name, "sorted run stored"),
+        _ => tracing::debug!(path = name, "stored"),
+    }
     Ok(stored)
 }
 
