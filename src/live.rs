@@ -120,6 +120,8 @@ struct Lead {
     layout: Layout,
     /// Epochs of the archive that are to be fed, with their rows.
     to_feed: BTreeMap<Epoch, u64>,
+    /// Bytes of updates that may come of them before some must be published.
+    feed_bytes_max: u64,
     last_ingested_at: TimeUs,
 }
 
@@ -131,7 +133,7 @@ pub fn run(live: Live, request: watch::Receiver<Request>) -> Result<(), LiveErro
     let progress = Arc::clone(&live.progress);
     on_runtime(&live.root.clone(), &progress, |runtime| {
         runtime.block_on(check(&live))?;
-        let (lead, start) = runtime.block_on(lead(&live))?;
+        let (lead, start) = runtime.block_on(lead(&live, 1))?;
         run_alone(runtime, live, lead, start, request)
     })
 }
@@ -205,13 +207,15 @@ async fn ask(
 }
 
 /// Checks, fences, reads. The source was checked.
-async fn lead(live: &Live) -> Result<(Lead, Start), LiveError> {
-    let mut tables = open(live).await?;
+async fn lead(live: &Live, processes: usize) -> Result<(Lead, Start), LiveError> {
+    let budget_bytes = live.job.settings.pending_bytes_max * processes as u64;
+    let mut tables = open(live, budget_bytes).await?;
     // Before the fence, so that a start that must be refused does not end the job that runs.
     let resumed_from = resume(live, &tables.raw.state).await?;
     changes_from(&tables, &live.job)?;
     let generation = take(&mut tables, live.clock.now_ms()).await?;
-    keep(&mut tables, live).await?;
+    let feed_bytes_max = counts::feed_bytes_max(&tables.counts.state, budget_bytes);
+    keep(&mut tables, live, budget_bytes).await?;
     record_logic(&mut tables, live, generation).await?;
     let Tables { raw, counts, buckets } = tables;
     if progress_of(&raw.state) != resumed_from {
@@ -238,7 +242,7 @@ async fn lead(live: &Live) -> Result<(Lead, Start), LiveError> {
         partitions: live.source.starts(),
     };
     let layout = Layout::new(counts.state.files.values(), |_| true)?;
-    Ok((Lead { raw, counts, layout, to_feed: feed.epochs(), last_ingested_at }, start))
+    Ok((Lead { raw, counts, layout, to_feed: feed.epochs(), feed_bytes_max, last_ingested_at }, start))
 }
 
 fn run_alone(
@@ -280,7 +284,7 @@ fn run_leading(
 ) -> Result<(), LiveError> {
     runtime.block_on(member.unless_ended(check(&live)))?;
     member.ready()?;
-    let (lead, start) = runtime.block_on(member.unless_ended(lead(&live)))?;
+    let (lead, start) = runtime.block_on(member.unless_ended(lead(&live, member.processes())))?;
     member.hand_out(&start)?;
     let network = member.network()?;
     let _upkeep = upkeep(&live).start(runtime.handle(), request.clone());
@@ -401,7 +405,7 @@ impl Waiting {
             lane_epochs(&lead.counts.state),
             lead.raw.state.txn(raw::EPOCH) as Epoch,
             &live.job.logic.dimensions,
-            live.job.settings.pending_bytes_max * processes as u64,
+            lead.feed_bytes_max,
         );
         Ok(Committer {
             layout: lead.layout,
@@ -424,15 +428,17 @@ impl Waiting {
     }
 }
 
-/// Reads both tables, making them where there are none.
-async fn open(live: &Live) -> Result<Tables, TableError> {
+/// Reads both tables, making them where there are none. `budget_bytes`: of all processes.
+async fn open(live: &Live, budget_bytes: u64) -> Result<Tables, TableError> {
     let now_ms = live.clock.now_ms();
     let raw_log = Log::new(&live.root, "raw");
     let counts_log = Log::new(&live.root, "counts");
     let retention = retention::properties(live.job.settings.dead_files_keep_hours);
     let raw_definition = raw::definition().with_properties(retention.clone());
     let raw_state = raw_log.load_or_create(&raw_definition, now_ms).await?;
-    let counts_definition = counts::definition(live.job.tables.buckets).with_properties(retention);
+    let counts_definition = counts::definition(live.job.tables.buckets)
+        .with_properties(retention)
+        .with_properties(counts::pending_properties(budget_bytes));
     let counts_state = counts_log.load_or_create(&counts_definition, now_ms).await?;
     let buckets = counts::buckets(&counts_state)?;
     if buckets != live.job.tables.buckets {
@@ -457,10 +463,17 @@ async fn take(tables: &mut Tables, now_ms: i64) -> Result<i64, TableError> {
 }
 
 /// Lets both tables say how long the job keeps what is superseded, and how they are laid out, where that has changed since the last start.
-async fn keep(tables: &mut Tables, live: &Live) -> Result<(), TableError> {
-    for table in [&mut tables.raw, &mut tables.counts] {
+async fn keep(tables: &mut Tables, live: &Live, budget_bytes: u64) -> Result<(), TableError> {
+    let newest = tables.raw.state.txn(raw::EPOCH) as Epoch;
+    for (table, is_counts) in [(&mut tables.raw, false), (&mut tables.counts, true)] {
         let mut properties = retention::properties(live.job.settings.dead_files_keep_hours);
         properties.extend(table.log.said_of(&table.state));
+        if is_counts {
+            // What is unpublished may have been held by a job of a larger budget, until nothing is.
+            let is_level = lane_epochs(&table.state).iter().all(|lane| *lane == newest);
+            let held = counts::pending_bytes_max(&table.state).filter(|_| !is_level).unwrap_or(0);
+            properties.extend(counts::pending_properties(budget_bytes.max(held)));
+        }
         table.log.set_properties(&mut table.state, &properties, live.clock.now_ms()).await?;
     }
     Ok(())

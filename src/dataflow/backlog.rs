@@ -5,7 +5,8 @@
 //! fits after the other; when the next epoch does not fit, what was fed is published, each lane up to the last epoch that was fed.
 //! Whether something fits is an estimate: a row makes at most twice the bytes that rows before it made in the same lane, and where
 //! none were measured yet, all the updates that it can. So a lane's share of the budget is known before it is used, and only a
-//! single epoch of the archive can exceed it. Pure.
+//! single epoch of the archive can exceed it. A job whose budget is as large as that of the job before held all of it in memory once:
+//! then there is no bound to keep to (`counts::feed_bytes_max`). Pure.
 
 use std::collections::VecDeque;
 

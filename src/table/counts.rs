@@ -22,6 +22,28 @@ use crate::model::{Granularity, Lane, Period, Segment, TimeUs, Zone};
 /// The table property that pins the number of buckets.
 pub const BUCKETS: &str = "floodmark.buckets";
 
+/// The table property that says how many bytes of unpublished updates the job may hold, in all of its processes.
+const PENDING_BYTES_MAX: &str = "floodmark.pending_bytes_max";
+
+/// What the job that has written the table may hold unpublished; `None` of an older build.
+pub fn pending_bytes_max(state: &State) -> Option<u64> {
+    state.properties.get(PENDING_BYTES_MAX)?.parse().ok()
+}
+
+/// The table property that goes with a budget for what is unpublished, of all processes.
+pub fn pending_properties(budget_bytes: u64) -> BTreeMap<String, String> {
+    BTreeMap::from([(PENDING_BYTES_MAX.to_owned(), budget_bytes.to_string())])
+}
+
+/// How many bytes of updates may come of the archive at a start before some must be published. What a job held within its budget
+/// fits into one that is as large, however many rows it came of; so there is a bound only where the budget is smaller now.
+pub fn feed_bytes_max(state: &State, budget_bytes: u64) -> u64 {
+    match pending_bytes_max(state) {
+        Some(held) if held > budget_bytes => budget_bytes,
+        _ => u64::MAX,
+    }
+}
+
 /// Rows of a batch, both ways, and bytes of its texts after which it is no longer: customers may be as large as records.
 pub const BATCH_ROWS: usize = 8192;
 pub(crate) const BATCH_BYTES: usize = 8 << 20;
@@ -247,4 +269,17 @@ pub fn read_segment(file: &File, bytes: Bytes) -> Result<Batches, TableError> {
 
 fn encoding(error: parquet::errors::ParquetError) -> TableError {
     TableError::Bug(format!("a segment of counts can not be encoded: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backlog_has_a_bound_where_the_budget_is_smaller_than_it_was() {
+        let of = |properties| State { properties, ..State::default() };
+        assert_eq!(feed_bytes_max(&of(BTreeMap::new()), 100), u64::MAX);
+        assert_eq!(feed_bytes_max(&of(pending_properties(100)), 100), u64::MAX);
+        assert_eq!(feed_bytes_max(&of(pending_properties(101)), 100), 100);
+    }
 }
