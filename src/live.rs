@@ -462,18 +462,18 @@ async fn take(tables: &mut Tables, now_ms: i64) -> Result<i64, TableError> {
     counts.log.fence(&mut counts.state, generation, now_ms).await
 }
 
-/// Lets both tables say how long the job keeps what is superseded, and how they are laid out, where that has changed since the last start.
+/// Lets both tables say how long the job keeps what is superseded and how they are laid out, and `counts` how much may be
+/// unpublished, where that has changed since the last start.
 async fn keep(tables: &mut Tables, live: &Live, budget_bytes: u64) -> Result<(), TableError> {
-    let newest = tables.raw.state.txn(raw::EPOCH) as Epoch;
-    for (table, is_counts) in [(&mut tables.raw, false), (&mut tables.counts, true)] {
+    let Tables { raw, counts, .. } = tables;
+    // What is unpublished may have been held by a job of a larger budget, until nothing is.
+    let is_level = lane_epochs(&counts.state).iter().all(|lane| *lane == raw.state.txn(raw::EPOCH) as Epoch);
+    let held = counts::pending_bytes_max(&counts.state).filter(|_| !is_level).unwrap_or(0);
+    let pending = counts::pending_properties(budget_bytes.max(held));
+    for (table, own) in [(raw, BTreeMap::new()), (counts, pending)] {
         let mut properties = retention::properties(live.job.settings.dead_files_keep_hours);
         properties.extend(table.log.said_of(&table.state));
-        if is_counts {
-            // What is unpublished may have been held by a job of a larger budget, until nothing is.
-            let is_level = lane_epochs(&table.state).iter().all(|lane| *lane == newest);
-            let held = counts::pending_bytes_max(&table.state).filter(|_| !is_level).unwrap_or(0);
-            properties.extend(counts::pending_properties(budget_bytes.max(held)));
-        }
+        properties.extend(own);
         table.log.set_properties(&mut table.state, &properties, live.clock.now_ms()).await?;
     }
     Ok(())

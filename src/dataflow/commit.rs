@@ -5,7 +5,8 @@
 //! every worker has staged its part and `raw` has its epoch. It counts messages and waits for no frontier.
 //!
 //! Time: at most `epochs_in_flight_max` epochs are closed and not in `raw`; lanes are published at their own pace ([`Pace`]), two
-//! orders at once. Where the archive holds more for them than the budget, it is fed and published in portions first ([`Backlog`]). State: reports of epochs that are not yet balanced, and the live files of `counts`. Failure: a commit waits
+//! orders at once. Where the archive holds more for them than the budget, it is fed and published in portions first
+//! ([`Backlog`]). State: reports of epochs that are not yet balanced, and the live files of `counts`. Failure: a commit waits
 //! while the store is away, and the epoch with it; what has lost its base to another commit is merged again; a newer writer
 //! ends us ([`TableError::Fenced`]). Restart: the tables are the state.
 
