@@ -15,6 +15,8 @@ import time
 import traceback
 from pathlib import Path
 
+import runner
+
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "scripts/demo"
 MARK = f"FLOODMARK_DEMO_TEST={os.getpid()}"
@@ -189,7 +191,7 @@ def test_differences_fail_the_demo():
 
 def main():
     passed = failed = 0
-    for name, test in [(name, test) for name, test in globals().items() if name.startswith("test_")]:
+    for name, test in runner.chosen(runner.tests_of(globals())).items():
         try:
             test()
             passed += 1

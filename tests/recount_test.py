@@ -20,6 +20,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pyarrow as pa
+import runner
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -687,8 +688,9 @@ def corruption_test(make_wrong, expected):
 
 
 def main():
-    tests = [value for name, value in globals().items() if name.startswith("test_")]
+    tests = list(runner.tests_of(globals()).values())
     tests += [corruption_test(make_wrong, expected) for make_wrong, expected in CORRUPTIONS.items()]
+    tests = runner.chosen({test.__name__: test for test in tests}).values()
     recount = load_recount()
     failed = 0
     work = ROOT / ".work/test"
