@@ -6,6 +6,7 @@ mod library {
     mod access_log;
     mod foreign;
     mod format;
+    mod job_files;
     mod log;
     mod oracle;
     mod panics;
