@@ -1,4 +1,4 @@
-//! Tells builds apart: `FLOODMARK_BUILD` is the version and a hash (FNV-1a) of all sources and of the lock file. Processes of one job must
+//! Tells builds apart: `FLOODMARK_BUILD` is the version and a hash (FNV-1a) of all Rust sources and of the lock file. Processes of one job must
 //! be of one build, because what they exchange has no version of its own.
 
 #![allow(clippy::print_stdout)] // It is how cargo is told.
@@ -28,7 +28,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     for path in entries.flatten().map(|entry| entry.path()) {
         if path.is_dir() {
             collect(&path, files);
-        } else {
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
             files.push(path);
         }
     }

@@ -1,4 +1,4 @@
--- Every version of `counts` is a recount of `raw`: promise 1 of the design as plain SQL for DuckDB, without our code.
+-- Every version of `counts` is a recount of `raw`: promise 1 of src/README.md as plain SQL for DuckDB, without our code.
 --
 -- For the job jobs/web-analytics.toml. The caller has made three views and a variable:
 --   raw, counts                     the tables, each at one version

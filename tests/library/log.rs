@@ -1,7 +1,7 @@
 //! The protocol of a table's log, each promise a named case: who wins, what is known after a lost reply, who is fenced, what
 //! a start reads; and that delta-rs reads what we write and we read what it writes.
 //!
-//! Promise 6 of DESIGN (one writer wins) rests on these cases.
+//! Promise 6 of src/README.md (one writer wins) rests on these cases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

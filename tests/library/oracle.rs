@@ -5,7 +5,7 @@
 //! read from `raw`; what must be counted is known to the test, which wrote the records, and is summed a second time here,
 //! with arithmetic of its own. Failing seeds are kept in `oracle.proptest-regressions`.
 //!
-//! Promises of DESIGN shown here: 1 (every version is a recount), 2 (the tables are the state), 3 (nothing is too late) and
+//! Promises of src/README.md shown here: 1 (every version is a recount), 2 (the tables are the state), 3 (nothing is too late) and
 //! 4 (nothing is lost).
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,7 +1,7 @@
 //! The live job against a store that fails on cue: crashes, lost replies, outages, rivals, zombies; each a named case, and each
 //! ends with a recount of the final tables. (`oracle.rs` recounts every version of runs that are made up at random.)
 //!
-//! Promises of DESIGN shown here: 2 (the tables are the state), 4 (nothing is lost) and 6 (one writer wins).
+//! Promises of src/README.md shown here: 2 (the tables are the state), 4 (nothing is lost) and 6 (one writer wins).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

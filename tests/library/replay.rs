@@ -4,7 +4,7 @@
 //! Then a range is replayed with B. What the replay says must be what a plain recount says, which knows what was sent and reads
 //! from `raw` only which epoch it came in: inside the range as B counts it, outside as it was, longer windows the mixture.
 //!
-//! Promises of DESIGN shown here: 1 (every version is a recount) and 5 (a replay is a diff).
+//! Promises of src/README.md shown here: 1 (every version is a recount) and 5 (a replay is a diff).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

@@ -1,7 +1,7 @@
 //! Publishing and undoing a replay beside a live job: exactly once whatever happens on the way, in the right order or not at all.
 //!
 //! The replay itself is made up: what it would leave behind is written here. The tables are a live job's, which runs on or has
-//! stopped; each case ends with a recount. Promise 5 of DESIGN.
+//! stopped; each case ends with a recount. Promise 5 of src/README.md.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex};

@@ -1,6 +1,6 @@
 //! The recount of a replay over a store that fails: killed at every durable step and run again, two runs of one replay at once,
 //! files that are gone, a budget that is used up. Whatever happens on the way, the dataset is that of a run without trouble,
-//! and the tables are as they were. Promise 5 of DESIGN; that the dataset is right is shown by `replay.rs` as well.
+//! and the tables are as they were. Promise 5 of src/README.md; that the dataset is right is shown by `replay.rs` as well.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
