@@ -322,13 +322,13 @@ def test_tables_of_an_earlier_build(folder):
 
 
 def example(words):
-    """The block of README that holds these words."""
-    [block] = [block for block in re.findall(r"^```py\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S) if words in block]
+    """The block of schemas/README.md that holds these words."""
+    [block] = [block for block in re.findall(r"^```py\n(.*?)^```$", (ROOT / "schemas/README.md").read_text(), re.M | re.S) if words in block]
     return block
 
 
 def as_in_readme(folder):
-    """README's place of tables."""
+    """The place of tables in that paper."""
     (folder / "tables").mkdir(exist_ok=True)
     link = folder / "tables/web-analytics"
     if not link.exists():
