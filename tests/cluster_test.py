@@ -118,7 +118,7 @@ class Place:
 def is_gone(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[-1].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the second one where it goes between opening and reading
         return True
 
 
