@@ -226,9 +226,13 @@ class Readers:
         # Instead of INSTALL and LOAD, which download: the same extension, from PyPI.
         extensions = Path(duckdb_extension_delta.__file__).parent / "extensions" / f"v{duckdb.__version__}"
         self.duckdb.execute(f"LOAD '{extensions}/delta.duckdb_extension'")
-        self.duckdb.execute(f"ATTACH '{self.path}' AS t (TYPE delta)")
+        self.duckdb.execute(f"ATTACH '{self.path}' AS t (TYPE delta, PIN_SNAPSHOT)")
         self.duckdb.register("arrow_dataset", self.dataset)
+        self.polars = pl.scan_delta(self.path)
+        self.polars_pyarrow = pl.scan_delta(self.path, use_pyarrow=True)
         self.glob = f"{exported}/{table}/**/*.parquet"
+        of_folders = {"granularity": pl.String, "period": pl.String, "bucket": pl.Int32} if table == "counts" else {"ingest_date": pl.Date}
+        self.polars_export = pl.scan_parquet(self.glob, hive_partitioning=True, hive_schema=of_folders)
         self.types = "hive_types = {'period': VARCHAR, 'bucket': INTEGER}" if table == "counts" else "hive_types = {'ingest_date': DATE}"
 
     def sql(self, source, conditions):
@@ -275,10 +279,16 @@ class Readers:
         return self.sql(f"read_parquet('{self.glob}', hive_partitioning = true, {self.types})", conditions)
 
     def polars_scan_delta(self, conditions):
-        return pl.scan_delta(self.path).filter(of_polars(conditions)).select(KEYS[self.table]).collect().to_dicts()
+        return self.of_frame(self.polars, conditions)
 
     def polars_scan_delta_use_pyarrow(self, conditions):
-        return pl.scan_delta(self.path, use_pyarrow=True).filter(of_polars(conditions)).select(KEYS[self.table]).collect().to_dicts()
+        return self.of_frame(self.polars_pyarrow, conditions)
+
+    def polars_over_export(self, conditions):
+        return self.of_frame(self.polars_export, conditions)
+
+    def of_frame(self, frame, conditions):
+        return frame.filter(of_polars(conditions)).select(KEYS[self.table]).collect().to_dicts()
 
 
 READERS = [name for name in vars(Readers) if name.split("_")[0] in ("deltalake", "duckdb", "polars")]
@@ -377,22 +387,21 @@ def test_spark_gives_the_same_rows(folder):
 def test_what_deltalake_changes_is_taken_in_or_refused_and_taken_back(folder):
     tables, job = folder / "changed/tables", folder / "changed/job.toml"
     shutil.copytree(folder / "new/tables", tables)
-    job.write_text(JOB.format(topic="readers", broker="none", tables=tables))
     rows = len(truth(tables, "raw"))
     done = DeltaTable(tables / "raw").optimize.compact()
     assert done["numFilesRemoved"] > 1, done
     assert len(truth(tables, "raw")) == rows
-    floodmark("verify", job)
-
-    before = DeltaTable(tables / "counts").version()
-    DeltaTable(tables / "counts").delete("dimension = 'action'")
-    for words in (["status", tables], ["verify", job], ["table", "compact", job], ["run", job, "--drain"]):
-        refused = subprocess.run([str(word) for word in [BINARY, *words]], capture_output=True, text=True)
-        said = refused.stderr
-        if words[0] == "run" and "brokers" in said:
-            continue  # they are asked first, and there are none
-        assert refused.returncode == 78, (words, refused)
-        assert f"version {before + 1} (DELETE by delta-rs" in said and f"restore({before})" in said, said
+    # A job's start asks the brokers before it reads the tables.
+    with broker(folder / "changed", "readers") as (_, address):
+        job.write_text(JOB.format(topic="readers", broker=address, tables=tables))
+        floodmark("verify", job)
+        before = DeltaTable(tables / "counts").version()
+        DeltaTable(tables / "counts").delete("dimension = 'action'")
+        for words in (["status", tables], ["verify", job], ["table", "compact", job], ["run", job, "--drain"]):
+            refused = subprocess.run([str(word) for word in [BINARY, *words]], capture_output=True, text=True)
+            said = refused.stderr
+            assert refused.returncode == 78, (words, refused)
+            assert f"version {before + 1} (DELETE by delta-rs" in said and f"restore({before})" in said, said
     DeltaTable(tables / "counts").restore(before)
     floodmark("verify", job)
 
