@@ -87,6 +87,7 @@ def test_traffic_kill_verify_and_what_to_try_next():
         text = demo.text()
         assert "kill -9: the job is gone" in text, text
         assert "200,000 records were sent: all are in the archive, each once." in text, text
+        is_as_shown(text)
         assert "Last hours of shop-00000" in text and "Rejected records by reason: 1,000" in text, text
 
         lines = re.findall(r"^  (\S.*)$", text.split("== What to try next")[1], re.MULTILINE)
@@ -107,6 +108,17 @@ def test_traffic_kill_verify_and_what_to_try_next():
     assert re.search(r"^exact: .*records? in raw", log.stdout, re.MULTILINE), log.stdout
     if REAL_LINES.exists():
         assert "10,000 records were sent" in log.stdout and "Rejected records by reason: 1\n" in log.stdout, log.stdout
+
+
+def is_as_shown(text):
+    """Every line of the demo's output that README shows is printed, in this order, but for its numbers and how long a bar is."""
+    [shown] = re.findall(r"^## What the demo shows$.*?^```text\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    at = 0
+    for line in filter(None, shown.splitlines()):
+        pattern = re.sub(r"\\? (?:\\? )*", " +", re.sub(r"[█▏▎▍▌▋▊▉]+", "[█▏▎▍▌▋▊▉]+", re.sub(r"\d[\d,]*", r"[\\d,]+", re.escape(line))))
+        found = re.compile("^" + pattern, re.MULTILINE).search(text, at)
+        assert found, f"{line}\n{pattern}\nis not in\n{text}"
+        at = found.end()
 
 
 def try_two_copies(line):
