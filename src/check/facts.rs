@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::decode::{Decoder, Explained};
 use crate::job::{Condition, Job, Logic, Start};
-use crate::model::{Outcome, Reason, RecordRef, TimeUs, Zone};
+use crate::model::{Outcome, Reason, RecordRef, Zone, rfc3339_us};
 
 /// What is found of a job file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -190,7 +190,7 @@ impl Check {
             start: match job.source.start {
                 Start::Earliest => "earliest".to_owned(),
                 Start::Latest => "latest".to_owned(),
-                Start::Time { ms } => rfc3339(ms.saturating_mul(1000)),
+                Start::Time { ms } => rfc3339_us(ms.saturating_mul(1000)),
             },
             tables_url: job.tables.url.clone(),
             dimensions: dimensions.collect(),
@@ -312,7 +312,7 @@ fn record_facts(logic: &Logic, explained: Explained, position: Position) -> Reco
             for granularity in &dimension.granularities {
                 cells.push(CellFacts {
                     granularity: granularity.name(),
-                    window_start: rfc3339(granularity.window_start(time, Zone::Utc)),
+                    window_start: rfc3339_us(granularity.window_start(time, Zone::Utc)),
                     dimension: dimension.name.clone(),
                     dimension_value: value.clone(),
                 });
@@ -328,7 +328,7 @@ fn record_facts(logic: &Logic, explained: Explained, position: Position) -> Reco
     RecordFacts {
         position,
         outcome: outcome.name(),
-        event_time: event.event_time.map(rfc3339),
+        event_time: event.event_time.map(rfc3339_us),
         found: found.collect(),
         cells,
     }
@@ -343,12 +343,6 @@ fn written(condition: &Condition) -> String {
         Condition::Exists(exists) => format!("exists = {exists}"),
         Condition::Not(inner) => format!("not = {{ {} }}", written(inner)),
     }
-}
-
-fn rfc3339(time: TimeUs) -> String {
-    let format = if time % 1_000_000 == 0 { "%Y-%m-%dT%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%S%.6fZ" };
-    chrono::DateTime::from_timestamp_micros(time)
-        .map_or_else(|| format!("{time} µs"), |time| time.format(format).to_string())
 }
 
 /// What a terminal may obey, or what hides or turns around what stands beside it: no text of a stranger may show it as it is.

@@ -14,4 +14,7 @@ pub use event::{EventRef, Events};
 pub use outcome::{Outcome, Reason, Rejection};
 pub use record::{Arrival, RecordRef, Records, TimestampType};
 pub use tally::Tally;
-pub use time::{Epoch, Granularity, Lane, Period, Target, TimeUs, WRITABLE_US, Zone, covers, plausible_ms};
+pub use time::{
+    Epoch, Granularity, Lane, Period, Target, TimeUs, WRITABLE_US, Zone, covers, plausible_ms, rfc3339, rfc3339_ms,
+    rfc3339_us,
+};

@@ -27,6 +27,26 @@ pub fn plausible_ms(ms: i64) -> Option<i64> {
     ms.checked_mul(1000).filter(|us| WRITABLE_US.contains(us)).map(|_| ms)
 }
 
+/// A time in RFC 3339, in whole seconds.
+pub fn rfc3339(time: TimeUs) -> String {
+    shown(time, "%Y-%m-%dT%H:%M:%SZ")
+}
+
+/// The same with its microseconds, where it has some.
+pub fn rfc3339_us(time: TimeUs) -> String {
+    if time % SECOND == 0 { rfc3339(time) } else { shown(time, "%Y-%m-%dT%H:%M:%S%.6fZ") }
+}
+
+/// A time in milliseconds in RFC 3339, with its milliseconds where it has some; `None` beyond what can be written.
+pub fn rfc3339_ms(ms: i64) -> Option<String> {
+    let format = if ms % 1000 == 0 { "%Y-%m-%dT%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%S%.3fZ" };
+    DateTime::from_timestamp_millis(ms).map(|time| time.format(format).to_string())
+}
+
+fn shown(time: TimeUs, format: &str) -> String {
+    DateTime::from_timestamp_micros(time).map_or_else(|| format!("{time} µs"), |time| time.format(format).to_string())
+}
+
 /// The time zone in which windows are cut. UTC first; a value, so that others can follow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Zone {
@@ -338,6 +358,16 @@ mod tests {
         for other in [now * 1000, now * 1_000_000, first - 1, last + 1, i64::MIN, i64::MAX, i64::MAX / 1000] {
             assert_eq!(plausible_ms(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_time_is_written_as_precisely_as_it_is_asked_for() {
+        let (whole, part) = (at("2026-01-13T04:05:06Z"), at("2026-01-13T04:05:06.007Z"));
+        let [second, ms, us] = ["2026-01-13T04:05:06Z", "2026-01-13T04:05:06.007Z", "2026-01-13T04:05:06.007000Z"];
+        assert_eq!([rfc3339(whole), rfc3339(part)], [second, second]);
+        assert_eq!([rfc3339_us(whole), rfc3339_us(part)], [second, us]);
+        assert_eq!([whole, part].map(|time| rfc3339_ms(time / 1000)), [Some(second.to_owned()), Some(ms.to_owned())]);
+        assert_eq!((rfc3339(i64::MAX), rfc3339_ms(i64::MAX)), (format!("{} µs", i64::MAX), None));
     }
 
     #[test]

@@ -330,12 +330,6 @@ impl Compare {
     }
 }
 
-/// A time as people read it.
-pub(super) fn rfc3339(time: TimeUs) -> String {
-    chrono::DateTime::from_timestamp_micros(time)
-        .map_or_else(|| format!("{time} µs"), |time| time.format("%Y-%m-%dT%H:%M:%SZ").to_string())
-}
-
 /// How windows of a granularity lie to the range; neighbours mostly are the same windows again.
 struct Windows<'a> {
     coverage: &'a [Range<TimeUs>],

@@ -22,7 +22,7 @@ use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
 
 use super::submission::Submission;
-use crate::model::{Cell, Granularity, Period, TimeUs};
+use crate::model::{Cell, Granularity, Period, TimeUs, rfc3339};
 use crate::table::counts::window_ends;
 use crate::table::fetch::Batches;
 use crate::table::store::{create_file, load_json, read_file, write_file};
@@ -468,7 +468,7 @@ impl Largest {
     pub fn of(granularity: Granularity, change: Change) -> Largest {
         Largest {
             granularity,
-            window_start: super::compare::rfc3339(change.cell.window_start),
+            window_start: rfc3339(change.cell.window_start),
             customer_id: change.cell.customer,
             dimension: change.cell.dimension,
             dimension_value: change.cell.value,

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::ReplayError;
-use super::compare::rfc3339;
 use super::dataset::Partly;
 use super::shape::{Lies, Present, Shape, lies};
 use super::source::Chunk;
@@ -22,7 +21,7 @@ use crate::dataflow::commit::lane_epochs;
 use crate::dataflow::route::Scope;
 use crate::job::{COUNTING, FieldSpec, Format, Job, Logic};
 use crate::ledger::{self, Entry, Fingerprint, Known, Ledger, LogicText, Orders};
-use crate::model::{Epoch, Granularity, TimeUs, Zone};
+use crate::model::{Epoch, Granularity, TimeUs, Zone, rfc3339};
 use crate::table::raw::{self, Kind};
 use crate::table::{File, Log, Root, State, TableError, counts};
 

@@ -9,14 +9,14 @@ use std::ops::Range;
 use serde::Serialize;
 
 use super::ReplayError;
-use super::compare::{push_largest, rfc3339};
+use super::compare::push_largest;
 use super::dataset::{self, Changes, Group, Groups, Largest, Outcomes, Partly, Summary};
 use super::list::{Listed, Standing};
 use super::plan::Plan;
 use super::publish::PublishError;
 use super::submission::{Asked, Submission};
 use crate::live_line::{bytes, duration, grouped};
-use crate::model::{Granularity, TimeUs};
+use crate::model::{Granularity, TimeUs, rfc3339};
 use crate::table::{Root, counts};
 
 /// Lines of a table before it is cut.

@@ -12,10 +12,9 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt};
 
 use super::ReplayError;
-use super::compare::rfc3339;
 use crate::decode::{Decoder, Event};
 use crate::job::Logic;
-use crate::model::{Arrival, Epoch, Granularity, Outcome, RecordRef, TimeUs, Zone, covers};
+use crate::model::{Arrival, Epoch, Granularity, Outcome, RecordRef, TimeUs, Zone, covers, rfc3339};
 use crate::table::fetch::fetch;
 use crate::table::{File, Log, TableError, raw};
 

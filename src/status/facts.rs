@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::balance::Balance;
 use super::pending::Pending;
 use crate::ledger::{Fingerprint, Ledger, Orders};
-use crate::model::{Epoch, Lane, Period, TimeUs};
+use crate::model::{Epoch, Lane, Period, TimeUs, rfc3339_ms};
 use crate::table::{File, State, counts, raw};
 
 /// Everything.
@@ -237,10 +237,10 @@ pub(super) fn lanes(
             epoch,
             pending_epochs: (raw_epoch - epoch).max(0),
             pending_raw_rows: pending.rows,
-            oldest_pending_kafka_timestamp: pending.oldest.and_then(|oldest| rfc3339(oldest.div_euclid(1000))),
+            oldest_pending_kafka_timestamp: pending.oldest.and_then(|oldest| rfc3339_ms(oldest.div_euclid(1000))),
             freshness_seconds: pending.oldest.map(|oldest| seconds(oldest, times.committed_ms)),
             oldest_pending_age_seconds: pending.oldest.map(|oldest| seconds(oldest, times.now_ms)),
-            complete_until: if until > 0 { rfc3339(until) } else { None },
+            complete_until: if until > 0 { rfc3339_ms(until) } else { None },
         }
     };
     Lane::ALL.into_iter().zip(pending).map(of).collect()
@@ -294,10 +294,4 @@ pub(super) fn partitions(
         Partition { topic: key.0.clone(), partition: key.1, archived_offset, end_offset, lag_records }
     };
     all.into_iter().map(partition).collect()
-}
-
-/// A time, in milliseconds, as it stands in the JSON.
-pub(super) fn rfc3339(ms: i64) -> Option<String> {
-    let format = if ms % 1000 == 0 { "%Y-%m-%dT%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%S%.3fZ" };
-    chrono::DateTime::from_timestamp_millis(ms).map(|time| time.format(format).to_string())
 }

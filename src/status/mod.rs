@@ -27,7 +27,7 @@ use crate::job::{Job, JobError};
 use crate::ledger::Fingerprint;
 use crate::live_line::LiveLine;
 use crate::manage::environment;
-use crate::model::Lane;
+use crate::model::{Lane, rfc3339_ms};
 use crate::table::store::look_at_file;
 use crate::table::{Log, Root, State, TableError, counts, raw};
 use crate::verify::Output;
@@ -37,7 +37,7 @@ pub use facts::{
     LaneFacts, LastCommit, Logic, LogicFacts, Partition, ReplayFacts, ReplayState, Segments, Status, Table,
 };
 
-use facts::{Times, rfc3339};
+use facts::Times;
 
 /// Options of `floodmark status`.
 #[derive(Args, Clone, Debug)]
@@ -214,7 +214,7 @@ pub async fn status(job: Option<&Job>, root: &Root, options: Options) -> Result<
     let times = Times { now_ms: options.now_ms, committed_ms: committed_ms.unwrap_or(options.now_ms) };
     let mut status = Status {
         tables_url: root.url().to_string(),
-        now: rfc3339(options.now_ms).unwrap_or_default(),
+        now: rfc3339_ms(options.now_ms).unwrap_or_default(),
         job: job.map(|job| job.name.clone()),
         logic: job.map(logic).transpose()?,
         raw: Table::of(&raw_state, raw_commit),
@@ -266,7 +266,7 @@ async fn last_commit(log: &Log, state: &State) -> Result<(LastCommit, Option<i64
     let lines = bytes.split(|&byte| byte == b'\n');
     let info = lines.filter_map(|line| serde_json::from_slice::<Line>(line).ok()?.commit_info).next();
     Ok(info.map_or_else(Default::default, |info| {
-        let time = info.timestamp.and_then(rfc3339);
+        let time = info.timestamp.and_then(rfc3339_ms);
         (LastCommit { time, engine: info.engine_info, operation: info.operation }, info.timestamp)
     }))
 }

@@ -17,9 +17,10 @@ use super::key::{self, HOMELESS, Key};
 use super::layout::Slot;
 use super::spool::Spooled;
 use super::sums::Sorted;
-use super::window::{WINDOWS, bucket, shown};
+use super::window::{WINDOWS, bucket};
 use super::{Counted, VerifyError};
 use crate::job::Logic;
+use crate::model::rfc3339_us;
 use crate::table::{State, counts, raw};
 
 const COLUMNS: &[&str] = &["customer_id", "window_start", "window_end", "dimension", "dimension_value", "event_count"];
@@ -204,11 +205,16 @@ impl<'a> Compare<'a> {
         }
         match last {
             Some((same, at)) if same == epoch => {
-                self.differences.add(Check::IngestedAt, place(), shown(ingested_us), format!("{} alone", shown(at)));
+                self.differences.add(
+                    Check::IngestedAt,
+                    place(),
+                    rfc3339_us(ingested_us),
+                    format!("{} alone", rfc3339_us(at)),
+                );
             }
             Some((before, at)) if ingested_us < at => {
-                let expected = format!("at least {}, as epoch {before}", shown(at));
-                self.differences.add(Check::IngestedAt, place(), shown(ingested_us), expected);
+                let expected = format!("at least {}, as epoch {before}", rfc3339_us(at));
+                self.differences.add(Check::IngestedAt, place(), rfc3339_us(ingested_us), expected);
             }
             _ => {}
         }
@@ -327,7 +333,7 @@ impl FileRows {
         let window = &WINDOWS[self.window];
         let end_us = window.end(row.start_us);
         if self.end_us != end_us {
-            differ(Check::WindowEnd, shown(self.end_us), shown(end_us));
+            differ(Check::WindowEnd, rfc3339_us(self.end_us), rfc3339_us(end_us));
         }
         let customer = &row.key[..row.customer_end];
         if !self.last_key.starts_with(customer) {

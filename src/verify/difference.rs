@@ -6,10 +6,11 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::key::Cell;
-use super::window::{WINDOWS, shown};
+use super::window::WINDOWS;
 use crate::exit::Exit;
 use crate::ledger::Fingerprint;
 use crate::live_line::grouped;
+use crate::model::rfc3339_us;
 
 /// What was checked where a difference was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -127,7 +128,7 @@ impl Place {
     pub(super) fn cell(cell: Cell) -> Place {
         Place::Cell {
             granularity: WINDOWS.get(cell.window).map_or("?", |window| window.name),
-            window_start: shown(cell.start_us),
+            window_start: rfc3339_us(cell.start_us),
             customer_id: cell.customer,
             dimension: cell.dimension,
             dimension_value: cell.value,

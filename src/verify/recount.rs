@@ -19,11 +19,11 @@ use super::layout::Layout;
 use super::rules::Rules;
 use super::spool::Spooled;
 use super::sums::Sums;
-use super::window::{LANES, WINDOWS, bucket, shown};
+use super::window::{LANES, WINDOWS, bucket};
 use super::{Counted, VerifyError};
 use crate::decode::{Decoder, Event};
 use crate::job::Logic;
-use crate::model::{Outcome, Reason, RecordRef, TimestampType};
+use crate::model::{Outcome, Reason, RecordRef, TimestampType, rfc3339_us};
 use crate::table::raw;
 
 const COLUMNS: &[&str] = &[
@@ -315,7 +315,7 @@ fn described(became: Became<'_>) -> String {
         text += &format!(" {reason}");
     }
     match event_us {
-        Some(time) => text + " at " + &shown(time),
+        Some(time) => text + " at " + &rfc3339_us(time),
         None => text,
     }
 }

@@ -148,18 +148,10 @@ pub(super) fn bucket(customer: &[u8], buckets: u32) -> u32 {
     (first / ((1 << 32) / u64::from(buckets))) as u32
 }
 
-/// A time as people read it.
-pub(super) fn shown(time_us: i64) -> String {
-    let format = if time_us.rem_euclid(SECOND_US) == 0 { "%Y-%m-%dT%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%S%.6fZ" };
-    match chrono::DateTime::from_timestamp_micros(time_us) {
-        Some(time) => time.format(format).to_string(),
-        None => format!("{time_us} µs"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::rfc3339_us;
     use proptest::prelude::*;
 
     fn at(text: &str) -> i64 {
@@ -261,8 +253,8 @@ mod tests {
         ] {
             for (window, (start, end)) in WINDOWS[3..].iter().zip(starts.into_iter().zip(ends)) {
                 let found = window.start(at(time));
-                assert_eq!(shown(found), format!("{start}T00:00:00Z"), "{} of {time}", window.name);
-                assert_eq!(shown(window.end(found)), format!("{end}T00:00:00Z"), "{} of {time}", window.name);
+                assert_eq!(rfc3339_us(found), format!("{start}T00:00:00Z"), "{} of {time}", window.name);
+                assert_eq!(rfc3339_us(window.end(found)), format!("{end}T00:00:00Z"), "{} of {time}", window.name);
             }
         }
         let [minute, hour, day, ..] = &WINDOWS;
