@@ -17,7 +17,7 @@ use clap::Args;
 use crate::exit::{Exit, HasExit};
 use crate::job::{Job, JobError};
 use crate::source::SourceError;
-use crate::verify::Output;
+use crate::terminal::Output;
 
 pub use facts::{
     CellFacts, Check, ConditionFacts, DimensionFacts, FieldFacts, FoundFacts, Position, RecordFacts, RejectionFacts,

@@ -11,10 +11,10 @@ use super::CheckError;
 use super::facts::{Collector, Position, SampleFacts};
 use crate::dev::read_record_line;
 use crate::job::{Job, Start};
-use crate::live_line::{LiveLine, grouped};
 use crate::model::{RecordRef, Records, TimestampType};
 use crate::source::kafka::Kafka;
 use crate::source::{SourceError, SourceFactory, Stamp, Txns};
+use crate::terminal::{LiveLine, grouped};
 
 /// How long the next record of a topic may take.
 const WAIT: Duration = Duration::from_secs(20);

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::facts::{Check, FoundFacts, Position, RecordFacts, SampleFacts, is_unprintable};
-use crate::live_line::grouped;
+use crate::terminal::grouped;
 
 /// Longest text of a record that is shown, in characters.
 const CHARS_MAX: usize = 80;

@@ -14,9 +14,9 @@ use floodmark::job::JobError;
 use floodmark::manage::TableCommand;
 use floodmark::panics;
 use floodmark::replay::command::ReplayCommand;
-use floodmark::say;
 use floodmark::status::StatusArgs;
 use floodmark::table::TableError;
+use floodmark::terminal::say;
 use floodmark::verify::{Verdict, VerifyArgs};
 use tracing_subscriber::EnvFilter;
 

@@ -13,14 +13,12 @@ use floodmark::dataflow::{Progress, Standing};
 use floodmark::exit::Exit;
 use floodmark::job::Job;
 use floodmark::live::{self, Live, LiveError};
-use floodmark::live_line::{LiveLine, duration, grouped};
-use floodmark::model::Lane;
+use floodmark::model::{Lane, rfc3339};
 use floodmark::monitor::{self, Listen};
 use floodmark::panics;
-use floodmark::say;
 use floodmark::source::kafka::Kafka;
-use floodmark::stop::StopSignals;
 use floodmark::table::Root;
+use floodmark::terminal::{LiveLine, StopSignals, duration, grouped, say};
 use tokio::sync::watch;
 
 use super::Failure;
@@ -158,9 +156,7 @@ fn show(progress: Arc<Progress>, commits: bool, ended: Arc<AtomicBool>) -> std::
                 let (epoch, published) = progress.epochs();
                 let outcomes = progress.outcomes();
                 let until = progress.lanes().map_or(0, |lanes| lanes[Lane::Minute as usize].complete_until_ms);
-                let until = chrono::DateTime::from_timestamp_millis(until)
-                    .filter(|_| until > 0)
-                    .map_or_else(|| "—".to_owned(), |time| time.format("%Y-%m-%dT%H:%M:%SZ").to_string());
+                let until = if until > 0 { rfc3339(until * 1000) } else { "—".to_owned() };
                 let fed = progress.fed.load(Ordering::Relaxed);
                 let fed = if fed > 0 { format!(" · fed {}", grouped(fed)) } else { String::new() };
                 let rejected = format!("rejected {}{fed}", grouped(outcomes.rejected()));

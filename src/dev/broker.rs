@@ -8,8 +8,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use rdkafka::mocking::MockCluster;
 
-use crate::say;
-use crate::stop::StopSignals;
+use crate::terminal::{StopSignals, say};
 
 /// The long help.
 pub(super) const HELP: &str = "\

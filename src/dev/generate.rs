@@ -8,16 +8,15 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
-use chrono::{DateTime, NaiveDate, SecondsFormat};
+use chrono::{DateTime, NaiveDate};
 use clap::Args;
 
 use super::format::write_record_line;
 use super::schedule::TrafficRange;
 use super::send::{KafkaArgs, Sender};
 use super::traffic::{Generated, Traffic, TrafficOptions};
-use crate::live_line::{self, LiveLine, duration, grouped, short};
-use crate::say;
-use crate::stop::StopSignals;
+use crate::model::rfc3339;
+use crate::terminal::{self, LiveLine, StopSignals, duration, grouped, say, short};
 
 /// Partitions where nothing says how many.
 const PARTITIONS: i32 = 4;
@@ -140,8 +139,7 @@ fn now_ms() -> i64 {
 }
 
 fn utc(time_ms: i64) -> String {
-    DateTime::from_timestamp_millis(time_ms)
-        .map_or_else(|| time_ms.to_string(), |time| time.to_rfc3339_opts(SecondsFormat::Secs, true))
+    rfc3339(time_ms.saturating_mul(1000))
 }
 
 /// Where records go.
@@ -345,7 +343,7 @@ impl Sums {
         format!(
             "{target} {} records ({}; {} late, {} broken{span}) in {}: {} records/s.",
             grouped(self.records),
-            live_line::bytes(self.bytes),
+            terminal::bytes(self.bytes),
             grouped(self.late),
             grouped(self.broken),
             duration(seconds),

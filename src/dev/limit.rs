@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
@@ -21,11 +21,11 @@ use super::cells::{CellWriter, Cells, Merged, Packed, Texts};
 use crate::clock::Clock;
 use crate::decode::{Decoder, Event};
 use crate::job::{Dimension, Job};
-use crate::live_line::{duration, grouped, short};
 use crate::model::{Granularity, Outcome, Period, Segment};
 use crate::source::Stamp;
 use crate::source::kafka::{client_config, headers_of, record_of};
 use crate::table::raw::{FileWriter, Kind, Rows};
+use crate::terminal::{Output, duration, grouped, short};
 
 /// The long help.
 pub(super) const HELP: &str = "\
@@ -60,15 +60,6 @@ pub struct LimitArgs {
     /// How the result is written to stdout
     #[arg(long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
-}
-
-/// How a result is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    Text,
-    /// One JSON object.
-    Json,
 }
 
 /// A partition and where it ends.

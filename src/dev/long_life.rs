@@ -17,17 +17,16 @@ use futures::TryStreamExt;
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::limit::Output;
 use super::traffic::{Generated, Traffic, TrafficOptions};
 use crate::clock::{Clock, ManualClock};
 use crate::dataflow::Progress;
 use crate::dataflow::commit::Request;
 use crate::job::Job;
 use crate::live::{Live, LiveError, run as run_live};
-use crate::live_line::{LiveLine, duration, grouped};
 use crate::model::{Granularity, Zone};
 use crate::source::script::{Script, ScriptRecord};
 use crate::table::{Log, Root};
+use crate::terminal::{LiveLine, Output, duration, grouped};
 use crate::upkeep::Upkeep;
 
 /// The long help.

@@ -3,8 +3,6 @@
 
 use clap::Subcommand;
 
-use crate::report::{self, ReportArgs};
-
 mod broker;
 mod cells;
 mod event;
@@ -15,6 +13,7 @@ mod long_life;
 mod preload;
 mod produce;
 mod random;
+mod report;
 mod schedule;
 mod send;
 mod text;
@@ -24,10 +23,11 @@ mod vocabulary;
 pub use broker::BrokerArgs;
 pub use format::{RecordLine, read_record_line, write_record_line};
 pub use generate::GenArgs;
-pub use limit::{LimitArgs, Output};
+pub use limit::LimitArgs;
 pub use long_life::LongLifeArgs;
 pub use preload::PreloadArgs;
 pub use produce::{ProduceArgs, TimestampSource};
+pub use report::ReportArgs;
 pub use schedule::TrafficRange;
 pub use send::KafkaArgs;
 pub use traffic::{Generated, InvalidTraffic, Traffic, TrafficOptions};

@@ -17,7 +17,6 @@ use serde_json::json;
 
 use super::cells::{CellWriter, Cells, Merged};
 use super::event::{Event as Drawn, EventWriter};
-use super::limit::Output;
 use super::random::{Random, Weighted, mix};
 use super::schedule::Schedule;
 use super::traffic;
@@ -25,10 +24,10 @@ use crate::clock::Clock;
 use crate::dataflow::plan::age;
 use crate::decode::{Decoder, Event};
 use crate::job::Job;
-use crate::live_line::{LiveLine, bytes, duration, grouped};
 use crate::model::{Granularity, Lane, Outcome, Period, RecordRef, Segment, TimeUs, TimestampType, Zone, bucket_of};
 use crate::table::store::write_file;
 use crate::table::{Commit, File, Log, Root, counts, raw, retention};
+use crate::terminal::{LiveLine, Output, bytes, duration, grouped};
 
 /// The long help.
 pub(super) const HELP: &str = "\

@@ -12,9 +12,7 @@ use clap::Args;
 use super::format::read_record_line;
 use super::send::{KafkaArgs, Sender};
 use super::text::access_log_ms;
-use crate::live_line::{self, LiveLine, duration, grouped, short};
-use crate::say;
-use crate::stop::StopSignals;
+use crate::terminal::{self, LiveLine, StopSignals, duration, grouped, say, short};
 
 /// Lines in a row that go to the same partition.
 const BLOCK: u64 = 100;
@@ -154,7 +152,7 @@ pub(super) fn run(args: ProduceArgs) -> anyhow::Result<()> {
         "Sent to topic {} ({partitions} partitions) the {} lines of {name} ({}) in {}: {} records/s.",
         args.kafka.topic.as_deref().unwrap_or_default(),
         grouped(lines),
-        live_line::bytes(bytes),
+        terminal::bytes(bytes),
         duration(seconds),
         short(lines as f64 / seconds.max(1e-3)),
     ));

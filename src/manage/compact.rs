@@ -3,10 +3,9 @@
 use clap::Args;
 use serde_json::json;
 
-use super::place::Place;
-use super::{Common, ManageError, Tables, print};
+use super::{Common, ManageError, Tables, names_of};
 use crate::clock::Clock;
-use crate::live_line::{LiveLine, bytes, grouped};
+use crate::terminal::{LiveLine, Location, bytes, grouped};
 use crate::upkeep::compact::{compact, planned};
 
 /// Options of `floodmark table compact`.
@@ -30,32 +29,30 @@ pub struct CompactArgs {
 }
 
 pub(super) async fn run(args: &CompactArgs) -> Result<(), ManageError> {
-    let place = Place::open(&args.common.place).await?;
+    let location = Location::open(&args.common.place).await?;
     // Which records all lanes have taken in is said by counts.
-    place.tables(Tables::Raw)?;
-    place.load("counts").await?;
-    place.load("raw").await?;
-    let default = place.settings.clone().unwrap_or_default().archive_file_bytes;
+    names_of(Tables::Raw, &location)?;
+    location.load("counts").await?;
+    location.load("raw").await?;
+    let default = location.job.map(|job| job.settings).unwrap_or_default().archive_file_bytes;
     let file_bytes = args.file_mib.map_or(default, |mib| u64::from(mib) << 20);
-    let groups = planned(&place.root, file_bytes).await?.map(|(_, _, groups)| groups).unwrap_or_default();
+    let groups = planned(&location.root, file_bytes).await?.map(|(_, _, groups)| groups).unwrap_or_default();
     if args.dry_run {
         let files: u64 = groups.iter().map(|group| group.files.len() as u64).sum();
         let size: u64 = groups.iter().map(|group| group.bytes()).sum();
         let into = groups.len() as u64;
-        return print(
-            args.common.output,
+        return args.common.print(
             || json!({"dry_run": true, "files": files, "into": into, "bytes": size}),
             || format!("raw: would merge {} files of {} into {}", grouped(files), bytes(size), grouped(into)),
         );
     }
     let mut line = LiveLine::new("compact", Some(groups.iter().map(|group| group.rows()).sum()));
-    let done = compact(&place.root, file_bytes, &Clock::System, |done| {
+    let done = compact(&location.root, file_bytes, &Clock::System, |done| {
         line.tick(done.rows, || format!("{} files merged into {}", grouped(done.files), grouped(done.into)));
     })
     .await?;
     line.clear();
-    print(
-        args.common.output,
+    args.common.print(
         || json!({"dry_run": false, "compacted": done}),
         || {
             let left = match done.given_up {

@@ -16,11 +16,10 @@ use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, WriteMultipart};
 use serde_json::json;
 
-use super::place::Place;
-use super::{Common, ManageError, Tables, print};
-use crate::live_line::{LiveLine, bytes, grouped};
+use super::{Common, ManageError, Tables, names_of};
 use crate::table::store::look_at_file;
 use crate::table::{File, Log, Root, TableError};
+use crate::terminal::{LiveLine, Location, bytes, grouped};
 
 /// Files that are copied at once, and what is copied in parts.
 const FILES_AT_ONCE: usize = 4;
@@ -53,17 +52,17 @@ pub struct ExportArgs {
 }
 
 pub(super) async fn run(args: &ExportArgs) -> Result<(), ManageError> {
-    let place = Place::open(&args.common.place).await?;
-    let tables = match place.tables(args.table) {
+    let location = Location::open(&args.common.place).await?;
+    let tables = match names_of(args.table, &location) {
         // A path to one table says which.
-        Err(_) if args.table == Tables::Counts => place.tables(Tables::All)?,
+        Err(_) if args.table == Tables::Counts => names_of(Tables::All, &location)?,
         tables => tables?,
     };
     let mut sources = Vec::new();
     for table in tables {
-        sources.push(place.load(&table).await?);
+        sources.push(location.load(&table).await?);
     }
-    let to = Target::open(&args.to, &place).await?;
+    let to = Target::open(&args.to, &location).await?;
     let before = to.latest().await?;
     let now = chrono::Utc::now().format("%Y%m%dT%H%M%SZ");
     let id = format!("{now}-{:08x}", rand::random::<u32>());
@@ -94,8 +93,7 @@ pub(super) async fn run(args: &ExportArgs) -> Result<(), ManageError> {
     let versions: serde_json::Map<_, _> =
         sources.iter().map(|(log, state)| (log.name().to_owned(), json!(state.version))).collect();
     let path = format!("{}/{id}", args.to.trim_end_matches('/'));
-    print(
-        args.common.output,
+    args.common.print(
         || json!({"path": path, "versions": versions, "files": count, "rows": rows, "bytes": size}),
         || {
             let versions: Vec<String> =
@@ -139,8 +137,8 @@ struct Target {
 }
 
 impl Target {
-    async fn open(to: &str, place: &Place) -> Result<Target, ManageError> {
-        let root = Root::make(to, &place.options)?;
+    async fn open(to: &str, location: &Location) -> Result<Target, ManageError> {
+        let root = Root::make(to, &location.options)?;
         let folder = root.url().to_file_path().ok().filter(|_| root.url().scheme() == "file");
         if let Some(folder) = &folder {
             if ["_delta_log", "raw/_delta_log", "counts/_delta_log"].iter().any(|log| folder.join(log).is_dir()) {

@@ -8,12 +8,11 @@ use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::place::Place;
-use super::{Common, ManageError, Tables, print, utc};
-use crate::live_line::grouped;
+use super::{Common, ManageError, Tables, names_of};
 use crate::table::log::{WRITER_GENERATION, commit_path};
 use crate::table::store::look_at_file;
 use crate::table::{Log, TableError};
+use crate::terminal::{Location, grouped, utc};
 
 /// Entries that are read at once.
 const ENTRIES_AT_ONCE: usize = 16;
@@ -58,14 +57,13 @@ struct Version {
 }
 
 pub(super) async fn run(args: &HistoryArgs) -> Result<(), ManageError> {
-    let place = Place::open(&args.common.place).await?;
+    let location = Location::open(&args.common.place).await?;
     let mut tables = BTreeMap::new();
-    for table in place.tables(args.table)? {
-        let (log, _) = place.load(&table).await?;
+    for table in names_of(args.table, &location)? {
+        let (log, _) = location.load(&table).await?;
         tables.insert(table, versions(&log, args.limit as usize).await?);
     }
-    print(
-        args.common.output,
+    args.common.print(
         || json!({ "tables": tables }),
         || tables.iter().map(|(table, versions)| text(table, versions)).collect::<Vec<_>>().join("\n"),
     )

@@ -1,24 +1,19 @@
 //! `floodmark table …`: looks at tables and looks after them, with a job running or without one.
 //!
-//! Each command takes a job file, a folder of tables, one table, or the URL of either ([`place`]). Results go to stdout, how far
+//! Each command takes a job file, a folder of tables, one table, or the URL of either ([`Location`]). Results go to stdout, how far
 //! it is to stderr. Nothing here changes a row of a table.
 
 mod compact;
 mod export;
 mod history;
-mod place;
 mod vacuum;
-
-pub(crate) use place::{Place, environment};
-
-use std::io::Write;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 
 use crate::exit::{Exit, HasExit};
-use crate::job::JobError;
 use crate::table::TableError;
+use crate::terminal::{Location, LocationError, Output};
 use crate::upkeep::compact::CompactError;
 
 /// The commands.
@@ -47,15 +42,6 @@ struct Common {
     output: Output,
 }
 
-/// How a result is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// For people.
-    Text,
-    /// One JSON object.
-    Json,
-}
-
 /// A choice of tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Tables {
@@ -73,12 +59,9 @@ pub enum ManageError {
     /// The command line.
     #[error("{0}")]
     Usage(String),
-    /// What it names is not what it must be.
-    #[error("{0}")]
-    Place(String),
-    /// The job file.
+    /// What it names.
     #[error(transparent)]
-    Job(#[from] JobError),
+    Location(#[from] LocationError),
     /// A table.
     #[error(transparent)]
     Table(#[from] TableError),
@@ -110,13 +93,35 @@ impl HasExit for ManageError {
     fn exit(&self) -> Exit {
         match self {
             ManageError::Usage(_) => Exit::Usage,
-            ManageError::Place(_) => Exit::Configuration,
-            ManageError::Job(error) => error.exit(),
+            ManageError::Location(error) => error.exit(),
             ManageError::Table(error) => error.exit(),
             ManageError::Compact(error) => error.exit(),
             ManageError::Incomplete { exit, .. } => *exit,
             ManageError::Disk { .. } | ManageError::Output(_) => Exit::Failed,
         }
+    }
+}
+
+impl Common {
+    fn print(&self, json: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> Result<(), ManageError> {
+        self.output.print(json, text).map_err(ManageError::Output)
+    }
+}
+
+/// Names of the tables, of those that were asked for.
+fn names_of(wanted: Tables, location: &Location) -> Result<Vec<String>, ManageError> {
+    let names: &[&str] = match wanted {
+        Tables::Raw => &["raw"],
+        Tables::Counts => &["counts"],
+        Tables::All => &["raw", "counts"],
+    };
+    match &location.table {
+        Some(table) if wanted == Tables::All || names == [table] => Ok(vec![table.clone()]),
+        Some(table) => Err(ManageError::Usage(format!(
+            "--table {} and a path to table {table}: leave one of them out",
+            names.join(", ")
+        ))),
+        None => Ok(names.iter().map(|name| (*name).to_owned()).collect()),
     }
 }
 
@@ -150,18 +155,4 @@ pub fn run(command: TableCommand) -> Result<(), ManageError> {
             TableCommand::Export(args) => export::run(&args).await,
         }
     })
-}
-
-fn print(output: Output, json: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> Result<(), ManageError> {
-    let result = match output {
-        Output::Json => json().to_string(),
-        Output::Text => text(),
-    };
-    writeln!(std::io::stdout(), "{}", result.trim_end()).map_err(ManageError::Output)
-}
-
-/// A time as people read it.
-fn utc(ms: i64) -> String {
-    chrono::DateTime::from_timestamp_millis(ms)
-        .map_or_else(|| "?".to_owned(), |time| time.format("%Y-%m-%d %H:%M:%SZ").to_string())
 }

@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use clap::Args;
 use serde_json::json;
 
-use super::place::Place;
-use super::{Common, ManageError, Tables, print, utc};
+use super::{Common, ManageError, Tables, names_of};
 use crate::clock::Clock;
-use crate::live_line::{bytes, grouped};
 use crate::table::retention;
+use crate::terminal::{Location, bytes, grouped, utc};
 use crate::upkeep::clean::{Cleaned, Rule, clean};
 
 /// Options of `floodmark table vacuum`.
@@ -51,11 +50,11 @@ pub(super) async fn run(args: &VacuumArgs) -> Result<(), ManageError> {
                 .to_owned(),
         ));
     }
-    let place = Place::open(&args.common.place).await?;
+    let location = Location::open(&args.common.place).await?;
     let mut tables = BTreeMap::new();
-    for table in place.tables(args.table)? {
-        let (log, state) = place.load(&table).await?;
-        let job = place.settings.as_ref().map(|settings| settings.dead_files_keep_hours);
+    for table in names_of(args.table, &location)? {
+        let (log, state) = location.load(&table).await?;
+        let job = location.job.as_ref().map(|job| job.settings.dead_files_keep_hours);
         let hours = args.retention_hours.map(u64::from).or(job).or_else(|| retention::keep_hours(&state)).unwrap_or(24);
         let rule = Rule {
             before_ms: Clock::System.now_ms() - hours as i64 * 3_600_000,
@@ -65,8 +64,7 @@ pub(super) async fn run(args: &VacuumArgs) -> Result<(), ManageError> {
         tables.insert(table, (hours, clean(&log, rule).await?));
     }
     let json = |(hours, cleaned): &(u64, Cleaned)| json!({"retention_hours": hours, "cleaned": cleaned});
-    print(
-        args.common.output,
+    args.common.print(
         || {
             let tables: BTreeMap<_, _> = tables.iter().map(|(table, done)| (table, json(done))).collect();
             json!({ "dry_run": args.dry_run, "tables": tables })

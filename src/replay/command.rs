@@ -23,12 +23,9 @@ use crate::cluster::{ClusterArgs, ClusterError, Member, fingerprint};
 use crate::exit::{Exit, HasExit};
 use crate::job::Job;
 use crate::ledger::{Fingerprint, Orders};
-use crate::live_line::{LiveLine, duration, grouped};
-use crate::manage::Place;
 use crate::model::{Granularity, TimeUs};
-use crate::say;
 use crate::table::{Log, Root};
-use crate::verify::Output;
+use crate::terminal::{LiveLine, Location, Output, duration, grouped, say};
 
 /// Recompute a range of the past from the archive, see the difference, publish it, take it back
 #[derive(Subcommand, Clone, Debug)]
@@ -210,22 +207,22 @@ pub fn run(command: &ReplayCommand) -> Result<Exit, ReplayError> {
             ReplayCommand::Run(args) => replay(args).await,
             ReplayCommand::Diff(args) => show_diff(args).await,
             ReplayCommand::Publish(args) => {
-                let place = Place::open(&args.at.job).await?;
+                let place = Location::open(&args.at.job).await?;
                 let published = publish(&place.root, &args.id, Direction::Publish).await?;
                 print(args.at.output, &published, || sentence(&published, Direction::Publish))
             }
             ReplayCommand::Undo(args) => {
-                let place = Place::open(&args.at.job).await?;
+                let place = Location::open(&args.at.job).await?;
                 let published = publish(&place.root, &args.id, Direction::Undo).await?;
                 print(args.at.output, &published, || sentence(&published, Direction::Undo))
             }
             ReplayCommand::List(args) => {
-                let place = Place::open(&args.at.job).await?;
+                let place = Location::open(&args.at.job).await?;
                 let replays = list(&place.root).await?;
                 print(args.at.output, &replays, || show::list(&replays))
             }
             ReplayCommand::Discard(args) => {
-                let place = Place::open(&args.at.job).await?;
+                let place = Location::open(&args.at.job).await?;
                 let files = discard(&place.root, &args.id).await?;
                 let id = &args.id;
                 print(args.at.output, &json!({"id": id, "files": files}), || {
@@ -477,7 +474,7 @@ fn sentence(published: &Published, direction: Direction) -> String {
 }
 
 async fn show_diff(args: &DiffArgs) -> Result<Exit, ReplayError> {
-    let place = Place::open(&args.at.job).await?;
+    let place = Location::open(&args.at.job).await?;
     let filter = Filter {
         granularity: args.granularity,
         dimension: args.dimension.clone(),

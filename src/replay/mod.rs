@@ -38,9 +38,9 @@ use crate::cluster::ClusterError;
 use crate::exit::{Exit, HasExit};
 use crate::job::JobError;
 use crate::ledger::Fingerprint;
-use crate::manage::ManageError;
 use crate::table::fetch::{FetchError, Fetched, fetch};
 use crate::table::{Log, TableError};
+use crate::terminal::LocationError;
 
 /// Why a replay was not made, published or undone.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +66,7 @@ pub enum ReplayError {
     Publish(#[from] publish::PublishError),
     /// Where the tables are.
     #[error(transparent)]
-    Place(#[from] ManageError),
+    Location(#[from] LocationError),
     /// The other processes of the replay.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
@@ -131,7 +131,7 @@ impl HasExit for ReplayError {
             ReplayError::Job(error) => error.exit(),
             ReplayError::Table(error) => error.exit(),
             ReplayError::Publish(error) => error.exit(),
-            ReplayError::Place(error) => error.exit(),
+            ReplayError::Location(error) => error.exit(),
             ReplayError::Cluster(error) => error.exit(),
             ReplayError::Refused(_)
             | ReplayError::Gone { .. }

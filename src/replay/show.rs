@@ -15,9 +15,9 @@ use super::list::{Listed, Standing};
 use super::plan::Plan;
 use super::publish::PublishError;
 use super::submission::{Asked, Submission};
-use crate::live_line::{bytes, duration, grouped};
 use crate::model::{Granularity, TimeUs, rfc3339};
 use crate::table::{Root, counts};
+use crate::terminal::{bytes, duration, grouped};
 
 /// Lines of a table before it is cut.
 const LINES_MAX: usize = 40;

@@ -23,14 +23,12 @@ use serde::Deserialize;
 
 use crate::clock::Clock;
 use crate::exit::{Exit, HasExit};
-use crate::job::{Job, JobError};
+use crate::job::Job;
 use crate::ledger::Fingerprint;
-use crate::live_line::LiveLine;
-use crate::manage::environment;
 use crate::model::{Lane, rfc3339_ms};
 use crate::table::store::look_at_file;
 use crate::table::{Log, Root, State, TableError, counts, raw};
-use crate::verify::Output;
+use crate::terminal::{LiveLine, Location, LocationError, Output};
 
 pub use balance::Balance;
 pub use facts::{
@@ -58,9 +56,9 @@ pub struct StatusArgs {
 /// Why there is no status.
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
-    /// The job file.
+    /// What the command line names.
     #[error(transparent)]
-    Job(#[from] JobError),
+    Location(#[from] LocationError),
     /// There are no tables.
     #[error(
         "{url} holds no table {table}: give the job file, or the folder in which the tables raw and counts are; a job that \
@@ -89,7 +87,7 @@ pub enum StatusError {
 impl HasExit for StatusError {
     fn exit(&self) -> Exit {
         match self {
-            StatusError::Job(error) => error.exit(),
+            StatusError::Location(error) => error.exit(),
             StatusError::NoTable { .. } => Exit::Configuration,
             StatusError::Table(error) => error.exit(),
             StatusError::Thread(_) | StatusError::Output(_) | StatusError::Bug(_) => Exit::Failed,
@@ -113,11 +111,6 @@ pub struct Options {
 /// # Errors
 /// [`StatusError`] when there is no status.
 pub fn run(args: &StatusArgs) -> Result<(), StatusError> {
-    let job = is_job(&args.place).then(|| Job::load(args.place.as_ref())).transpose()?;
-    let root = match &job {
-        Some(job) => open(&job.tables.url, &job.tables.options)?,
-        None => open(&args.place, &environment())?,
-    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("storage")
@@ -125,7 +118,10 @@ pub fn run(args: &StatusArgs) -> Result<(), StatusError> {
         .build()
         .map_err(StatusError::Thread)?;
     let options = Options { all: args.all, progress: true, now_ms: Clock::System.now_ms() };
-    let status = runtime.block_on(status(job.as_ref(), &root, options));
+    let status = runtime.block_on(async {
+        let Location { job, root, .. } = Location::open(&args.place).await?;
+        status(job.as_ref(), &root, options).await
+    });
     // Brokers that were asked for nothing are not waited for.
     runtime.shutdown_background();
     let status = status?;
@@ -134,29 +130,6 @@ pub fn run(args: &StatusArgs) -> Result<(), StatusError> {
         Output::Text => status.text(),
     };
     write!(std::io::stdout(), "{text}").map_err(StatusError::Output)
-}
-
-/// A job is a file, or would be one; all else is where tables are.
-fn is_job(place: &str) -> bool {
-    !place.contains("://") && (place.ends_with(".toml") || std::path::Path::new(place).is_file())
-}
-
-/// Opens the folder of the tables; a local one must be there, or it would be made.
-fn open(location: &str, options: &BTreeMap<String, String>) -> Result<Root, StatusError> {
-    let url = url::Url::parse(location).ok().filter(|url| url.scheme().len() > 1);
-    if url.as_ref().is_some_and(|url| url.password().is_some()) {
-        let what = "a password inside the URL; give it in the environment (AWS_SECRET_ACCESS_KEY …), or in a job file";
-        return Err(TableError::Invalid(what.to_owned()).into());
-    }
-    let folder = match &url {
-        Some(url) if url.scheme() == "file" => url.to_file_path().ok(),
-        Some(_) => None,
-        None => Some(location.into()),
-    };
-    if folder.is_some_and(|folder| !folder.is_dir()) {
-        return Err(StatusError::NoTable { url: location.to_owned(), table: "counts" });
-    }
-    Ok(Root::open(location, options)?)
 }
 
 /// Looks at the newest versions of both tables.

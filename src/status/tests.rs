@@ -264,16 +264,16 @@ async fn a_folder_is_looked_at_by_path_and_url_and_not_changed() {
     let root = Root::open(&path, &BTreeMap::new()).expect("a root");
     tables_with_lanes([4, 4, 4, 4, 2], false, &root).await;
     for place in [path.clone(), format!("file://{path}"), format!("{path}/")] {
-        assert!(!is_job(&place));
-        let root = open(&place, &environment()).expect("a root");
-        let found = status(None, &root, OPTIONS).await.expect("a status");
+        let location = Location::open(&place).await.expect("tables");
+        assert!(location.job.is_none());
+        let found = status(None, &location.root, OPTIONS).await.expect("a status");
         assert_eq!(found.lanes[4].pending_raw_rows, 9, "{place}");
     }
     let missing = format!("{path}/tabels");
     for place in [missing.clone(), format!("file://{missing}")] {
-        let error = open(&place, &BTreeMap::new()).expect_err("no folder");
+        let Err(error) = Location::open(&place).await else { panic!("no folder") };
         assert_eq!(error.exit(), Exit::Configuration);
-        assert!(error.to_string().contains("holds no table counts: give the job file"), "{error}");
+        assert!(error.to_string().contains("found nothing there"), "{error}");
         assert!(!std::path::Path::new(&missing).exists(), "a folder was made");
     }
 }
@@ -289,10 +289,11 @@ async fn places_without_tables_are_told() {
     let error = status(None, &root, OPTIONS).await.expect_err("no raw");
     assert!(error.to_string().contains("holds no table raw"), "{error}");
 
-    let error = open("s3://me:secret@bucket/path", &BTreeMap::new()).expect_err("a password");
+    let Err(error) = Location::open("s3://me:secret@bucket/path").await else { panic!("a password") };
     assert_eq!(error.exit(), Exit::Configuration);
     assert!(!error.to_string().contains("secret@"), "{error}");
-    assert!(is_job("jobs/nothing.toml") && !is_job("s3://bucket/x.toml"));
+    let Err(error) = Location::open("jobs/nothing.toml").await else { panic!("no job") };
+    assert!(matches!(error, LocationError::Job(_)), "{error}");
 }
 
 #[tokio::test]

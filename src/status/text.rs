@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::facts::{LaneFacts, LogicFacts, Partition, ReplayState, Status, Table};
-use crate::live_line::{bytes, duration, grouped};
+use crate::terminal::{bytes, duration, grouped};
 
 /// Partitions that are shown one by one; of more, those with the greatest lag.
 const PARTITIONS: usize = 8;

@@ -9,8 +9,8 @@ use super::key::Cell;
 use super::window::WINDOWS;
 use crate::exit::Exit;
 use crate::ledger::Fingerprint;
-use crate::live_line::grouped;
 use crate::model::rfc3339_us;
+use crate::terminal::grouped;
 
 /// What was checked where a difference was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

@@ -35,13 +35,13 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use futures::StreamExt;
 
 use crate::exit::{Exit, HasExit};
 use crate::job::{Job, JobError, Logic};
-use crate::live_line::{LiveLine, duration};
 use crate::table::{Log, Root, State, TableError, counts, raw};
+use crate::terminal::{LiveLine, Output, duration};
 
 use compare::{Basis, Compare};
 use difference::Differences;
@@ -70,15 +70,6 @@ pub struct VerifyArgs {
     /// Memory for the recounted cells; beyond it they go to temporary files (in TMPDIR)
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     pub memory_mib: u32,
-}
-
-/// How a result is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    Text,
-    /// One JSON object.
-    Json,
 }
 
 /// How to verify.

@@ -18,10 +18,10 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::job::{Job, Logic};
-use crate::live_line::{bytes, grouped};
 use crate::model::{Granularity, Lane, TimeUs, Zone, bucket_of};
 use crate::table::store::look_at_file;
 use crate::table::{File, Log, Root, State, counts, raw};
+use crate::terminal::{bytes, grouped, utc};
 
 /// Customers, hours and reasons that are shown.
 const TOP: usize = 5;
@@ -50,7 +50,7 @@ pub struct ReportArgs {
 ///
 /// # Errors
 /// When there are no tables, or they can not be read.
-pub fn run(args: ReportArgs) -> anyhow::Result<()> {
+pub(super) fn run(args: ReportArgs) -> anyhow::Result<()> {
     let job = Job::load(&args.job)?;
     let root = Root::open(&job.tables.url, &job.tables.options)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -253,7 +253,7 @@ impl Report {
     fn write(&self, out: &mut String) -> std::fmt::Result {
         let until = self.complete_until.iter().map(|(lane, until)| match until {
             0 => format!("{lane} not yet"),
-            until => format!("{lane} {}", clock(*until, "%Y-%m-%d %H:%M:%SZ")),
+            until => format!("{lane} {}", utc(*until / 1000)),
         });
         let until: Vec<String> = until.collect();
         let lines: Vec<String> = until.chunks(3).map(|lanes| lanes.join("  ")).collect();
@@ -289,7 +289,7 @@ impl Report {
         }
         let most = self.hours.iter().map(|(_, events)| *events).max().unwrap_or(1);
         for (start, events) in &self.hours {
-            let hour = clock(Granularity::Hour.window_start(*start, Zone::Utc), "%Y-%m-%d %H:%MZ");
+            let hour = hour(Granularity::Hour.window_start(*start, Zone::Utc));
             writeln!(out, "{hour:<28} {:>14} {}", count(*events), bar(*events, most))?;
         }
 
@@ -324,9 +324,10 @@ fn bar(number: i64, most: i64) -> String {
     "█".repeat(halves / 2) + if halves % 2 == 1 { "▌" } else { "" }
 }
 
-fn clock(time_us: TimeUs, format: &str) -> String {
-    chrono::DateTime::from_timestamp_micros(time_us)
-        .map_or_else(|| "?".to_owned(), |time| time.format(format).to_string())
+/// The start of an hour.
+fn hour(time: TimeUs) -> String {
+    chrono::DateTime::from_timestamp_micros(time)
+        .map_or_else(|| "?".to_owned(), |time| time.format("%Y-%m-%d %H:%MZ").to_string())
 }
 
 /// At most `chars_max` characters, none of which moves the cursor.
