@@ -20,8 +20,9 @@ use tokio::sync::{oneshot, watch};
 use crate::clock::Clock;
 use crate::cluster::{ClusterError, Member, alone, execute_in};
 use crate::dataflow::backlog::Backlog;
-use crate::dataflow::commit::{CommitError, Committer, Request, Table, lane_epochs, lane_graces_us};
+use crate::dataflow::commit::{Committer, Request, Table, lane_graces_us};
 use crate::dataflow::control::CommitterEnds;
+use crate::dataflow::error::CommitError;
 use crate::dataflow::protocol::{Answer, Order};
 use crate::dataflow::raw::{Archiver, ToArchiver};
 use crate::dataflow::source::Inputs;
@@ -221,7 +222,7 @@ async fn lead(live: &Live, processes: usize) -> Result<(Lead, Start), LiveError>
     if progress_of(&raw.state) != resumed_from {
         resume(live, &raw.state).await?;
     }
-    let absorbed = lane_epochs(&counts.state);
+    let absorbed = counts::lane_epochs(&counts.state);
     let feed = feed_plan(&raw, absorbed)?;
     let graces_us = least_graces_us(live, &counts.state).await?;
     let last_ingested_at = last_ingested_at(&raw.state, &counts.state, graces_us)?;
@@ -402,7 +403,7 @@ impl Waiting {
         let wake = self.wake.recv();
         let backlog = Backlog::new(
             lead.to_feed,
-            lane_epochs(&lead.counts.state),
+            counts::lane_epochs(&lead.counts.state),
             lead.raw.state.txn(raw::EPOCH) as Epoch,
             &live.job.logic.dimensions,
             lead.feed_bytes_max,
@@ -467,7 +468,7 @@ async fn take(tables: &mut Tables, now_ms: i64) -> Result<i64, TableError> {
 async fn keep(tables: &mut Tables, live: &Live, budget_bytes: u64) -> Result<(), TableError> {
     let Tables { raw, counts, .. } = tables;
     // What is unpublished may have been held by a job of a larger budget, until nothing is.
-    let is_level = lane_epochs(&counts.state).iter().all(|lane| *lane == raw.state.txn(raw::EPOCH) as Epoch);
+    let is_level = counts::lane_epochs(&counts.state).iter().all(|lane| *lane == raw.state.txn(raw::EPOCH) as Epoch);
     let held = counts::pending_bytes_max(&counts.state).filter(|_| !is_level).unwrap_or(0);
     let pending = counts::pending_properties(budget_bytes.max(held));
     for (table, own) in [(raw, BTreeMap::new()), (counts, pending)] {
@@ -493,7 +494,7 @@ fn changes_from(tables: &Tables, job: &Job) -> Result<Option<Epoch>, TableError>
         None => return Ok(Some(1)),
     };
     let newest = tables.raw.state.txn(raw::EPOCH) as Epoch;
-    let lanes = lane_epochs(&tables.counts.state);
+    let lanes = counts::lane_epochs(&tables.counts.state);
     if lanes.iter().all(|lane| *lane == newest) {
         return Ok(Some(newest + 1));
     }

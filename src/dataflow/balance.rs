@@ -1,6 +1,6 @@
 //! Promise 4: every record of an epoch is counted at several places, and these counts agree.
 
-use super::commit::CommitError;
+use super::error::CommitError;
 use super::protocol::{Archived, Outcomes, Read, Received};
 use crate::model::{Epoch, TimeUs};
 

@@ -23,14 +23,15 @@ use tracing::Instrument;
 
 use super::backlog::{Backlog, Next};
 use super::balance::{Closed, balance};
+use super::error::CommitError;
 use super::pace::{Pace, Size, TRACKS};
-use super::protocol::{Answer, Effort, Order, Piece, Position, Publish};
+use super::protocol::{Answer, Effort, Order, Piece, Publish};
 use super::turn::yield_turn;
 use super::{Merged, Progress};
 use crate::clock::Clock;
-use crate::exit::{Exit, HasExit};
 use crate::job::{Logic, Settings};
 use crate::model::{Epoch, Granularity, Lane, TimeUs};
+use crate::source::Position;
 use crate::table::layout::Layout;
 use crate::table::log::WRITER_GENERATION;
 use crate::table::{Commit, File, Log, State, TableError, counts, raw};
@@ -47,49 +48,6 @@ pub enum Request {
     Drain,
     /// Now: commit what was read, publish all lanes.
     Stop,
-}
-
-/// What ends a job without its having been asked to.
-#[derive(Debug, thiserror::Error)]
-pub enum CommitError {
-    /// A table.
-    #[error(transparent)]
-    Table(#[from] TableError),
-    /// A worker, or what serves it.
-    #[error("{what}")]
-    Worker {
-        /// How the job ends.
-        exit: Exit,
-        /// What happened, and what to do.
-        what: String,
-    },
-    /// Records were lost or doubled between two places that count them.
-    #[error(
-        "epoch {epoch} does not balance: {what}; counts was not touched, raw has every record. This is a bug: please report it"
-    )]
-    Imbalance {
-        /// The epoch.
-        epoch: Epoch,
-        /// Which two counts differ.
-        what: String,
-    },
-}
-
-impl CommitError {
-    /// Somebody has to look.
-    pub fn failed(what: impl Into<String>) -> CommitError {
-        CommitError::Worker { exit: Exit::Failed, what: what.into() }
-    }
-}
-
-impl HasExit for CommitError {
-    fn exit(&self) -> Exit {
-        match self {
-            CommitError::Table(error) => error.exit(),
-            CommitError::Worker { exit, .. } => *exit,
-            CommitError::Imbalance { .. } => Exit::Failed,
-        }
-    }
 }
 
 /// A table and its newest state.
@@ -215,7 +173,7 @@ impl Committer {
     async fn run_unnamed(mut self) -> Result<(), CommitError> {
         let newest = self.raw.state.txn(raw::EPOCH) as Epoch;
         let ingested_at = self.clock.now().max(self.last_ingested_at);
-        let published = lane_epochs(&self.counts.state);
+        let published = counts::lane_epochs(&self.counts.state);
         let size = Size { workers: self.workers, processes: self.processes };
         let mut run = Run {
             open: Open { epoch: newest + 1, ingested_at, busy: false, full: false },
@@ -642,9 +600,4 @@ fn last_record(raw: &State, position: &Position) -> Option<(String, i64)> {
     };
     let offset = last.map(|last| last.offset).or_else(before)?;
     (said.is_some() || offset + 1 != *next_offset).then_some((txn, offset))
-}
-
-/// The epoch of each lane of [`Lane::ALL`].
-pub fn lane_epochs(counts: &State) -> [Epoch; Lane::ALL.len()] {
-    Lane::ALL.map(|lane| counts.txn(&counts::lane_txn(lane)) as Epoch)
 }

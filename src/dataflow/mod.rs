@@ -18,6 +18,8 @@ pub mod combine;
 pub mod commit;
 pub mod control;
 pub mod decode;
+mod epoch_watch;
+pub mod error;
 pub mod merge;
 pub mod pace;
 pub mod pending;
@@ -32,13 +34,11 @@ pub mod source;
 pub mod tally_map;
 mod turn;
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use timely::progress::frontier::MutableAntichain;
 use timely::worker::Worker;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -51,7 +51,7 @@ use crate::table::{File, Log, TableError};
 use control::{CommitterEnds, Inbox};
 use pending::{Pending, finest_total};
 pub use progress::{LaneStand, Merged, Progress, Standing};
-use protocol::{Answer, Order};
+use protocol::Answer;
 use raw::ToArchiver;
 use route::Router;
 use source::Inputs;
@@ -150,35 +150,5 @@ pub fn run_until(worker: &mut Worker, abort: &AtomicBool) {
 pub fn drop_dataflows(worker: &mut Worker) {
     for dataflow in worker.installed_dataflows() {
         worker.drop_dataflow(dataflow);
-    }
-}
-
-/// Which epochs have ended for an operator: those that a tick opened and the frontier has passed. The end of the dataflow ends
-/// none: what is open then was never closed.
-#[derive(Debug, Default)]
-pub(crate) struct EpochWatch {
-    next: Option<Epoch>,
-    stopped: bool,
-}
-
-impl EpochWatch {
-    pub(crate) fn see(&mut self, order: &Order) {
-        match order {
-            Order::Tick { closed, .. } => {
-                self.next.get_or_insert(closed + 1);
-            }
-            Order::Stop => self.stopped = true,
-            _ => {}
-        }
-    }
-
-    pub(crate) fn passed(&mut self, frontier: &MutableAntichain<Epoch>) -> Range<Epoch> {
-        match (self.next, frontier.frontier().first()) {
-            (Some(next), Some(&open)) if !self.stopped && open > next => {
-                self.next = Some(open);
-                next..open
-            }
-            _ => 0..0,
-        }
     }
 }

@@ -19,14 +19,15 @@ use timely::dataflow::operators::generic::operator::Operator;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::Progress;
 use super::chunk::Chunker;
 use super::control::{Answers, Inbox};
+use super::epoch_watch::EpochWatch;
 use super::merge::Merge;
 use super::plan::Wanted;
 use super::protocol::{Answer, Order, Publish, Received, Staged};
 use super::roll_up::Triple;
 use super::run::Run;
-use super::{EpochWatch, Progress};
 use crate::job::{Dimension, Logic};
 use crate::model::{Cell, CellParts, Epoch, Granularity, Key, Lane, Tally, Target};
 use crate::panics::{caught, of_task};

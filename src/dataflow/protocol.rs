@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::{Exit, HasExit};
 use crate::model::{Epoch, Lane, Segment, TimeUs};
+use crate::source::Position;
 use crate::table::File;
 use crate::table::layout::Layout;
 
@@ -99,28 +100,6 @@ impl Outcomes {
     pub fn total(&self) -> u64 {
         self.counted + self.filtered + self.rejected()
     }
-}
-
-/// Where reading of a partition has come to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Position {
-    /// Topic.
-    pub topic: String,
-    /// Partition.
-    pub partition: i32,
-    /// All below it is read, or is no record; where the partition starts, if nothing was read.
-    pub next_offset: i64,
-    /// `None` if nothing was read.
-    pub last: Option<LastRead>,
-}
-
-/// The last record read of a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LastRead {
-    /// Its offset.
-    pub offset: i64,
-    /// 63 bits of its md5.
-    pub check: i64,
 }
 
 /// A worker's source has left an epoch.

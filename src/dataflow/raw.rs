@@ -15,11 +15,12 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::operator::Operator;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::Progress;
 use super::control::{Answers, Inbox};
 use super::decode::Decoded;
+use super::epoch_watch::EpochWatch;
 use super::protocol::{Answer, Archived, Outcomes};
 use super::route::Router;
-use super::{EpochWatch, Progress};
 use crate::model::{Epoch, Granularity, Outcome};
 use crate::panics::{caught, caught_in};
 use crate::table::raw::{FileWriter, Kind, Rows};

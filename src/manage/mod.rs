@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::exit::{Exit, HasExit};
 use crate::table::TableError;
 use crate::terminal::{Location, LocationError, Output};
-use crate::upkeep::compact::CompactError;
+use crate::upkeep::error::CompactError;
 
 /// The commands.
 #[derive(Subcommand, Clone, Debug)]

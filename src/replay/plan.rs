@@ -17,7 +17,6 @@ use super::source::Chunk;
 use super::submission::{Asked, Submission};
 use super::times;
 use super::touched::Look;
-use crate::dataflow::commit::lane_epochs;
 use crate::dataflow::route::Scope;
 use crate::job::{COUNTING, FieldSpec, Format, Job, Logic};
 use crate::ledger::{self, Entry, Fingerprint, Known, Ledger, LogicText, Orders};
@@ -227,7 +226,7 @@ pub async fn prepare(job: &Job, root: &Root, request: Request, now_ms: i64) -> R
         whole_only: Vec::new(),
         raw_version: tables.raw.1.version,
         counts_version: counts.version,
-        lanes: lane_epochs(counts),
+        lanes: counts::lane_epochs(counts),
         order: Orders::of(counts).newest(),
         chunk_bytes: request.chunk_bytes,
     };

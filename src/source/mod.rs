@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::dataflow::protocol::Position;
 use crate::exit::{Exit, HasExit};
 use crate::model::{Epoch, Records, TimeUs};
 
@@ -42,6 +41,28 @@ pub struct PartitionStart {
     pub end: i64,
     /// Not in `raw` yet: the first commit pins it.
     pub pin: bool,
+}
+
+/// Where reading of a partition has come to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Topic.
+    pub topic: String,
+    /// Partition.
+    pub partition: i32,
+    /// All below it is read, or is no record; where the partition starts, if nothing was read.
+    pub next_offset: i64,
+    /// `None` if nothing was read.
+    pub last: Option<LastRead>,
+}
+
+/// The last record read of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRead {
+    /// Its offset.
+    pub offset: i64,
+    /// 63 bits of its md5.
+    pub check: i64,
 }
 
 /// What went wrong at a source, by what the caller does next.

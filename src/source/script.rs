@@ -4,8 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::{RecordSource, SourceError, SourceFactory, Stamp, Txns, Waker};
-use crate::dataflow::protocol::Position;
+use super::{Position, RecordSource, SourceError, SourceFactory, Stamp, Txns, Waker};
 use crate::model::{RecordRef, Records, TimestampType, plausible_ms};
 use crate::sync::lock;
 use crate::table::raw;

@@ -17,7 +17,7 @@ use super::fetch::Batches;
 use super::log::{Definition, File, State};
 use super::stats::Stats;
 use super::{TableError, time_type};
-use crate::model::{Granularity, Lane, Period, Segment, TimeUs, Zone};
+use crate::model::{Epoch, Granularity, Lane, Period, Segment, TimeUs, Zone};
 
 /// The table property that pins the number of buckets.
 pub const BUCKETS: &str = "floodmark.buckets";
@@ -55,6 +55,11 @@ const PAGE_ROWS: usize = 8192;
 /// The application transaction that holds a lane's epoch.
 pub fn lane_txn(lane: Lane) -> String {
     format!("lane/{}", lane.name())
+}
+
+/// The epoch of each lane of [`Lane::ALL`].
+pub fn lane_epochs(counts: &State) -> [Epoch; Lane::ALL.len()] {
+    Lane::ALL.map(|lane| counts.txn(&lane_txn(lane)) as Epoch)
 }
 
 /// The application transaction that says up to which time (ms) a lane is complete.

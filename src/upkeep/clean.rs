@@ -12,11 +12,10 @@ use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectMeta};
 use serde::Serialize;
 
-use crate::dataflow::commit::lane_epochs;
 use crate::exit::{Exit, HasExit};
 use crate::model::Epoch;
 use crate::table::log::WRITER_GENERATION;
-use crate::table::{Log, State, TableError, Tombstones, raw};
+use crate::table::{Log, State, TableError, Tombstones, counts, raw};
 
 /// What may be deleted.
 #[derive(Clone, Copy, Debug)]
@@ -124,7 +123,7 @@ fn may_be_committed(path: &str, state: &State) -> bool {
     let Some((epoch, generation)) = named(path) else { return false };
     let settled = match path.starts_with("ingest_date=") {
         true => state.txn(raw::EPOCH) as Epoch,
-        false => lane_epochs(state).into_iter().min().unwrap_or(0),
+        false => counts::lane_epochs(state).into_iter().min().unwrap_or(0),
     };
     generation >= state.txn(WRITER_GENERATION) && epoch > settled
 }

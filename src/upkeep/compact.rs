@@ -15,14 +15,13 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStoreExt};
-use parquet::errors::ParquetError;
 use tokio::sync::mpsc::{Receiver, channel};
 
+use super::error::CompactError;
 use super::plan::{Group, plan};
 use super::sort::{BATCH_ROWS_MAX, Sorter};
 use crate::clock::Clock;
-use crate::dataflow::commit::lane_epochs;
-use crate::exit::{Exit, HasExit};
+use crate::table::counts::lane_epochs;
 use crate::table::fetch::Fetched;
 use crate::table::log::OPTIMIZE;
 use crate::table::raw::{FileWriter, Kind, file_schema};
@@ -38,56 +37,6 @@ const PART_BYTES: usize = 8 << 20;
 
 /// How long a commit may take. Its file is an orphan after that, and must be committed long before a cleaner thinks so.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(30 * 60);
-
-/// Why files were not merged.
-#[derive(Debug, thiserror::Error)]
-pub enum CompactError {
-    /// A table.
-    #[error(transparent)]
-    Table(#[from] TableError),
-    /// The store did not answer to the commit.
-    #[error(
-        "{path} could not be committed within {minutes} minutes (the last that was heard: {said}); check the store, then run this \
-         again"
-    )]
-    Unanswered {
-        /// The new file.
-        path: String,
-        /// How long it was tried.
-        minutes: u64,
-        /// The last complaint of the store's client.
-        said: String,
-    },
-    /// No room for temporary files.
-    #[error("a temporary file can not be used: {0}; set TMPDIR to a folder with room")]
-    Scratch(#[source] std::io::Error),
-    /// A fault of ours.
-    #[error("{0}; this is a bug: please report it")]
-    Bug(String),
-    /// The process is ending.
-    #[error("stopped")]
-    Stopped,
-}
-
-impl HasExit for CompactError {
-    fn exit(&self) -> Exit {
-        match self {
-            CompactError::Table(error) => error.exit(),
-            CompactError::Unanswered { .. } => Exit::TryAgain,
-            CompactError::Scratch(_) | CompactError::Bug(_) | CompactError::Stopped => Exit::Failed,
-        }
-    }
-}
-
-impl CompactError {
-    pub(super) fn bug(error: impl ToString) -> CompactError {
-        CompactError::Bug(error.to_string())
-    }
-
-    pub(super) fn scratch(error: ParquetError) -> CompactError {
-        CompactError::Scratch(std::io::Error::other(error))
-    }
-}
 
 /// What became of files that were to be merged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]

@@ -6,6 +6,7 @@
 
 pub mod clean;
 pub mod compact;
+pub mod error;
 pub mod plan;
 mod sort;
 

@@ -16,7 +16,7 @@ use parquet::arrow::arrow_writer::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
-use super::compact::CompactError;
+use super::error::CompactError;
 use crate::table::fetch::{Batches, Fetched};
 use crate::table::raw::file_schema;
 

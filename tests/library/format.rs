@@ -7,15 +7,14 @@ use std::sync::Arc;
 
 use floodmark::clock::{Clock, ManualClock};
 use floodmark::dataflow::Progress;
-use floodmark::dataflow::commit::{Request, lane_epochs};
-use floodmark::dataflow::protocol::{LastRead, Position};
+use floodmark::dataflow::commit::Request;
 use floodmark::job::Job;
 use floodmark::ledger::{Ledger, Orders};
 use floodmark::live::{Live, run};
 use floodmark::model::Records;
 use floodmark::source::script::{Script, ScriptRecord, TOPIC};
-use floodmark::source::{RecordSource, SourceError, SourceFactory, Stamp, Txns, Waker};
-use floodmark::table::{FORMAT, FORMAT_NEWEST, Log, Root, State, raw};
+use floodmark::source::{LastRead, Position, RecordSource, SourceError, SourceFactory, Stamp, Txns, Waker};
+use floodmark::table::{FORMAT, FORMAT_NEWEST, Log, Root, State, counts, raw};
 use floodmark::verify::{Options, Verdict, verify};
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -101,7 +100,7 @@ fn tables_of_every_format_open_go_on_and_verify() {
         let (raw_before, counts_before) = (load(&store, "raw"), load(&store, "counts"));
         let cells_before = cells(&store, &counts_before);
         let epoch = raw_before.txn(raw::EPOCH) as u64;
-        assert_eq!(lane_epochs(&counts_before), [epoch; 5], "an orderly stop");
+        assert_eq!(counts::lane_epochs(&counts_before), [epoch; 5], "an orderly stop");
         assert_eq!(Orders::of(&counts_before).ids_in_force(), ["lower-case"]);
 
         let script = Script::new(PARTITIONS);

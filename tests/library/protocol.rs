@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arrow::array::{Int64Array, StringArray, TimestampMicrosecondArray};
-use floodmark::dataflow::commit::{CommitError, Request};
+use floodmark::dataflow::commit::Request;
+use floodmark::dataflow::error::CommitError;
 use floodmark::exit::{Exit, HasExit};
 use floodmark::job::COUNTING;
 use floodmark::ledger::{self, Fingerprint, Known, Ledger, LogicText};

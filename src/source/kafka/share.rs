@@ -18,9 +18,8 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::client::{Context, KafkaConsumer, failed, is_nothing, no_queue, waking_consumer};
 use super::ends::{Known, Place};
 use super::record::{LastRecord, check_of, push};
-use crate::dataflow::protocol::{LastRead, Position};
 use crate::model::{Epoch, Records};
-use crate::source::{PartitionStart, RecordSource, SourceError, Stamp, Waker};
+use crate::source::{LastRead, PartitionStart, Position, RecordSource, SourceError, Stamp, Waker};
 use crate::sync::lock;
 
 /// Taken from one partition in a turn, so that none starves the others.
