@@ -19,12 +19,12 @@ use tokio::sync::{oneshot, watch};
 
 use crate::clock::Clock;
 use crate::cluster::{ClusterError, Member, alone, execute_in};
+use crate::dataflow::archive::{Archiver, ToArchiver};
 use crate::dataflow::backlog::Backlog;
 use crate::dataflow::commit::{Committer, Request, Table, lane_graces_us};
 use crate::dataflow::control::CommitterEnds;
 use crate::dataflow::error::CommitError;
 use crate::dataflow::protocol::{Answer, Order};
-use crate::dataflow::raw::{Archiver, ToArchiver};
 use crate::dataflow::source::Inputs;
 use crate::dataflow::{Plan, Progress, Standing, build, drop_dataflows, run_until};
 use crate::exit::{Exit, HasExit};

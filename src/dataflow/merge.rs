@@ -100,7 +100,7 @@ fn merge(
     };
     let mut updates = Updates::new(updates);
     let next = updates.next();
-    let out = Output { writer: SegmentWriter::new(segment)?, rows: RowBuilder::new() };
+    let out = RowWriter { writer: SegmentWriter::new(segment)?, rows: RowBuilder::new() };
     let mut merging = Merging { segment, updates, next, out };
     let mut files = Vec::with_capacity(live.len());
     for (file, bytes) in live {
@@ -188,7 +188,7 @@ struct Merging<'a> {
     segment: Segment,
     updates: Updates<'a>,
     next: Option<(&'a [u8], Tally)>,
-    out: Output,
+    out: RowWriter,
 }
 
 impl Merging<'_> {
@@ -313,12 +313,13 @@ impl<'a> Updates<'a> {
     }
 }
 
-struct Output {
+/// A segment being written, row by row.
+struct RowWriter {
     writer: SegmentWriter,
     rows: RowBuilder,
 }
 
-impl Output {
+impl RowWriter {
     fn push_cell(&mut self, segment: Segment, cell: &[u8], tally: Tally) -> Result<(), TableError> {
         if tally.event_count < 0 {
             return Err(below_zero(segment, cell, tally));

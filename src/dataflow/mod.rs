@@ -1,19 +1,20 @@
 //! The dataflow, as on the whiteboard. Each stage is a file, an operator and a word.
 //!
 //! ```text
-//!             archive (what lanes have not absorbed)
-//!                │
+//!              raw (what lanes have not absorbed)
+//!                 │ feed
 //! Kafka ─► source ┴─► decode ──┬─► combine ══bucket══► roll_up ─► arrange ─► pending ─► plan ─► merge ──┐
-//!                              └─► raw ─► archiver (a thread) ── Archived ──┐                           │ Staged
-//!                                                                           ▼                           ▼
+//!                              └─► archive ─► archiver (a thread) ── Archived ──┐                       │ Staged
+//!                                                                               ▼                       ▼
 //!    control: Tick, Publish, Published ◄══════════════════════ commit (one task, in worker 0's process)
 //! ```
 //!
 //! `══` crosses workers, the rest stays on one. The timestamp is the epoch.
 
+pub mod archive;
 pub mod backlog;
 mod balance;
-mod chunk;
+mod chunker;
 pub mod combine;
 pub mod commit;
 pub mod control;
@@ -26,7 +27,6 @@ pub mod pending;
 pub mod plan;
 mod progress;
 pub mod protocol;
-pub mod raw;
 pub mod roll_up;
 pub mod route;
 pub mod run;
@@ -48,11 +48,11 @@ use crate::model::{Epoch, Lane};
 use crate::source::{SourceError, Waker};
 use crate::table::layout::Layout;
 use crate::table::{File, Log, TableError};
+use archive::ToArchiver;
 use control::{CommitterEnds, Inbox};
 use pending::{Pending, finest_total};
 pub use progress::{LaneStand, Merged, Progress, Standing};
 use protocol::Answer;
-use raw::ToArchiver;
 use route::Router;
 use source::Inputs;
 
@@ -125,8 +125,8 @@ pub fn build(
         let answer = move |message| to_committer.send(message);
         let records = source::source(scope, to_source, open, answer, epoch_bytes, Arc::clone(progress));
         let (events, decoded) = decode::decode(records, Decoder::new(logic));
-        let absorbed = raw::Absorbed { router: router.clone(), total };
-        raw::raw(decoded, to_raw, topics, absorbed, archiver, answers, Arc::clone(progress));
+        let absorbed = archive::Absorbed { router: router.clone(), total };
+        archive::archive(decoded, to_raw, topics, absorbed, archiver, answers, Arc::clone(progress));
         let updates = combine::combine(events, dimensions.clone(), router, plan.buckets);
         let cells = roll_up::roll_up(updates);
         let batches = pending::arrange(cells);

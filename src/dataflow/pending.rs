@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::Progress;
-use super::chunk::Chunker;
+use super::chunker::Chunker;
 use super::control::{Answers, Inbox};
 use super::epoch_watch::EpochWatch;
 use super::merge::Merge;

@@ -97,15 +97,15 @@ impl Wanted {
     }
 }
 
-/// Place of a segment: granularity, bucket, start of its period.
-type Place = (Granularity, u16, TimeUs);
+/// What tells segments of a plan apart: granularity, bucket, start of its period.
+type SegmentKey = (Granularity, u16, TimeUs);
 
 struct Planned<'a> {
     wanted: &'a Wanted,
-    works: BTreeMap<Place, Work>,
+    works: BTreeMap<SegmentKey, Work>,
 }
 
-fn place(segment: &Segment) -> Place {
+fn key_of(segment: &Segment) -> SegmentKey {
     (segment.granularity, segment.bucket, segment.period_start)
 }
 
@@ -137,7 +137,7 @@ impl Planned<'_> {
         }
         seals.truncate(SEALS_MAX);
         for (segment, live) in seals {
-            self.works.insert(place(&segment), Work { segment, live, updates: Vec::new() });
+            self.works.insert(key_of(&segment), Work { segment, live, updates: Vec::new() });
         }
     }
 
@@ -189,7 +189,7 @@ impl Planned<'_> {
         for (segment, indices) in parts {
             let holder = self.wanted.layout.holder(granularity, bucket, segment.period_start);
             let live = || holder.filter(|(live, _)| *live == segment).map(|(_, file)| file.clone());
-            let work = (self.works.entry(place(&segment))).or_insert_with(|| Work {
+            let work = (self.works.entry(key_of(&segment))).or_insert_with(|| Work {
                 segment,
                 live: live().into_iter().collect(),
                 updates: Vec::new(),

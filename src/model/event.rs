@@ -1,6 +1,6 @@
 //! Events: decoded records, many to a chunk.
 
-use super::chunk::{Arena, Span};
+use super::arena::{Arena, Span};
 use super::time::{Epoch, TimeUs};
 
 /// One decoded record that is to be counted. Borrowed from an [`Events`] chunk.

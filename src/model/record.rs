@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::chunk::{Arena, Span};
+use super::arena::{Arena, Span};
 use super::outcome::Reason;
 use super::time::{Epoch, TimeUs};
 

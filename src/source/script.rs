@@ -92,17 +92,18 @@ impl SourceFactory for Script {
             .filter(|(partition, _)| **partition as usize % workers == worker)
             .map(|(partition, start)| (*partition, *start))
             .collect();
-        Ok(Box::new(Share { script: self.clone(), next, moved: BTreeMap::new() }))
+        Ok(Box::new(ScriptShare { script: self.clone(), next, moved: BTreeMap::new() }))
     }
 }
 
-struct Share {
+/// What one worker reads of a script.
+struct ScriptShare {
     script: Script,
     next: BTreeMap<i32, i64>,
     moved: BTreeMap<i32, i64>,
 }
 
-impl RecordSource for Share {
+impl RecordSource for ScriptShare {
     fn read(&mut self, stamp: Stamp, records: &mut Records) -> Result<bool, SourceError> {
         let topic = self.script.lock();
         for (partition, next) in &mut self.next {

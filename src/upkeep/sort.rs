@@ -40,11 +40,11 @@ pub(super) struct Sorter {
     memory_bytes: usize,
     batches: Vec<RecordBatch>,
     bytes: usize,
-    runs: Vec<Run>,
+    runs: Vec<RunFile>,
 }
 
 /// Sorted rows in a temporary file.
-struct Run {
+struct RunFile {
     file: File,
     row_bytes: usize,
 }
@@ -133,7 +133,7 @@ fn sort(batches: &[RecordBatch], bytes: usize, sink: &mut impl Sink) -> Result<(
 }
 
 /// Writes a run: `rows` gives them to the sink.
-fn run(rows: impl FnOnce(&mut RunWriter) -> Result<(), CompactError>) -> Result<Run, CompactError> {
+fn run(rows: impl FnOnce(&mut RunWriter) -> Result<(), CompactError>) -> Result<RunFile, CompactError> {
     let properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
         .set_dictionary_enabled(false)
@@ -149,7 +149,7 @@ fn run(rows: impl FnOnce(&mut RunWriter) -> Result<(), CompactError>) -> Result<
     let row_bytes = writer.bytes / writer.rows.max(1);
     let mut file = writer.writer.into_inner().map_err(CompactError::scratch)?;
     file.rewind().map_err(CompactError::Scratch)?;
-    Ok(Run { file, row_bytes })
+    Ok(RunFile { file, row_bytes })
 }
 
 struct RunWriter {
@@ -187,7 +187,7 @@ impl Cursor {
     }
 }
 
-fn merge(runs: Vec<Run>, sink: &mut impl Sink) -> Result<(), CompactError> {
+fn merge(runs: Vec<RunFile>, sink: &mut impl Sink) -> Result<(), CompactError> {
     let mut cursors: Vec<Option<Cursor>> = Vec::with_capacity(runs.len());
     for run in runs {
         let reader = Fetched::of_disk(run.file).batches(None, None, batch_rows(RUN_BATCH_BYTES, run.row_bytes));

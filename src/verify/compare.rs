@@ -11,7 +11,7 @@ use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray, Timesta
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use futures::{Stream, StreamExt};
 
-use super::difference::{Check, Differences, Place};
+use super::difference::{Check, Differences, Subject};
 use super::gone::Doubt;
 use super::key::{self, HOMELESS, Key};
 use super::layout::Slot;
@@ -106,7 +106,7 @@ impl<'a> Compare<'a> {
         }
         for input in inputs {
             let Some((found, said)) = input.rows_differ() else { continue };
-            let place = Place::File { file: input.path };
+            let place = Subject::File { file: input.path };
             self.differences.add(Check::FileRows, place, said.to_string(), found.to_string());
         }
         Ok(())
@@ -162,7 +162,7 @@ impl<'a> Compare<'a> {
 
     fn differ(&mut self, check: Check, key: &[u8], found: impl Into<String>, expected: impl Into<String>) {
         if let Some(Key::Cell { cell, .. }) = key::read(key) {
-            self.differences.add(check, Place::cell(cell), found, expected);
+            self.differences.add(check, Subject::cell(cell), found, expected);
         }
     }
 
@@ -197,7 +197,7 @@ impl<'a> Compare<'a> {
     }
 
     fn epoch(&mut self, epoch: i64, ingested_us: i64, last: Option<(i64, i64)>, raw_state: &State) {
-        let place = || Place::Epoch { epoch };
+        let place = || Subject::Epoch { epoch };
         let newest = raw_state.txn(raw::EPOCH);
         if epoch > newest {
             let expected = format!("at most {newest}, raw's newest");
@@ -235,7 +235,7 @@ impl Partition {
         if times > 1 || first < self.next {
             // The same stretch several times is doubled as a whole.
             let doubled = if times > 1 { end } else { end.min(self.next) } - first;
-            let place = Place::Record { topic: self.topic.clone(), partition: self.number, offset: first };
+            let place = Subject::Record { topic: self.topic.clone(), partition: self.number, offset: first };
             let found = format!("{doubled} offset(s) from here on more than once");
             differences.add(Check::OffsetTwice, place, found, "each once");
         }
@@ -247,7 +247,7 @@ impl Partition {
         // Behind the last record may lie markers of transactions, which are none.
         let last = raw_state.txns.get(&raw::last_txn(&self.topic, self.number)).copied().unwrap_or(said - 1);
         if !self.topic.is_empty() && (last + 1 != self.next || said < self.next) {
-            let place = Place::Partition { topic: self.topic.clone(), partition: self.number };
+            let place = Subject::Partition { topic: self.topic.clone(), partition: self.number };
             differences.add(Check::NextOffset, place, said.to_string(), self.next.to_string());
         }
     }
@@ -327,7 +327,7 @@ impl FileRows {
         let Some(mut row) = self.row.take() else { return Ok(None) };
         let mut differ = |check, found: String, expected: String| {
             if let Some(Key::Cell { cell, .. }) = key::read(&row.key) {
-                differences.add(check, Place::cell(cell), found, expected);
+                differences.add(check, Subject::cell(cell), found, expected);
             }
         };
         let window = &WINDOWS[self.window];
@@ -455,7 +455,7 @@ impl<'a> CustomerWindows<'a> {
                     key::cell_tail(dimension.name.as_bytes(), start_us, b"", &mut key);
                     if let Some(Key::Cell { cell, .. }) = key::read(&key) {
                         let expected = format!("{} in total", sums[total]);
-                        differences.add(Check::DimensionSum, Place::cell(cell), format!("{sum} in sum"), expected);
+                        differences.add(Check::DimensionSum, Subject::cell(cell), format!("{sum} in sum"), expected);
                     }
                 }
             }

@@ -74,10 +74,10 @@ impl Check {
     }
 }
 
-/// Where a difference was found.
+/// What differs: a difference was found there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
-pub enum Place {
+pub enum Subject {
     /// A cell of `counts`.
     Cell {
         /// Its granularity.
@@ -124,9 +124,9 @@ pub enum Place {
     },
 }
 
-impl Place {
-    pub(super) fn cell(cell: Cell) -> Place {
-        Place::Cell {
+impl Subject {
+    pub(super) fn cell(cell: Cell) -> Subject {
+        Subject::Cell {
             granularity: WINDOWS.get(cell.window).map_or("?", |window| window.name),
             window_start: rfc3339_us(cell.start_us),
             customer_id: cell.customer,
@@ -136,18 +136,18 @@ impl Place {
     }
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for Subject {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Place::Cell { granularity, window_start, customer_id, dimension, dimension_value } => {
+            Subject::Cell { granularity, window_start, customer_id, dimension, dimension_value } => {
                 write!(f, "{granularity} {window_start} {customer_id:?} {dimension}")?;
                 if dimension_value.is_empty() { Ok(()) } else { write!(f, "={dimension_value:?}") }
             }
-            Place::File { file } => f.write_str(file),
-            Place::Record { topic, partition, offset } => write!(f, "{topic}/{partition} offset {offset}"),
-            Place::Partition { topic, partition } => write!(f, "{topic}/{partition}"),
-            Place::Epoch { epoch } => write!(f, "epoch {epoch}"),
-            Place::Lane { lane } => write!(f, "lane {lane}"),
+            Subject::File { file } => f.write_str(file),
+            Subject::Record { topic, partition, offset } => write!(f, "{topic}/{partition} offset {offset}"),
+            Subject::Partition { topic, partition } => write!(f, "{topic}/{partition}"),
+            Subject::Epoch { epoch } => write!(f, "epoch {epoch}"),
+            Subject::Lane { lane } => write!(f, "lane {lane}"),
         }
     }
 }
@@ -159,7 +159,7 @@ pub struct Difference {
     pub check: Check,
     /// Where.
     #[serde(flatten)]
-    pub place: Place,
+    pub place: Subject,
     /// What stands in the tables.
     pub found: String,
     /// What the recount says.
@@ -177,7 +177,7 @@ impl Differences {
         Differences { kept_max, by_check: BTreeMap::new() }
     }
 
-    pub(super) fn add(&mut self, check: Check, place: Place, found: impl Into<String>, expected: impl Into<String>) {
+    pub(super) fn add(&mut self, check: Check, place: Subject, found: impl Into<String>, expected: impl Into<String>) {
         let (count, kept) = self.by_check.entry(check).or_default();
         *count += 1;
         if kept.len() < self.kept_max {

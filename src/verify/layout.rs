@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::VerifyError;
-use super::difference::{Check, Differences, Place};
+use super::difference::{Check, Differences, Subject};
 use super::key::HOMELESS;
 use super::window::{WINDOWS, period, window_of};
 use crate::table::{File, State, TableError};
@@ -52,7 +52,7 @@ impl Layout {
             match slots.last_mut() {
                 Some(last) if (last.window, last.bucket) == (window, bucket) && start < last.span.end => {
                     let other = last.files.last().map_or("", |(file, _)| file.path.as_str());
-                    let place = Place::File { file: file.path.clone() };
+                    let place = Subject::File { file: file.path.clone() };
                     differences.add(Check::FilesOverlap, place, format!("overlaps {other}"), "no overlap");
                     last.span.end = last.span.end.max(end);
                     last.files.push(entry);
@@ -95,7 +95,7 @@ fn segment(file: &File, differences: &mut Differences) -> Result<(usize, u32, Ra
     };
     if !WINDOWS[window].period_lengths.contains(&label.len()) {
         let expected = format!("a period of {} characters", join(WINDOWS[window].period_lengths));
-        differences.add(Check::Segment, Place::File { file: file.path.clone() }, format!("period {label}"), expected);
+        differences.add(Check::Segment, Subject::File { file: file.path.clone() }, format!("period {label}"), expected);
     }
     Ok((window, bucket, span))
 }

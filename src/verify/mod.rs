@@ -45,7 +45,7 @@ use crate::terminal::{LiveLine, Output, duration};
 
 use compare::{Basis, Compare};
 use difference::Differences;
-pub use difference::{Check, Difference, Gone, NotCheckable, Place, Report, Verdict};
+pub use difference::{Check, Difference, Gone, NotCheckable, Report, Subject, Verdict};
 use layout::Layout;
 use recount::Recount;
 use rules::Rules;
@@ -212,7 +212,7 @@ pub async fn verify(job: &Job, root: &Root, options: Options) -> Result<Report, 
     let raw_epoch = raw_state.txn(raw::EPOCH);
     for (&lane, &epoch) in named.iter().filter(|(_, epoch)| **epoch > raw_epoch) {
         let expected = format!("at most {raw_epoch}, raw's newest");
-        differences.add(Check::EpochBeyond, Place::Lane { lane }, epoch.to_string(), expected);
+        differences.add(Check::EpochBeyond, Subject::Lane { lane }, epoch.to_string(), expected);
     }
     let layout = Layout::new(&counts_state, &mut differences)?;
 

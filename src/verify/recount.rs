@@ -12,7 +12,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 
-use super::difference::{Check, Differences, Place};
+use super::difference::{Check, Differences, Subject};
 use super::gone::Doubt;
 use super::key;
 use super::layout::Layout;
@@ -149,7 +149,7 @@ impl<'a> Recount<'a> {
             tick(batch.num_rows() as u64);
         }
         if found != said {
-            differences.add(Check::FileRows, Place::File { file: path }, said.to_string(), found.to_string());
+            differences.add(Check::FileRows, Subject::File { file: path }, said.to_string(), found.to_string());
         }
         self.end_file()
     }
@@ -177,7 +177,7 @@ impl<'a> Recount<'a> {
                     self.tallies.add(outcome.name(), reason);
                     let now = Became { outcome: outcome.name(), reason, event_us: counter.event.event_time };
                     if now != on_record {
-                        let place = Place::Record {
+                        let place = Subject::Record {
                             topic: columns.topic.value(row).to_owned(),
                             partition: record.partition,
                             offset: record.offset,

@@ -61,9 +61,9 @@ impl Sums {
     /// # Errors
     /// When a run can not be read back.
     pub(super) fn finish(mut self) -> io::Result<Sorted> {
-        let mut runs = vec![Run::Memory(self.sorted().into_iter())];
+        let mut runs = vec![RunReader::Memory(self.sorted().into_iter())];
         for file in self.levels.into_iter().flatten() {
-            runs.push(Run::open(file)?);
+            runs.push(RunReader::open(file)?);
         }
         Sorted::new(runs)
     }
@@ -77,7 +77,7 @@ impl Sums {
 
     fn spill(&mut self) -> io::Result<()> {
         self.spilled += 1;
-        let memory = Run::Memory(self.sorted().into_iter());
+        let memory = RunReader::Memory(self.sorted().into_iter());
         let mut file = write_run(Sorted::new(vec![memory])?)?;
         for level in 0.. {
             if level == self.levels.len() {
@@ -87,7 +87,7 @@ impl Sums {
             if self.levels[level].len() < FAN_IN {
                 break;
             }
-            let runs = self.levels[level].drain(..).map(Run::open).collect::<io::Result<_>>()?;
+            let runs = self.levels[level].drain(..).map(RunReader::open).collect::<io::Result<_>>()?;
             file = write_run(Sorted::new(runs)?)?;
         }
         Ok(())
@@ -104,21 +104,22 @@ fn write_run(mut sorted: Sorted) -> io::Result<File> {
     out.into_inner().map_err(io::IntoInnerError::into_error)
 }
 
-enum Run {
+/// Reads a run: of memory, or of a temporary file.
+enum RunReader {
     Memory(std::vec::IntoIter<Entry>),
     Disk(BufReader<File>),
 }
 
-impl Run {
-    fn open(mut file: File) -> io::Result<Run> {
+impl RunReader {
+    fn open(mut file: File) -> io::Result<RunReader> {
         file.rewind()?;
-        Ok(Run::Disk(BufReader::with_capacity(1 << 16, file)))
+        Ok(RunReader::Disk(BufReader::with_capacity(1 << 16, file)))
     }
 
     fn next(&mut self) -> io::Result<Option<Entry>> {
         let reader = match self {
-            Run::Memory(entries) => return Ok(entries.next()),
-            Run::Disk(reader) => reader,
+            RunReader::Memory(entries) => return Ok(entries.next()),
+            RunReader::Disk(reader) => reader,
         };
         let mut len = [0; 4];
         match reader.read_exact(&mut len) {
@@ -135,13 +136,13 @@ impl Run {
 
 /// Sums in ascending order of their keys.
 pub(super) struct Sorted {
-    runs: Vec<Run>,
+    runs: Vec<RunReader>,
     /// The next entry of each run that has one, with the run; least key first.
     heads: BinaryHeap<Reverse<(Entry, usize)>>,
 }
 
 impl Sorted {
-    fn new(mut runs: Vec<Run>) -> io::Result<Sorted> {
+    fn new(mut runs: Vec<RunReader>) -> io::Result<Sorted> {
         let mut heads = BinaryHeap::with_capacity(runs.len());
         for (index, run) in runs.iter_mut().enumerate() {
             if let Some(entry) = run.next()? {

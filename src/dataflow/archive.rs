@@ -1,4 +1,4 @@
-//! `raw`: every record of an epoch, with its outcome, to files of the archive.
+//! `archive`: every record of an epoch, with its outcome, to files of `raw`.
 //!
 //! In: chunks of records with outcomes. Out: batches of rows to the process' archiver, a thread that compresses them as they
 //! come and stores one file per epoch and kind; its answer carries the files. A record whose own epoch is older than the
@@ -73,7 +73,7 @@ pub struct Absorbed {
 }
 
 /// Builds the operator. `absorbed`: which rows of the archive count no more.
-pub fn raw<'scope>(
+pub fn archive<'scope>(
     decoded: StreamVec<'scope, Epoch, Decoded>,
     inbox: Inbox,
     topics: Arc<[String]>,
