@@ -11,11 +11,11 @@ use floodmark::check::CheckArgs;
 use floodmark::dev::DevCommand;
 use floodmark::exit::{Exit, HasExit};
 use floodmark::job::JobError;
-use floodmark::manage::TableCommand;
 use floodmark::panics;
 use floodmark::replay::command::ReplayCommand;
 use floodmark::status::StatusArgs;
 use floodmark::table::TableError;
+use floodmark::table_command::TableCommand;
 use floodmark::terminal::say;
 use floodmark::verify::{Verdict, VerifyArgs};
 use tracing_subscriber::EnvFilter;
@@ -80,7 +80,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Status(args) => floodmark::status::run(&args).map(|()| Exit::Done).map_err(Failure::from),
         Command::Verify(args) => floodmark::verify::run(args).map(Verdict::exit).map_err(Failure::from),
         Command::Replay(command) => floodmark::replay::command::run(&command).map_err(Failure::from),
-        Command::Table(command) => floodmark::manage::run(command).map(|()| Exit::Done).map_err(Failure::from),
+        Command::Table(command) => floodmark::table_command::run(command).map(|()| Exit::Done).map_err(Failure::from),
         Command::Dev(command) => floodmark::dev::run(command).map(|()| Exit::Done).map_err(|error| Failure::of(&error)),
     };
     let result = panics::caught_in("the command", command).unwrap_or_else(|panic| {

@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
 
+use super::error::ClusterError;
 use super::hello::{self, Card, HelloError, Purpose, Verdict};
 use super::options::Membership;
 use super::watch::{End, Ended, Heard, SILENCE_MAX, Watch};
-use super::{ClusterError, name};
 use crate::exit::Exit;
 use crate::sync::lock;
 
@@ -310,7 +310,7 @@ impl Gathering {
                         let since = *taken.get_or_insert_with(Instant::now);
                         lock(&self.trouble).insert(peer, "our index is taken there".to_owned());
                         if since.elapsed() > TAKEN_MAX {
-                            let (ours, theirs) = (self.membership.index, name(&self.membership, peer));
+                            let (ours, theirs) = (self.membership.index, self.membership.name_of(peer));
                             let what = format!(
                                 "{theirs} has another process {ours}: two were started with --process-index {ours}"
                             );
@@ -319,7 +319,7 @@ impl Gathering {
                     }
                     Ok(_) => taken = None,
                     Err(HelloError::Refused(why)) => {
-                        let what = format!("{} refuses: {why}", name(&self.membership, peer));
+                        let what = format!("{} refuses: {why}", self.membership.name_of(peer));
                         self.ended.set(End { exit: Exit::Configuration, what });
                     }
                     Err(HelloError::Stray(why) | HelloError::Broken(why)) => {
@@ -402,7 +402,7 @@ impl Gathering {
         let why = |peer: &usize| trouble.get(peer).map_or_else(String::new, |why| format!(" ({why})"));
         let own = trouble.contains_key(&self.card.index).then_some(self.card.index);
         let mut whom: Vec<String> =
-            own.iter().chain(missing).take(NAMED).map(|peer| name(&self.membership, *peer) + &why(peer)).collect();
+            own.iter().chain(missing).take(NAMED).map(|peer| self.membership.name_of(*peer) + &why(peer)).collect();
         if missing.len() > NAMED {
             whom.push(format!("{} more", missing.len() - NAMED));
         }

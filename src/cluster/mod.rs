@@ -10,6 +10,7 @@
 //! State: none beyond the connections; one process that is lost ends all, and a start of all goes on from the tables. Only
 //! membership is proved; what is exchanged afterwards is neither encrypted nor signed.
 
+mod error;
 mod gather;
 mod hello;
 mod options;
@@ -29,49 +30,14 @@ use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
 use timely::worker::Worker;
 use tokio::sync::oneshot;
 
-use crate::exit::{Exit, HasExit};
+use crate::exit::Exit;
 use crate::job::Job;
 use crate::sync::lock;
+pub use error::ClusterError;
 use hello::Card;
 pub use options::{ClusterArgs, Membership, Secret};
 pub use watch::End;
 use watch::{Ended, Heard, Watch};
-
-/// What keeps a process from its place among others, by what the caller does next.
-#[derive(Debug, thiserror::Error)]
-pub enum ClusterError {
-    /// Options do not fit together.
-    #[error("{0}")]
-    Usage(String),
-    /// The user must change something: hostfile, secret, processes that are not of one job.
-    #[error("{0}")]
-    Invalid(String),
-    /// It may pass: start again.
-    #[error("{0}")]
-    Retry(String),
-    /// Asked to stop before all were there; nothing was begun.
-    #[error("stopped while waiting for the other processes; nothing was begun")]
-    Stopped,
-    /// All processes end.
-    #[error("{}", .0.what)]
-    Ended(End),
-    /// A fault of ours.
-    #[error("{0}; this is a bug: please report it")]
-    Bug(String),
-}
-
-impl HasExit for ClusterError {
-    fn exit(&self) -> Exit {
-        match self {
-            ClusterError::Usage(_) => Exit::Usage,
-            ClusterError::Invalid(_) => Exit::Configuration,
-            ClusterError::Retry(_) => Exit::TryAgain,
-            ClusterError::Stopped => Exit::Done,
-            ClusterError::Ended(end) => end.exit,
-            ClusterError::Bug(_) => Exit::Failed,
-        }
-    }
-}
 
 /// What timely runs a process' workers on.
 pub type Network = (Vec<AllocatorBuilder>, Box<dyn Any + Send>);
@@ -116,7 +82,7 @@ impl Member {
             "gathering"
         );
         let ended = Ended::default();
-        let names = (0..processes).map(|peer| name(&membership, peer)).collect();
+        let names = (0..processes).map(|peer| membership.name_of(peer)).collect();
         let start = |streams| Watch::start(membership.index, names, streams, ended.clone(), on_stop);
         let (sockets, watch) = gather::gather(&membership, card, ended.clone(), stops, start)?;
         Ok(Member { membership, workers, sockets: Mutex::new(sockets), ended, watch })
@@ -238,7 +204,7 @@ impl Member {
     pub fn end(&self, exit: Exit, what: &str) {
         let what = match exit {
             Exit::Done => String::new(),
-            _ => format!("{}: {what}", name(&self.membership, self.index())),
+            _ => format!("{}: {what}", self.membership.name_of(self.index())),
         };
         self.watch.end(End { exit, what });
     }
@@ -280,10 +246,6 @@ fn encode(what: &impl Serialize) -> Result<Vec<u8>, ClusterError> {
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ClusterError> {
     bincode::deserialize(bytes).map_err(|error| ClusterError::Bug(format!("what another process says: {error}")))
-}
-
-fn name(membership: &Membership, index: usize) -> String {
-    format!("process {index} at {}", membership.hosts[index])
 }
 
 /// Tells values apart.

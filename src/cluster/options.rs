@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::ClusterError;
+use super::error::ClusterError;
 
 /// A secret that is shorter could be guessed by who has seen one proof.
 const SECRET_BYTES_MIN: usize = 16;
@@ -45,6 +45,13 @@ pub struct Membership {
     pub secret: Secret,
     /// How long to wait for the others.
     pub wait: Duration,
+}
+
+impl Membership {
+    /// A process as messages name it.
+    pub(super) fn name_of(&self, index: usize) -> String {
+        format!("process {index} at {}", self.hosts[index])
+    }
 }
 
 /// What only members know. Never printed.

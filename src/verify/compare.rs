@@ -11,14 +11,15 @@ use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray, Timesta
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use futures::{Stream, StreamExt};
 
+use super::counted::{Counted, CountedDimension};
 use super::difference::{Check, Differences, Subject};
+use super::error::VerifyError;
 use super::gone::Doubt;
 use super::key::{self, HOMELESS, Key};
 use super::layout::Slot;
 use super::spool::Spooled;
 use super::sums::Sorted;
 use super::window::{WINDOWS, bucket};
-use super::{Counted, VerifyError};
 use crate::job::Logic;
 use crate::model::rfc3339_us;
 use crate::table::{State, counts, raw};
@@ -444,7 +445,7 @@ impl<'a> CustomerWindows<'a> {
 
     fn end(&mut self, window: usize, differences: &mut Differences) {
         let counted = self.counted;
-        let here = |dimension: &super::Dimension| dimension.windows[window];
+        let here = |dimension: &CountedDimension| dimension.windows[window];
         let total = counted.dimensions.iter().position(|dimension| dimension.name == Logic::TOTAL && here(dimension));
         let sums = std::mem::take(&mut self.sums);
         let Some(total) = total else { return };

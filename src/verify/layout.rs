@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::VerifyError;
 use super::difference::{Check, Differences, Subject};
+use super::error::VerifyError;
 use super::key::HOMELESS;
 use super::window::{WINDOWS, period, window_of};
 use crate::table::{File, State, TableError};

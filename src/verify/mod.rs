@@ -19,7 +19,9 @@
 //! in one file, the lists of live files, and, where a logic is gone, the windows that hold rows of it.
 
 mod compare;
+mod counted;
 mod difference;
+mod error;
 mod gone;
 mod key;
 mod layout;
@@ -38,19 +40,20 @@ use std::path::PathBuf;
 use clap::Args;
 use futures::StreamExt;
 
-use crate::exit::{Exit, HasExit};
-use crate::job::{Job, JobError, Logic};
-use crate::table::{Log, Root, State, TableError, counts, raw};
+use crate::job::Job;
+use crate::table::{Log, Root, State, counts, raw};
 use crate::terminal::{LiveLine, Output, duration};
 
 use compare::{Basis, Compare};
+use counted::Counted;
 use difference::Differences;
 pub use difference::{Check, Difference, Gone, NotCheckable, Report, Subject, Verdict};
+pub use error::VerifyError;
 use layout::Layout;
 use recount::Recount;
 use rules::Rules;
 use sums::Sums;
-use window::{LANES, WINDOWS};
+use window::LANES;
 
 /// Options of `floodmark verify`.
 #[derive(Args, Clone, Debug)]
@@ -86,79 +89,6 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options { memory_bytes: 512 << 20, limit: 20, progress: false }
-    }
-}
-
-/// Why tables could not be verified.
-#[derive(Debug, thiserror::Error)]
-pub enum VerifyError {
-    /// The job file.
-    #[error(transparent)]
-    Job(#[from] JobError),
-    /// There is nothing to verify yet.
-    #[error(
-        "{url} holds no table {table}: run the job first (floodmark run JOB), or set tables.url to where its tables are"
-    )]
-    NoTable {
-        /// Where it should be.
-        url: String,
-        /// Its name.
-        table: &'static str,
-    },
-    /// The tables.
-    #[error(transparent)]
-    Table(#[from] TableError),
-    /// No room for temporary files.
-    #[error("a temporary file can not be used: {0}; set TMPDIR to a folder with room, or raise --memory-mib")]
-    Spill(#[source] std::io::Error),
-    /// The system gave no thread.
-    #[error("the system gave no thread: {0}; raise the limit of processes")]
-    Thread(#[source] std::io::Error),
-    /// The result can not be written.
-    #[error("the result can not be written to stdout: {0}")]
-    Output(#[source] std::io::Error),
-    /// A fault of ours.
-    #[error("{0}; this is a bug: please report it")]
-    Bug(String),
-}
-
-impl HasExit for VerifyError {
-    fn exit(&self) -> Exit {
-        match self {
-            VerifyError::Job(error) => error.exit(),
-            VerifyError::NoTable { .. } => Exit::Configuration,
-            VerifyError::Table(error) => error.exit(),
-            VerifyError::Spill(_) | VerifyError::Thread(_) | VerifyError::Output(_) | VerifyError::Bug(_) => {
-                Exit::Failed
-            }
-        }
-    }
-}
-
-/// What a logic counts, as far as the recount needs to know.
-struct Counted {
-    /// In the logic's order, which is that of the decoder's values.
-    dimensions: Vec<Dimension>,
-    /// Of minute, hour and day.
-    graces_us: [i64; 3],
-}
-
-struct Dimension {
-    name: String,
-    /// Which of [`WINDOWS`] it is counted in.
-    windows: [bool; WINDOWS.len()],
-}
-
-impl Counted {
-    fn new(logic: &Logic) -> Counted {
-        let dimensions = (logic.dimensions.iter())
-            .map(|dimension| {
-                let is_counted =
-                    |name: &str| dimension.granularities.iter().any(|granularity| granularity.name() == name);
-                Dimension { name: dimension.name.clone(), windows: WINDOWS.map(|window| is_counted(window.name)) }
-            })
-            .collect();
-        Counted { dimensions, graces_us: logic.graces_us }
     }
 }
 

@@ -12,7 +12,9 @@ use arrow::array::{
 };
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 
+use super::counted::Counted;
 use super::difference::{Check, Differences, Subject};
+use super::error::VerifyError;
 use super::gone::Doubt;
 use super::key;
 use super::layout::Layout;
@@ -20,7 +22,6 @@ use super::rules::Rules;
 use super::spool::Spooled;
 use super::sums::Sums;
 use super::window::{LANES, WINDOWS, bucket};
-use super::{Counted, VerifyError};
 use crate::decode::{Decoder, Event};
 use crate::job::Logic;
 use crate::model::{Outcome, Reason, RecordRef, TimestampType, rfc3339_us};

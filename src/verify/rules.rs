@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use super::VerifyError;
+use super::error::VerifyError;
 use super::window::{WINDOWS, window_of};
 use crate::job::Job;
 use crate::ledger::{self, Entry, Fingerprint, Known, Ledger};

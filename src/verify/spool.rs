@@ -7,7 +7,7 @@ use futures::{Stream, StreamExt};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
-use super::VerifyError;
+use super::error::VerifyError;
 use crate::table::fetch::{FetchError, Fetched, to_disk};
 use crate::table::store::look_at_file;
 use crate::table::{File, Log, TableError};

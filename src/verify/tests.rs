@@ -14,6 +14,8 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::*;
 use crate::decode::{Decoder, Event};
+use crate::exit::{Exit, HasExit};
+use crate::job::Logic;
 use crate::model::{
     Granularity, Lane, Outcome, Period, Reason, RecordRef, Records, Rejection, Segment, TimeUs, TimestampType, Zone,
     bucket_of,

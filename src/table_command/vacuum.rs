@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use clap::Args;
 use serde_json::json;
 
-use super::{Common, ManageError, Tables, names_of};
+use super::arguments::{Common, Tables, names_of};
+use super::error::TableCommandError;
 use crate::clock::Clock;
 use crate::table::retention;
 use crate::terminal::{Location, bytes, grouped, utc};
@@ -42,9 +43,9 @@ pub struct VacuumArgs {
     force: bool,
 }
 
-pub(super) async fn run(args: &VacuumArgs) -> Result<(), ManageError> {
+pub(super) async fn run(args: &VacuumArgs) -> Result<(), TableCommandError> {
     if args.retention_hours == Some(0) && !args.force {
-        return Err(ManageError::Usage(
+        return Err(TableCommandError::Usage(
             "--retention-hours 0 deletes files that a running job has written and is about to commit, and those that readers \
              hold; expected 1 or more, or --force after everything that uses the tables was stopped"
                 .to_owned(),
@@ -75,7 +76,7 @@ pub(super) async fn run(args: &VacuumArgs) -> Result<(), ManageError> {
         if let (Some(exit), Some(failure)) = (cleaned.exit, &cleaned.failure) {
             let failed = grouped(cleaned.failed);
             let what = format!("table {table}: {failed} objects could not be deleted: {failure}; then run this again");
-            return Err(ManageError::Incomplete { exit, what });
+            return Err(TableCommandError::Incomplete { exit, what });
         }
     }
     Ok(())

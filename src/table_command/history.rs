@@ -8,7 +8,8 @@ use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Common, ManageError, Tables, names_of};
+use super::arguments::{Common, Tables, names_of};
+use super::error::TableCommandError;
 use crate::table::log::{WRITER_GENERATION, commit_path};
 use crate::table::store::look_at_file;
 use crate::table::{Log, TableError};
@@ -56,7 +57,7 @@ struct Version {
     txns: BTreeMap<String, i64>,
 }
 
-pub(super) async fn run(args: &HistoryArgs) -> Result<(), ManageError> {
+pub(super) async fn run(args: &HistoryArgs) -> Result<(), TableCommandError> {
     let location = Location::open(&args.common.place).await?;
     let mut tables = BTreeMap::new();
     for table in names_of(args.table, &location)? {

@@ -16,7 +16,8 @@ use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, WriteMultipart};
 use serde_json::json;
 
-use super::{Common, ManageError, Tables, names_of};
+use super::arguments::{Common, Tables, names_of};
+use super::error::TableCommandError;
 use crate::table::store::look_at_file;
 use crate::table::{File, Log, Root, TableError};
 use crate::terminal::{LiveLine, Location, bytes, grouped};
@@ -51,7 +52,7 @@ pub struct ExportArgs {
     table: Tables,
 }
 
-pub(super) async fn run(args: &ExportArgs) -> Result<(), ManageError> {
+pub(super) async fn run(args: &ExportArgs) -> Result<(), TableCommandError> {
     let location = Location::open(&args.common.place).await?;
     let tables = match names_of(args.table, &location) {
         // A path to one table says which.
@@ -104,17 +105,17 @@ pub(super) async fn run(args: &ExportArgs) -> Result<(), ManageError> {
     )
 }
 
-async fn copy(log: &Log, file: &File, to: &dyn ObjectStore, path: &Path) -> Result<(), ManageError> {
+async fn copy(log: &Log, file: &File, to: &dyn ObjectStore, path: &Path) -> Result<(), TableCommandError> {
     let from = Path::from(file.path.as_str());
     let reading = |error| match error {
-        StoreError::NotFound { .. } => ManageError::retry(format!(
+        StoreError::NotFound { .. } => TableCommandError::retry(format!(
             "{from} of table {} was deleted while it was to be exported: the export took longer than dead files are kept; \
              export again, or raise settings.dead_files_keep_hours",
             log.name()
         )),
         error => TableError::storage(format!("table {}: reading {from}", log.name()), error).into(),
     };
-    let writing = |error| ManageError::from(TableError::storage(format!("writing {path}"), error));
+    let writing = |error| TableCommandError::from(TableError::storage(format!("writing {path}"), error));
     if file.size <= PART_BYTES as u64 {
         let content = look_at_file(log.store().as_ref(), &from).await.map_err(reading)?;
         to.put(path, content.into()).await.map_err(writing)?;
@@ -137,16 +138,18 @@ struct Target {
 }
 
 impl Target {
-    async fn open(to: &str, location: &Location) -> Result<Target, ManageError> {
+    async fn open(to: &str, location: &Location) -> Result<Target, TableCommandError> {
         let root = Root::make(to, &location.options)?;
         let folder = root.url().to_file_path().ok().filter(|_| root.url().scheme() == "file");
         if let Some(folder) = &folder {
             if ["_delta_log", "raw/_delta_log", "counts/_delta_log"].iter().any(|log| folder.join(log).is_dir()) {
-                return Err(ManageError::Usage(format!("--to {to}: found tables there; expected a folder of its own")));
+                return Err(TableCommandError::Usage(format!(
+                    "--to {to}: found tables there; expected a folder of its own"
+                )));
             }
             let latest = folder.join(LATEST);
             if latest.symlink_metadata().is_ok_and(|found| !found.is_symlink()) {
-                return Err(ManageError::Usage(format!(
+                return Err(TableCommandError::Usage(format!(
                     "--to {to}: found {} that is not a link; expected nothing, or the link of an earlier export",
                     latest.display()
                 )));
@@ -156,7 +159,7 @@ impl Target {
     }
 
     /// The folder that readers find now.
-    async fn latest(&self) -> Result<Option<String>, ManageError> {
+    async fn latest(&self) -> Result<Option<String>, TableCommandError> {
         if let Some(folder) = &self.folder {
             let link = std::fs::read_link(folder.join(LATEST)).ok();
             return Ok(link.and_then(|link| Some(link.file_name()?.to_string_lossy().into_owned())));
@@ -168,22 +171,22 @@ impl Target {
         }
     }
 
-    async fn point_to(&self, id: &str) -> Result<(), ManageError> {
+    async fn point_to(&self, id: &str) -> Result<(), TableCommandError> {
         if let Some(folder) = &self.folder {
             // A link can not be changed, but another can be put in its place.
             let new = folder.join(format!(".{LATEST}-{id}"));
             let doing = || format!("making the link {}", folder.join(LATEST).display());
-            std::os::unix::fs::symlink(id, &new).map_err(ManageError::disk(doing()))?;
-            return std::fs::rename(&new, folder.join(LATEST)).map_err(ManageError::disk(doing()));
+            std::os::unix::fs::symlink(id, &new).map_err(TableCommandError::disk(doing()))?;
+            return std::fs::rename(&new, folder.join(LATEST)).map_err(TableCommandError::disk(doing()));
         }
         let put = self.root.store().put(&Path::from(LATEST), format!("{id}\n").into_bytes().into()).await;
         put.map(drop).map_err(|error| TableError::storage(format!("writing {LATEST}"), error).into())
     }
 
     /// Deletes all exports but these.
-    async fn delete_others(&self, keep: &[Option<&str>]) -> Result<(), ManageError> {
+    async fn delete_others(&self, keep: &[Option<&str>]) -> Result<(), TableCommandError> {
         let store = self.root.store();
-        let listing = |error| ManageError::from(TableError::storage("listing earlier exports", error));
+        let listing = |error| TableCommandError::from(TableError::storage("listing earlier exports", error));
         for prefix in store.list_with_delimiter(None).await.map_err(listing)?.common_prefixes {
             let name = prefix.filename().unwrap_or_default().to_owned();
             if !is_export(&name) || keep.contains(&Some(name.as_str())) {
@@ -192,7 +195,7 @@ impl Target {
             if let Some(folder) = &self.folder {
                 let old = folder.join(&name);
                 let doing = format!("deleting {}", old.display());
-                std::fs::remove_dir_all(&old).map_err(ManageError::disk(doing))?;
+                std::fs::remove_dir_all(&old).map_err(TableCommandError::disk(doing))?;
                 continue;
             }
             let paths: Vec<_> =

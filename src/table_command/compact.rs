@@ -3,7 +3,8 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Common, ManageError, Tables, names_of};
+use super::arguments::{Common, Tables, names_of};
+use super::error::TableCommandError;
 use crate::clock::Clock;
 use crate::terminal::{LiveLine, Location, bytes, grouped};
 use crate::upkeep::compact::{compact, planned};
@@ -28,7 +29,7 @@ pub struct CompactArgs {
     dry_run: bool,
 }
 
-pub(super) async fn run(args: &CompactArgs) -> Result<(), ManageError> {
+pub(super) async fn run(args: &CompactArgs) -> Result<(), TableCommandError> {
     let location = Location::open(&args.common.place).await?;
     // Which records all lanes have taken in is said by counts.
     names_of(Tables::Raw, &location)?;

@@ -1,0 +1,40 @@
+//! What keeps a process from its place among others.
+
+use super::watch::End;
+use crate::exit::{Exit, HasExit};
+
+/// What keeps a process from its place among others, by what the caller does next.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// Options do not fit together.
+    #[error("{0}")]
+    Usage(String),
+    /// The user must change something: hostfile, secret, processes that are not of one job.
+    #[error("{0}")]
+    Invalid(String),
+    /// It may pass: start again.
+    #[error("{0}")]
+    Retry(String),
+    /// Asked to stop before all were there; nothing was begun.
+    #[error("stopped while waiting for the other processes; nothing was begun")]
+    Stopped,
+    /// All processes end.
+    #[error("{}", .0.what)]
+    Ended(End),
+    /// A fault of ours.
+    #[error("{0}; this is a bug: please report it")]
+    Bug(String),
+}
+
+impl HasExit for ClusterError {
+    fn exit(&self) -> Exit {
+        match self {
+            ClusterError::Usage(_) => Exit::Usage,
+            ClusterError::Invalid(_) => Exit::Configuration,
+            ClusterError::Retry(_) => Exit::TryAgain,
+            ClusterError::Stopped => Exit::Done,
+            ClusterError::Ended(end) => end.exit,
+            ClusterError::Bug(_) => Exit::Failed,
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Why `floodmark table …` did not do what it should.
+
+use crate::exit::{Exit, HasExit};
+use crate::table::TableError;
+use crate::terminal::LocationError;
+use crate::upkeep::error::CompactError;
+
+/// Why a command did not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum TableCommandError {
+    /// The command line.
+    #[error("{0}")]
+    Usage(String),
+    /// What it names.
+    #[error(transparent)]
+    Location(#[from] LocationError),
+    /// A table.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// Merging files.
+    #[error(transparent)]
+    Compact(#[from] CompactError),
+    /// Not all could be done.
+    #[error("{what}")]
+    Incomplete {
+        /// How the command ends.
+        exit: Exit,
+        /// What was not, and why.
+        what: String,
+    },
+    /// A folder of this machine.
+    #[error("{doing}: {error}; check the path and its permissions")]
+    Disk {
+        /// What was being done.
+        doing: String,
+        /// Why it failed.
+        error: std::io::Error,
+    },
+    /// The result can not be written.
+    #[error("the result can not be written to stdout: {0}")]
+    Output(#[source] std::io::Error),
+}
+
+impl HasExit for TableCommandError {
+    fn exit(&self) -> Exit {
+        match self {
+            TableCommandError::Usage(_) => Exit::Usage,
+            TableCommandError::Location(error) => error.exit(),
+            TableCommandError::Table(error) => error.exit(),
+            TableCommandError::Compact(error) => error.exit(),
+            TableCommandError::Incomplete { exit, .. } => *exit,
+            TableCommandError::Disk { .. } | TableCommandError::Output(_) => Exit::Failed,
+        }
+    }
+}
+
+impl TableCommandError {
+    pub(super) fn retry(what: String) -> TableCommandError {
+        TableCommandError::Incomplete { exit: Exit::TryAgain, what }
+    }
+
+    pub(super) fn disk(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> TableCommandError {
+        let doing = doing.into();
+        move |error| TableCommandError::Disk { doing, error }
+    }
+}
