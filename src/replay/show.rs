@@ -17,7 +17,7 @@ use super::publish::PublishError;
 use super::submission::{Asked, Submission};
 use crate::model::{Granularity, TimeUs, rfc3339};
 use crate::table::{Root, counts};
-use crate::terminal::{bytes, duration, grouped};
+use crate::terminal::{bytes, columns, duration, grouped, head};
 
 /// Lines of a table before it is cut.
 const LINES_MAX: usize = 40;
@@ -174,7 +174,7 @@ fn tables(groups: &[Group], largest: &[Largest], outcomes: &[Outcomes], partly: 
             [vec![granularity.name().to_owned(), dimension.to_owned()], of.to_vec(), vec![number(old), number(new)]]
                 .concat()
         }));
-        text += &columns(&rows, 2);
+        text += &columns(&rows, |column| column >= 2);
         let days: Vec<_> = groups.iter().filter(|group| group.granularity == Granularity::Day).collect();
         if !days.is_empty() {
             let mut rows = vec![head(&["day", "dimension", "added", "changed", "removed", "count now", "would be"])];
@@ -186,7 +186,7 @@ fn tables(groups: &[Group], largest: &[Largest], outcomes: &[Outcomes], partly: 
                 [vec![group.day.clone(), group.dimension.clone()], of.to_vec(), counts].concat()
             }));
             text += "\n";
-            text += &columns(&rows, 2);
+            text += &columns(&rows, |column| column >= 2);
             if days.len() > LINES_MAX {
                 text +=
                     &format!("… and {} more; --from and --to, or --output json, show them\n", days.len() - LINES_MAX);
@@ -208,7 +208,7 @@ fn tables(groups: &[Group], largest: &[Largest], outcomes: &[Outcomes], partly: 
             ]
         }));
         text += "\n";
-        text += &columns(&rows, 5);
+        text += &columns(&rows, |column| column >= 5);
     }
     if !outcomes.is_empty() {
         let mut rows = vec![head(&["on arrival", "now", "rows of raw"])];
@@ -216,7 +216,7 @@ fn tables(groups: &[Group], largest: &[Largest], outcomes: &[Outcomes], partly: 
             outcomes.iter().map(|outcome| vec![outcome.on_arrival.clone(), outcome.now.clone(), grouped(outcome.rows)]),
         );
         text += "\n";
-        text += &columns(&rows, 2);
+        text += &columns(&rows, |column| column >= 2);
     }
     if !partly.is_empty() {
         let mut rows = vec![head(&["only partly in range", "from", "to", "left as they are"])];
@@ -230,26 +230,7 @@ fn tables(groups: &[Group], largest: &[Largest], outcomes: &[Outcomes], partly: 
             ]
         }));
         text += "\n";
-        text += &columns(&rows, 4);
-    }
-    text
-}
-
-fn head(names: &[&str]) -> Vec<String> {
-    names.iter().map(|name| (*name).to_owned()).collect()
-}
-
-/// A table whose first `left` columns are texts, and the others numbers.
-fn columns(rows: &[Vec<String>], left: usize) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..rows.first().map_or(0, Vec::len)).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
-            if column < left { format!("{cell:width$}") } else { format!("{cell:>width$}") }
-        });
-        text += cells.collect::<Vec<_>>().join("  ").trim_end();
-        text += "\n";
+        text += &columns(&rows, |column| column >= 4);
     }
     text
 }
@@ -303,5 +284,5 @@ pub fn list(replays: &[Listed]) -> String {
             cells,
         ]
     }));
-    columns(&rows, 5)
+    columns(&rows, |column| column >= 5)
 }

@@ -1,7 +1,6 @@
 //! `floodmark table history`: the commits of a table's log, as far back as it is kept.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use clap::Args;
 use futures::{StreamExt, TryStreamExt};
@@ -13,7 +12,7 @@ use super::error::TableCommandError;
 use crate::table::log::{WRITER_GENERATION, commit_path};
 use crate::table::store::look_at_file;
 use crate::table::{Log, TableError};
-use crate::terminal::{Location, grouped, utc};
+use crate::terminal::{Location, columns, grouped, head, utc};
 
 /// Entries that are read at once.
 const ENTRIES_AT_ONCE: usize = 16;
@@ -156,43 +155,20 @@ fn version_of(log: &Log, number: u64, bytes: &[u8]) -> Result<Version, TableErro
 }
 
 fn text(table: &str, versions: &[Version]) -> String {
-    let mut out = format!("{table}\n");
-    let head = ["version", "time", "operation", "writer", "files", "rows"];
-    let rows: Vec<[String; 6]> = (versions.iter())
-        .map(|version| {
-            let removed = version.rows_removed.map_or_else(|| "?".to_owned(), grouped);
-            [
-                version.version.to_string(),
-                version.time_ms.map_or_else(|| "—".to_owned(), utc),
-                version.operation.clone(),
-                version.generation.map_or_else(|| "—".to_owned(), |generation| generation.to_string()),
-                format!("+{} −{}", version.files_added, version.files_removed),
-                format!("+{} −{removed}", grouped(version.rows_added)),
-            ]
-        })
-        .collect();
-    let widths: [usize; 6] = std::array::from_fn(|column| {
-        rows.iter().map(|row| row[column].chars().count()).chain([head[column].len()]).max().unwrap_or(0)
-    });
-    let mut line = |cells: [&str; 6], txns: &str| {
-        for (column, cell) in cells.into_iter().enumerate() {
-            // Writing to a string does not fail. Numbers stand at the right.
-            let width = widths[column];
-            match column {
-                0 | 3 => write!(out, "{cell:>width$}  "),
-                _ => write!(out, "{cell:<width$}  "),
-            }
-            .ok();
-        }
-        out += txns;
-        out.truncate(out.trim_end().len());
-        out.push('\n');
-    };
-    line(head, "transactions");
-    for (version, row) in versions.iter().zip(&rows) {
-        line(row.each_ref().map(String::as_str), &txns(&version.txns));
-    }
-    out
+    let mut rows = vec![head(&["version", "time", "operation", "writer", "files", "rows", "transactions"])];
+    rows.extend(versions.iter().map(|version| {
+        let removed = version.rows_removed.map_or_else(|| "?".to_owned(), grouped);
+        vec![
+            version.version.to_string(),
+            version.time_ms.map_or_else(|| "—".to_owned(), utc),
+            version.operation.clone(),
+            version.generation.map_or_else(|| "—".to_owned(), |generation| generation.to_string()),
+            format!("+{} −{}", version.files_added, version.files_removed),
+            format!("+{} −{removed}", grouped(version.rows_added)),
+            txns(&version.txns),
+        ]
+    }));
+    format!("{table}\n{}", columns(&rows, |column| matches!(column, 0 | 3)))
 }
 
 fn txns(txns: &BTreeMap<String, i64>) -> String {

@@ -5,7 +5,7 @@
 //! parts: memory does not grow with the file. A lost commit is tried again while all inputs are live, else the group is given up. A kill at
 //! any moment leaves the inputs as they were, and at most an orphan for the cleaner.
 
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Seek};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use super::plan::{Group, plan};
 use super::sort::{BATCH_ROWS_MAX, Sorter};
 use crate::clock::Clock;
 use crate::table::counts::lane_epochs;
-use crate::table::fetch::Fetched;
+use crate::table::fetch::{FetchError, Fetched, to_disk};
 use crate::table::log::OPTIMIZE;
 use crate::table::raw::{FileWriter, Kind, file_schema};
 use crate::table::store::look_at_file;
@@ -175,12 +175,11 @@ async fn fetch(log: &Log, file: File) -> Result<(String, Fetched), CompactError>
     let fetched = if file.size <= MEMORY_BYTES_MAX {
         Fetched::of_memory(look_at_file(log.store().as_ref(), &path).await.map_err(failed)?)
     } else {
-        let mut chunks = log.store().get(&path).await.map_err(failed)?.into_stream();
-        let mut disk = tempfile::tempfile().map_err(CompactError::Scratch)?;
-        while let Some(chunk) = chunks.try_next().await.map_err(failed)? {
-            disk.write_all(&chunk).map_err(CompactError::Scratch)?;
-        }
-        Fetched::of_disk(disk)
+        let found = log.store().get(&path).await.map_err(failed)?;
+        to_disk(found).await.map_err(|error| match error {
+            FetchError::Store(error) => failed(error).into(),
+            FetchError::Scratch(error) => CompactError::Scratch(error),
+        })?
     };
     Ok((file.path, fetched))
 }

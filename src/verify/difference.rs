@@ -1,7 +1,6 @@
 //! What `verify` finds: differences by kind, a bounded number of them kept, and the report with its closing sentence.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use serde::Serialize;
 
@@ -10,7 +9,7 @@ use super::window::WINDOWS;
 use crate::exit::Exit;
 use crate::ledger::Fingerprint;
 use crate::model::rfc3339_us;
-use crate::terminal::grouped;
+use crate::terminal::{columns, grouped, head};
 
 /// What was checked where a difference was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -334,24 +333,15 @@ impl Report {
 
     /// The first differences as a table; empty where there are none.
     pub fn table(&self) -> String {
-        let head = ["check", "where", "in the tables", "recounted"].map(str::to_owned);
-        let rows: Vec<[String; 4]> = std::iter::once(head)
-            .chain(self.first.iter().map(|difference| {
-                let Difference { check, place, found, expected } = difference;
-                [check.label().to_owned(), place.to_string(), found.clone(), expected.clone()]
-            }))
-            .collect();
-        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        let widths = [width(0), width(1), width(2)];
-        let mut text = String::new();
         if self.first.is_empty() {
-            return text;
+            return String::new();
         }
-        for [check, place, found, expected] in &rows {
-            let [a, b, c] = widths;
-            // Writing to a string does not fail.
-            writeln!(text, "{check:a$}  {place:b$}  {found:c$}  {expected}").ok();
-        }
+        let mut rows = vec![head(&["check", "where", "in the tables", "recounted"])];
+        rows.extend(self.first.iter().map(|difference| {
+            let Difference { check, place, found, expected } = difference;
+            vec![check.label().to_owned(), place.to_string(), found.clone(), expected.clone()]
+        }));
+        let mut text = columns(&rows, |_| false);
         let more = self.differences.values().sum::<u64>().saturating_sub(self.first.len() as u64);
         if more > 0 {
             text += &format!("… and {} more; --limit shows more of them\n", grouped(more));
