@@ -1,5 +1,5 @@
-"""Spark's part of tests/readers_test.py: runs README's example, then answers questions. All are in one JSON object on stdin; the last line
-of stdout is JSON, a list of rows for each question.
+"""Spark's part of tests/readers_test.py: runs the example of schemas/README.md, then answers questions. All are in one JSON object on
+stdin; the last line of stdout is JSON, a list of rows for each question.
 
     scripts/spark tests/readers_spark.py <questions
 """

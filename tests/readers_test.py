@@ -1,5 +1,5 @@
-"""Every reader that README names gives the same rows, by all its doors, with filters: on both tables, new ones and those that an earlier
-build has left.
+"""Every reader that schemas/README.md names gives the same rows, by all its doors, with filters: on both tables, new ones and those that
+an earlier build has left.
 
 Run it with `scripts/python tests/readers_test.py`. It needs the program built (`cargo build --release`) and, for Spark, scripts/spark.
 """

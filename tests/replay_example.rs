@@ -1,4 +1,4 @@
-//! A wrong field in the job file, its fix, and the past recounted: by the binary, from an embedded broker, as README tells it.
+//! A wrong field in the job file, its fix, and the past recounted: by the binary, from an embedded broker, as in src/replay/README.md.
 
 use std::fs;
 use std::path::Path;
