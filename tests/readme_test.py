@@ -349,8 +349,8 @@ def test_links(_):
     assert set(PAPERS) - {"README.md"} <= linked["README.md"], set(PAPERS) - linked["README.md"]
 
 
-def test_papers_that_are_cited_are_there(_):
-    """In code, comments and papers; a paper beside the file that cites it, or from the root."""
+def test_files_that_are_cited_are_there(_):
+    """In code, comments and papers: papers, beside the file that cites them or from the root, and files of code."""
     for name in FILES:
         path = ROOT / name
         if not path.exists() or name.startswith("tests/data/") or path.suffix in (".json", ".lock"):
@@ -359,6 +359,8 @@ def test_papers_that_are_cited_are_there(_):
         for cited in re.findall(r"[\w./-]*\w\.md\b", text):
             places = [(ROOT / cited).resolve(), (path.parent / cited).resolve()]
             assert any(place.exists() for place in places), f"{name} cites {cited}"
+        for cited in re.findall(r"(?<![\w/.])(?:src|tests|scripts|schemas)/[\w./-]+\.(?:rs|py|toml|json|sql|yaml|xml)\b", text):
+            assert (ROOT / cited).exists(), f"{name} cites {cited}"
         cited = re.findall(r"\b(DESIGN|ARCHITECTURE|STYLE|NOTES)\b", text) if path.suffix in (".rs", ".md", ".toml") else []
         assert not cited, f"{name} cites {cited}"
 
