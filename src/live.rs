@@ -131,12 +131,13 @@ struct Lead {
 /// # Errors
 /// [`LiveError`]; nothing that was not committed can be seen by anybody, and the next start goes on from the tables.
 pub fn run(live: Live, request: watch::Receiver<Request>) -> Result<(), LiveError> {
-    let progress = Arc::clone(&live.progress);
-    on_runtime(&live.root.clone(), &progress, |runtime| {
+    let (root, progress) = (live.root.clone(), Arc::clone(&live.progress));
+    let run = |runtime: &Runtime| {
         runtime.block_on(check(&live))?;
         let (lead, start) = runtime.block_on(lead(&live, 1))?;
         run_alone(runtime, live, lead, start, request)
-    })
+    };
+    on_runtime(&root, &progress, run, |_| ())
 }
 
 /// Runs this process of a job over several until all are asked to end, or one of them is lost.
@@ -144,27 +145,23 @@ pub fn run(live: Live, request: watch::Receiver<Request>) -> Result<(), LiveErro
 /// # Errors
 /// [`LiveError`], as [`run`]; [`LiveError::Cluster`] for what another process ended with.
 pub fn run_as(member: Member, live: Live, request: watch::Receiver<Request>) -> Result<(), LiveError> {
-    let progress = Arc::clone(&live.progress);
-    on_runtime(&live.root.clone(), &progress, |runtime| {
-        let result = match member.index() {
-            0 => run_leading(runtime, &member, live, request),
-            _ => run_following(runtime, &member, live, request),
-        };
-        match &result {
-            Ok(()) => member.end(Exit::Done, ""),
-            Err(error) => {
-                progress.fails(&error.to_string());
-                member.end(error.exit(), &error.to_string());
-            }
-        }
-        result
+    let (root, progress) = (live.root.clone(), Arc::clone(&live.progress));
+    let run = |runtime: &Runtime| match member.index() {
+        0 => run_leading(runtime, &member, live, request),
+        _ => run_following(runtime, &member, live, request),
+    };
+    on_runtime(&root, &progress, run, |result| match result {
+        Ok(()) => member.end(Exit::Done, ""),
+        Err(error) => member.end(error.exit(), &error.to_string()),
     })
 }
 
+/// `ended` hears of the end at once, before checkpoints are waited for.
 fn on_runtime(
     root: &Root,
     progress: &Progress,
     run: impl FnOnce(&Runtime) -> Result<(), LiveError>,
+    ended: impl FnOnce(&Result<(), LiveError>),
 ) -> Result<(), LiveError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -178,6 +175,7 @@ fn on_runtime(
     if let Err(error) = &result {
         progress.fails(&error.to_string());
     }
+    ended(&result);
     runtime.block_on(root.finish(CHECKPOINT_PATIENCE));
     // Uploads of a job that has failed are of no use to anybody.
     runtime.shutdown_background();
@@ -209,7 +207,7 @@ async fn ask(
 
 /// Checks, fences, reads. The source was checked.
 async fn lead(live: &Live, processes: usize) -> Result<(Lead, Start), LiveError> {
-    let budget_bytes = live.job.settings.pending_bytes_max * processes as u64;
+    let budget_bytes = live.job.settings.budget_bytes(processes);
     let mut tables = open(live, budget_bytes).await?;
     // Before the fence, so that a start that must be refused does not end the job that runs.
     let resumed_from = resume(live, &tables.raw.state).await?;
@@ -268,6 +266,7 @@ fn run_alone(
         Err(error) => Err(error),
     };
     if let Err(error) = &result {
+        // Before the workers have ended, whatever they are at.
         progress.fails(&error.to_string());
         abort.store(true, Ordering::Relaxed);
     }

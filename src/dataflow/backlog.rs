@@ -1,12 +1,13 @@
 //! `backlog`: in which portions the archive is fed at a start, so that what is not yet published stays within the budget.
 //!
-//! In: how many rows of which epochs are to be fed, what workers hold pending. Out: what is to be done next. What fits into the
-//! budget is fed at once, newest epoch first and beside Kafka. Otherwise Kafka waits, and the oldest epochs are fed, a portion that
-//! fits after the other; when the next epoch does not fit, what was fed is published, each lane up to the last epoch that was fed.
-//! Whether something fits is an estimate: a row makes at most twice the bytes that rows before it made in the same lane, and where
-//! none were measured yet, all the updates that it can. So a lane's share of the budget is known before it is used, and only a
-//! single epoch of the archive can exceed it. A job whose budget is as large as that of the job before held all of it in memory once:
-//! then there is no bound to keep to (`counts::feed_bytes_max`). Pure.
+//! In: how many rows of which epochs are to be fed, what workers hold pending, what they have carried out. Out: what is to be done
+//! next. What fits into the budget is fed at once, newest epoch first and beside Kafka. Otherwise Kafka waits, and the oldest epochs
+//! are fed, a portion that fits after the other; when the next epoch does not fit and half of the budget is used, what was fed is
+//! published, each lane up to the last epoch that was fed. Where less is used, the next epoch is fed all the same: a publish costs
+//! the same for little and for much. Whether something fits is an estimate: a row makes at most twice the bytes that rows before it
+//! made in the same lane, and where none were measured yet, all the updates that it can. So what is held stays within the budget, or
+//! within half of it and a single epoch of the archive. A job whose budget is as large as that of the job before held all of it in
+//! memory once: then there is no bound to keep to (`counts::feed_bytes_max`). Pure.
 
 use std::collections::VecDeque;
 
@@ -37,6 +38,20 @@ pub struct Backlog {
     rows: [u64; LANES],
     /// Per lane the bytes that so many rows made.
     measured: [Option<(u64, u64)>; LANES],
+    step: Step,
+}
+
+/// How far the feeding is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Nothing is under way. What workers hold is known when this epoch has ended.
+    Between { open: Epoch },
+    /// A portion is being fed; so many workers have all of it, the last of them since this open epoch.
+    Feeds { workers: usize, open: Epoch },
+    /// What was fed is being published.
+    Publishes,
+    /// All that was left is being fed, or is fed.
+    Rest,
 }
 
 /// What is to be done.
@@ -83,7 +98,33 @@ impl Backlog {
             newest,
             rows: [0; LANES],
             measured: [None; LANES],
+            step: Step::Between { open: 0 },
         }
+    }
+
+    /// Whether all that is left was ordered: then Kafka is read beside it.
+    pub fn is_rest(&self) -> bool {
+        self.step == Step::Rest
+    }
+
+    /// One of so many workers was fed all of the portion, in open epochs up to `open`. When all were: the epoch that must end
+    /// before the next order.
+    pub fn fed(&mut self, workers: usize, open: Epoch) -> Option<Epoch> {
+        let Step::Feeds { workers: fed, open: last } = self.step else { return None };
+        let (fed, open) = (fed + 1, open.max(last));
+        let is_fed = fed == workers;
+        self.step = if is_fed { Step::Between { open } } else { Step::Feeds { workers: fed, open } };
+        is_fed.then_some(open)
+    }
+
+    /// A publish was committed while `open` was open; whether it was that of what was fed.
+    pub fn published(&mut self, open: Epoch) -> bool {
+        let is_ours = self.step == Step::Publishes;
+        if is_ours {
+            // Only at the end of an epoch in which they have heard of it do workers say what they hold now.
+            self.step = Step::Between { open };
+        }
+        is_ours
     }
 
     /// Rows that are still to be fed.
@@ -91,8 +132,12 @@ impl Backlog {
         self.epochs.iter().map(|(_, rows)| rows).sum()
     }
 
-    /// What is to be done next, when all that was fed is pending: so many bytes per lane.
-    pub fn next(&mut self, pending: [u64; LANES]) -> Next {
+    /// What is to be done next while `open` is open, and workers hold so many bytes per lane of all epochs before it; `None` while
+    /// something is under way.
+    pub fn next(&mut self, open: Epoch, pending: [u64; LANES]) -> Option<Next> {
+        if !matches!(self.step, Step::Between { open: last } if last < open) {
+            return None;
+        }
         for (lane, bytes) in pending.into_iter().enumerate() {
             if self.rows[lane] >= SAMPLE_ROWS {
                 self.measured[lane] = Some((bytes, self.rows[lane]));
@@ -107,9 +152,10 @@ impl Backlog {
                 wanted <= u128::from(room)
             })
             .count();
-        if fit == 0 && held > 0 && !self.epochs.is_empty() {
+        if fit == 0 && held > self.budget_bytes / 2 && !self.epochs.is_empty() {
             self.rows = [0; LANES];
-            return Next::Publish { up_to: self.fed_up_to };
+            self.step = Step::Publishes;
+            return Some(Next::Publish { up_to: self.fed_up_to });
         }
         // An epoch that exceeds the budget alone is fed all the same: a lane is at an epoch, not in the middle of one.
         let portion = fit.max(1).min(self.epochs.len());
@@ -122,7 +168,8 @@ impl Backlog {
         if is_rest {
             self.fed_up_to = self.newest;
         }
-        Next::Feed { after, up_to: self.fed_up_to, is_rest }
+        self.step = if is_rest { Step::Rest } else { Step::Feeds { workers: 0, open: 0 } };
+        Some(Next::Feed { after, up_to: self.fed_up_to, is_rest })
     }
 
     /// The most that rows of an epoch are taken to make.
@@ -158,36 +205,52 @@ mod tests {
         Next::Feed { after, up_to: 25, is_rest: true }
     }
 
+    /// What is next when what was ordered before is carried out.
+    fn next(backlog: &mut Backlog, pending: [u64; LANES]) -> Next {
+        backlog.fed(1, 0);
+        backlog.published(0);
+        backlog.next(Epoch::MAX, pending).expect("nothing is under way")
+    }
+
     #[test]
     fn what_fits_is_fed_at_once() {
         // Each row: an hour, a week, one of them late; and of the last epoch a minute too.
         let all = 100 * (9 * 4 + 5) * UPDATE_BYTES;
-        assert_eq!(backlog(100, all).next([0; LANES]), rest(10));
-        assert_eq!(backlog(100, all - 1).next([0; LANES]), feed(10, 19));
+        assert_eq!(next(&mut backlog(100, all), [0; LANES]), rest(10));
+        assert_eq!(next(&mut backlog(100, all - 1), [0; LANES]), feed(10, 19));
         let mut nothing = Backlog::new([], [25; LANES], 25, &[], 0);
-        assert_eq!((nothing.rows(), nothing.next([0; LANES])), (0, rest(25)));
+        assert_eq!((nothing.rows(), next(&mut nothing, [0; LANES])), (0, rest(25)));
     }
 
     #[test]
     fn what_does_not_fit_is_fed_and_published_in_turns() {
         let mut backlog = backlog(100, 250 * 4 * UPDATE_BYTES);
         let row = 4 * UPDATE_BYTES;
-        assert_eq!((backlog.rows(), backlog.next([0; LANES])), (1000, feed(10, 12)));
+        assert_eq!((backlog.rows(), next(&mut backlog, [0; LANES])), (1000, feed(10, 12)));
         // They took half of what they could: there is room for one more.
-        assert_eq!(backlog.next([0, 50 * row, 0, 0, 50 * row]), feed(12, 13));
-        assert_eq!(backlog.next([0, 80 * row, 0, 0, 80 * row]), Next::Publish { up_to: 13 });
-        assert_eq!(backlog.next([0; LANES]), feed(13, 15));
+        assert_eq!(next(&mut backlog, [0, 50 * row, 0, 0, 50 * row]), feed(12, 13));
+        assert_eq!(next(&mut backlog, [0, 80 * row, 0, 0, 80 * row]), Next::Publish { up_to: 13 });
+        assert_eq!(next(&mut backlog, [0; LANES]), feed(13, 15));
+    }
+
+    #[test]
+    fn half_a_budget_is_not_published() {
+        let row = 4 * UPDATE_BYTES;
+        let mut backlog = backlog(100, 150 * row);
+        assert_eq!(next(&mut backlog, [0; LANES]), feed(10, 11));
+        assert_eq!(next(&mut backlog, [0, 75 * row, 0, 0, 0]), feed(11, 12));
+        assert_eq!(next(&mut backlog, [0, 75 * row, 0, 0, 1]), Next::Publish { up_to: 12 });
     }
 
     #[test]
     fn what_rows_make_is_measured_lane_by_lane() {
         let mut backlog = backlog(1000, 1000 * 4 * UPDATE_BYTES);
-        assert_eq!(backlog.next([0; LANES]), feed(10, 11));
+        assert_eq!(next(&mut backlog, [0; LANES]), feed(10, 11));
         // They made 80 bytes each, so 160 are allowed for. The more rows share cells, the more fit.
-        assert_eq!(backlog.next([0, 40_000, 0, 0, 40_000]), feed(11, 13));
-        assert_eq!(backlog.next([0, 50_000, 0, 0, 50_000]), feed(13, 19));
+        assert_eq!(next(&mut backlog, [0, 40_000, 0, 0, 40_000]), feed(11, 13));
+        assert_eq!(next(&mut backlog, [0, 50_000, 0, 0, 50_000]), feed(13, 19));
         // Of the minutes nothing was measured yet.
-        assert_eq!(backlog.next([0, 60_000, 0, 0, 60_000]), rest(19));
+        assert_eq!(next(&mut backlog, [0, 60_000, 0, 0, 60_000]), rest(19));
     }
 
     #[test]
@@ -195,10 +258,27 @@ mod tests {
         let mut backlog = backlog(1000, 0);
         for epoch in 11..=20 {
             let expected = if epoch == 20 { rest(19) } else { feed(epoch - 1, epoch) };
-            assert_eq!(backlog.next([0; LANES]), expected);
+            assert_eq!(next(&mut backlog, [0; LANES]), expected);
             if epoch < 20 {
-                assert_eq!(backlog.next([0, 7, 0, 0, 0]), Next::Publish { up_to: epoch });
+                assert_eq!(next(&mut backlog, [0, 7, 0, 0, 0]), Next::Publish { up_to: epoch });
             }
         }
+    }
+
+    #[test]
+    fn one_order_is_carried_out_before_the_next() {
+        let pending = [0, 7, 0, 0, 0];
+        let mut backlog = backlog(1000, 0);
+        assert_eq!(backlog.next(26, [0; LANES]), Some(feed(10, 11)));
+        assert_eq!((backlog.fed(2, 27), backlog.next(28, pending)), (None, None), "the other worker");
+        assert!(!backlog.published(28), "a publish of something else");
+        assert_eq!((backlog.fed(2, 26), backlog.next(27, pending)), (Some(27), None), "before the epoch's end");
+        assert_eq!(backlog.next(28, pending), Some(Next::Publish { up_to: 11 }));
+        assert_eq!(backlog.next(29, pending), None, "before the commit");
+        assert!(backlog.published(29) && backlog.next(29, [0; LANES]).is_none() && !backlog.is_rest());
+        while !backlog.is_rest() {
+            next(&mut backlog, [0; LANES]);
+        }
+        assert_eq!((backlog.fed(2, 30), backlog.published(30), backlog.next(31, pending)), (None, false, None));
     }
 }

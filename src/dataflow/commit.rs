@@ -104,20 +104,6 @@ pub fn lane_graces_us(logic: &Logic) -> [TimeUs; Lane::ALL.len()] {
     })
 }
 
-/// How far the feeding of the archive is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Feeding {
-    /// Nothing was fed yet.
-    Begins,
-    /// What was fed is being published.
-    Publishes,
-    /// A portion is being fed; so many workers have all of it, the last of them since this open epoch. What they hold of it is
-    /// known when that epoch has ended.
-    Portion { workers: usize, open: Epoch },
-    /// All that was left is being fed, or is fed: Kafka is read.
-    Rest,
-}
-
 /// The epoch that is open.
 struct Open {
     epoch: Epoch,
@@ -148,7 +134,6 @@ struct Run {
     balanced: Epoch,
     tracks: [Option<Publishing>; TRACKS],
     pace: Pace,
-    feeding: Feeding,
     /// The first epoch of this run: what came before was closed by another, and comes from the archive.
     first: Epoch,
     orders: u64,
@@ -182,7 +167,6 @@ impl Committer {
             balanced: newest,
             tracks: [None, None],
             pace: Pace::new(&self.settings, size, published, newest, self.clock.now()),
-            feeding: Feeding::Begins,
             first: newest + 1,
             orders: 0,
             drained: 0,
@@ -193,7 +177,7 @@ impl Committer {
         self.progress.epoch.store(newest, Ordering::Relaxed);
         self.tell(&run);
         self.feed(&mut run);
-        self.order(Order::Tick { closed: newest, ingested_at, read: run.feeding == Feeding::Rest });
+        self.order(Order::Tick { closed: newest, ingested_at, read: self.backlog.is_rest() });
         loop {
             // Looked at before it is acted on: a request that comes in between is a change, below.
             let may_change = *self.request.borrow() != Request::Stop;
@@ -235,19 +219,18 @@ impl Committer {
         self.progress.stand(|lane| (run.pace.epoch(lane), until(lane)));
     }
 
-    fn hear(&self, run: &mut Run, answer: Answer) -> Result<(), CommitError> {
+    fn hear(&mut self, run: &mut Run, answer: Answer) -> Result<(), CommitError> {
         match answer {
             Answer::Busy(epoch) => run.open.busy |= epoch == run.open.epoch,
             Answer::Full(epoch) => run.open.full |= epoch == run.open.epoch,
-            Answer::Fed { worker, down_to, open } => match &mut run.feeding {
-                Feeding::Portion { workers, open: last } if down_to == 0 => {
-                    (*workers, *last) = (*workers + 1, open.max(*last));
-                    // What was fed is pending when its epoch has ended.
-                    run.hurry |= *workers == self.workers && *last == run.open.epoch;
-                }
-                Feeding::Rest => run.hurry |= run.pace.fed(worker, down_to, open, run.open.epoch - 1),
-                Feeding::Portion { .. } | Feeding::Begins | Feeding::Publishes => {}
-            },
+            Answer::Fed { worker, down_to, open } if self.backlog.is_rest() => {
+                run.hurry |= run.pace.fed(worker, down_to, open, run.open.epoch - 1);
+            }
+            // What was fed is pending when its epoch has ended.
+            Answer::Fed { down_to: 0, open, .. } => {
+                run.hurry |= self.backlog.fed(self.workers, open) == Some(run.open.epoch);
+            }
+            Answer::Fed { .. } => {}
             Answer::Drained => run.drained += 1,
             Answer::Read(read) => {
                 run.open.busy |= read.live > 0 && read.epoch == run.open.epoch;
@@ -303,16 +286,12 @@ impl Committer {
 
     /// Orders the next portion of the archive, or publishes what was fed; whether something was ordered.
     fn feed(&mut self, run: &mut Run) -> bool {
-        let fed = match run.feeding {
-            Feeding::Begins => true,
-            Feeding::Portion { workers, open } => workers == self.workers && open < run.open.epoch,
-            Feeding::Publishes | Feeding::Rest => false,
-        };
         // All workers have said what they hold when all closed epochs are balanced.
-        if !fed || run.balanced + 1 < run.open.epoch || run.tracks.iter().any(Option::is_some) {
+        if run.balanced + 1 < run.open.epoch || run.tracks.iter().any(Option::is_some) {
             return false;
         }
-        match self.backlog.next(run.pace.pending_by_lane()) {
+        let Some(next) = self.backlog.next(run.open.epoch, run.pace.pending_by_lane()) else { return false };
+        match next {
             Next::Publish { up_to } => {
                 let lanes = run.pace.behind(up_to);
                 tracing::info!(
@@ -320,7 +299,6 @@ impl Committer {
                     rows_left = self.backlog.rows(),
                     "publishing what was fed of the archive"
                 );
-                run.feeding = Feeding::Publishes;
                 run.pace.ordered_fed(&lanes);
                 self.give(run, 1, lanes, Some(up_to), true);
             }
@@ -333,12 +311,8 @@ impl Committer {
                     let rows_left = self.backlog.rows();
                     tracing::info!(after, up_to, rows_left, "the archive may exceed the budget, Kafka waits");
                 }
-                run.feeding = if is_rest { Feeding::Rest } else { Feeding::Portion { workers: 0, open: 0 } };
-                if is_rest {
-                    run.pace.fed_up_to(after);
-                    // Kafka is read from the next epoch on.
-                    run.hurry |= is_later;
-                }
+                // Kafka is read from the next epoch on.
+                run.hurry |= is_rest && is_later;
                 self.order(Order::Feed { after, up_to });
             }
         }
@@ -390,7 +364,7 @@ impl Committer {
         run.open = Open { epoch: closed + 1, ingested_at, busy: false, full: false };
         tracing::debug!(epoch = closed, pending_bytes = run.pace.pending_bytes(), "epoch closed");
         // While the archive fills the budget, Kafka waits.
-        let read = run.feeding == Feeding::Rest && (run.pace.is_fed() || !run.pace.is_over());
+        let read = self.backlog.is_rest() && (run.pace.is_fed() || !run.pace.is_over());
         self.order(Order::Tick { closed, ingested_at, read });
     }
 
@@ -544,11 +518,7 @@ impl Committer {
         if let Some((&needed, _)) = run.ends.range(..=run.pace.least()).next_back() {
             run.ends = run.ends.split_off(&needed);
         }
-        if run.feeding == Feeding::Publishes {
-            // What workers hold now is known at the end of an epoch in which they have heard of it.
-            run.feeding = Feeding::Portion { workers: self.workers, open: run.open.epoch };
-            run.hurry = true;
-        }
+        run.hurry |= self.backlog.published(run.open.epoch);
         self.tell(run);
         let now_ms = self.clock.now_ms();
         [&publishing.order.lanes, &idle].into_iter().for_each(|lanes| self.progress.published_at(lanes, now_ms));

@@ -25,8 +25,6 @@ pub struct Pace {
     workers: usize,
     lanes: [LanePace; LANES],
     pending: BTreeMap<usize, [u64; LANES]>,
-    /// All rows up to this epoch of the archive were fed before the rest of it.
-    fed_up_to: Epoch,
     /// Per worker: down to which epoch it was fed of the rest, and in which open epoch that was so.
     fed: BTreeMap<usize, (Epoch, Epoch)>,
     /// `ingested_at` of the newest epoch in which every partition was read to its end.
@@ -59,7 +57,7 @@ impl Pace {
     pub fn new(settings: &Settings, size: Size, published: [Epoch; LANES], newest: Epoch, now: TimeUs) -> Pace {
         Pace {
             publish_us: settings.publish_seconds.map(|seconds| seconds as TimeUs * 1_000_000),
-            budget_bytes: settings.pending_bytes_max * size.processes as u64,
+            budget_bytes: settings.budget_bytes(size.processes),
             workers: size.workers,
             lanes: published.map(|published| LanePace {
                 published,
@@ -68,16 +66,10 @@ impl Pace {
                 in_flight: false,
             }),
             pending: BTreeMap::new(),
-            fed_up_to: 0,
             fed: BTreeMap::new(),
             at_end: None,
             late_due: false,
         }
-    }
-
-    /// All rows of the archive up to this epoch were fed: what follows is the rest.
-    pub fn fed_up_to(&mut self, epoch: Epoch) {
-        self.fed_up_to = epoch;
     }
 
     /// A worker was fed all rows of epochs after `down_to`, in open epochs up to `open`. Whether a lane is ready now that lacks
@@ -90,7 +82,7 @@ impl Pace {
         let down_to = self.fed.values().map(|(down_to, _)| *down_to).max().unwrap_or(0);
         let open = self.fed.values().map(|(_, open)| *open).max().unwrap_or(open);
         let mut catches_up = false;
-        let has_all = |lane: &LanePace| down_to <= lane.published.max(self.fed_up_to);
+        let has_all = |lane: &LanePace| down_to <= lane.published;
         for lane in self.lanes.iter_mut().filter(|lane| lane.ready_from.is_none() && has_all(lane)) {
             lane.ready_from = Some(open);
             catches_up |= lane.published < closed && open > closed;

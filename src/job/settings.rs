@@ -52,6 +52,13 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// Bytes of unpublished updates that so many processes hold together.
+    pub fn budget_bytes(&self, processes: usize) -> u64 {
+        self.pending_bytes_max * processes as u64
+    }
+}
+
 pub(super) fn read(root: &Section<'_>) -> Result<Settings, JobError> {
     let section = root.section(
         "settings",
