@@ -311,3 +311,39 @@ pub(crate) async fn load_json<T: DeserializeOwned>(root: &Root, path: &str) -> R
         .map(Some)
         .map_err(|error| TableError::Corrupt { table: "counts".to_owned(), what: format!("{path}: {error}") })
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// What waits for a store waits for an answer no longer than its client does: 30 s where the job says nothing else.
+    #[tokio::test]
+    async fn a_store_that_never_answers_is_asked_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let options = [
+            ("endpoint", format!("http://{}", listener.local_addr().expect("bound"))),
+            ("allow_http", "true".to_owned()),
+            ("access_key_id", "a".to_owned()),
+            ("secret_access_key", "b".to_owned()),
+            ("region", "us-east-1".to_owned()),
+            ("timeout", "300ms".to_owned()),
+        ];
+        let options = options.map(|(name, value)| (name.to_owned(), value)).into();
+        let root = Root::open("s3://bucket/tables", &options).expect("an S3 store");
+        let server = async {
+            let (_silent, _) = listener.accept().await.expect("asked");
+            let (mut other, _) = listener.accept().await.expect("asked again");
+            let read = other.read(&mut [0; 4096]).await.expect("a request");
+            assert!(read > 0);
+            let answer = b"HTTP/1.1 200 OK\r\netag: \"1\"\r\ncontent-length: 0\r\n\r\n";
+            other.write_all(answer).await.expect("answered");
+            other
+        };
+        let write = write_file(root.store().as_ref(), "a", Bytes::from_static(b"a"));
+        let both = tokio::time::timeout(Duration::from_secs(30), async { tokio::join!(write, server) }).await;
+        both.expect("it does not hang").0.expect("written");
+    }
+}
