@@ -13,6 +13,7 @@ mod e2e {
     mod job;
     mod kafka;
     mod kills;
+    mod portions;
     mod proxy;
     mod replays;
     mod rivals;

@@ -23,10 +23,10 @@ const LOST_WITHIN: Duration = Duration::from_secs(10);
 const SHORT_FREEZE: Duration = Duration::from_secs(2);
 
 /// Who does not find the others says so soon.
-const ARGUMENTS: [&str; 4] = ["--workers", "1", "--wait-seconds", "5"];
+pub(super) const ARGUMENTS: [&str; 4] = ["--workers", "1", "--wait-seconds", "5"];
 
 /// Starts so many processes of a scene's job.
-fn start(scene: &Scene, processes: usize, arguments: &[&str]) -> Vec<Job> {
+pub(super) fn start(scene: &Scene, processes: usize, arguments: &[&str]) -> Vec<Job> {
     start_with(scene, processes, arguments, |_, _, _| ())
 }
 
@@ -54,14 +54,14 @@ fn start_with(
 }
 
 /// The end of one that has lost another. While all are waited for it is no loss, but one is missing in the end.
-fn expect_loss(job: &mut Job) -> String {
+pub(super) fn expect_loss(job: &mut Job) -> String {
     let said = job.expect_exit(75);
     assert!(said.contains(" is lost: ") || said.contains("gave up waiting for process "), "{said}");
     said
 }
 
 /// SIGTERM to one of them is an orderly stop of all.
-fn stop(mut jobs: Vec<Job>, choices: &mut Choices) {
+pub(super) fn stop(mut jobs: Vec<Job>, choices: &mut Choices) {
     jobs[choices.below(jobs.len() as u64) as usize].signal("TERM");
     jobs.iter_mut().for_each(|job| drop(job.expect_exit(0)));
 }
