@@ -870,12 +870,15 @@ fn promise_3_late_records_reach_sealed_segments() {
                 job = world.start(1 + number % 4);
             }
         }
+        // The job merges files of its archive meanwhile.
+        job.wait("files of the archive are merged", |_| {
+            world.advance(10 * SECOND);
+            let is_merged = |path: &String| path.contains("-compact-");
+            versions(&world.inner, "raw").iter().any(|version| version.files.keys().any(is_merged))
+        });
         job.end(Request::Stop);
         world.start(2).end(Request::Drain);
         check_every_version(&world);
-        // The job merged files of its archive meanwhile.
-        let raw = versions(&world.inner, "raw");
-        assert!(raw.iter().any(|version| version.files.keys().any(|path| path.contains("-compact-"))));
         // Minutes and hours were in files of each length: the ladder was climbed.
         let labels: BTreeSet<_> = (versions(&world.inner, "counts").iter())
             .flat_map(|version| version.files.values())
@@ -989,9 +992,13 @@ fn promise_1_holds_while_the_archive_is_fed_in_portions() {
             let deadline = Instant::now() + PATIENCE;
             while !job.thread.is_finished() {
                 assert!(Instant::now() < deadline, "it hangs, lanes {:?}", lanes(&world));
-                let pending: u64 = job.progress.pending_bytes.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum();
-                // Bytes per lane are changed one after the other.
-                most = most.max(if pending > u64::MAX / 2 { 0 } else { pending });
+                let pending = || job.progress.pending_bytes.each_ref().map(|bytes| bytes.load(Ordering::Relaxed));
+                // Bytes per lane are changed, and read, one after the other.
+                let found = pending();
+                let sum = found.into_iter().fold(0, u64::wrapping_add);
+                if found == pending() && sum <= u64::MAX / 2 {
+                    most = most.max(sum);
+                }
                 std::thread::yield_now();
             }
             let ended = job.thread.join().expect("no panic");

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::{Int64Array, StringArray, TimestampMicrosecondArray};
 use floodmark::dataflow::commit::Request;
@@ -24,7 +24,7 @@ use floodmark::verify::{Options, Verdict, verify};
 use object_store::ObjectStore;
 
 use crate::support::faulty::Fault;
-use crate::support::live::{BASE, CUSTOMERS, MINUTE, Running, SECOND, World, block_on};
+use crate::support::live::{BASE, CUSTOMERS, MINUTE, PATIENCE, Running, SECOND, World, block_on};
 use crate::support::rival::{commits, replaced};
 
 /// How long nothing must happen, to be taken for never.
@@ -506,9 +506,11 @@ fn many_starts_at_once_leave_one_writer() {
     // Those that lost their place find out at their next commit.
     let mut left = jobs;
     let mut ended = 0;
-    for _ in 0..20 {
+    let deadline = Instant::now() + PATIENCE;
+    while left.len() > 1 {
+        assert!(Instant::now() < deadline, "{} go on", left.len());
         world.advance(61 * SECOND);
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(5));
         let (over, running): (Vec<_>, Vec<_>) = left.into_iter().partition(Running::has_ended);
         for job in over {
             let result = job.end();
@@ -1129,13 +1131,19 @@ fn the_source_rests_while_the_store_hangs() {
     let mut bytes = 0;
     let rests = (0..100).any(|_| {
         world.push_padded(CUSTOMERS[0], 0, 3000);
-        let mut patience = 300;
-        while job.progress.read.load(Ordering::Relaxed) < world.pushed() && patience > 0 {
+        let pushed = Instant::now();
+        loop {
+            bytes = job.progress.bytes.load(Ordering::Relaxed);
+            if job.progress.read.load(Ordering::Relaxed) >= world.pushed() {
+                return false;
+            }
+            // It may rest now, and does so when it takes nothing for a while; before that it is only slow.
+            let patience = if bytes > EPOCHS_IN_FLIGHT * EPOCH_BYTES { 2 * LULL } else { PATIENCE };
+            if pushed.elapsed() > patience {
+                return true;
+            }
             std::thread::sleep(Duration::from_millis(1));
-            patience -= 1;
         }
-        bytes = job.progress.bytes.load(Ordering::Relaxed);
-        patience == 0
     });
     assert!(rests, "it read {bytes} bytes while nothing could be committed");
     // Epochs under way and the open one, each over its measure by a record at most.

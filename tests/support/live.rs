@@ -30,7 +30,7 @@ pub(crate) const DAY: i64 = 24 * HOUR;
 /// 2026-01-13T12:00:00Z
 pub(crate) const BASE: i64 = 1_768_305_600 * SECOND;
 /// Longer than anything takes on a busy machine: what takes so long hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 const JOB: &str = r#"
 name = "protocol"
