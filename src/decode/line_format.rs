@@ -85,6 +85,11 @@ impl Lines {
         self.slots
     }
 
+    /// Whether the format itself begins a JSON object.
+    pub(super) fn are_json(&self) -> bool {
+        self.front.starts_with('{')
+    }
+
     /// Reads one line, with or without its end.
     pub(super) fn read(&self, input: &str, found: &mut Found) -> Result<(), BadLine> {
         let line = without_end(input);

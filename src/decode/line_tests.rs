@@ -123,6 +123,23 @@ fn a_line_that_does_not_fit_says_where() {
     }
 }
 
+#[test]
+fn a_line_in_json_that_nobody_unwraps_hints_at_it() {
+    let combined = job(CONSTANT, &["status"]);
+    let described = job(&format!("line = '$remote_addr [$time_local] $status'\n{CONSTANT}"), &["status"]);
+    let json = job(&format!("line = '{{\"t\":\"$time_iso8601\"}}'\n{CONSTANT}"), &[]);
+    let expected = |job: &str, line: &str| match decoded(job, line.as_bytes()).0 {
+        Outcome::Rejected(rejection) => rejection.expected,
+        other => panic!("{line}: {other:?}"),
+    };
+    let hint = "no JSON (`unwrap` in the job file takes a line out of it) at byte 0";
+    for line in [WRAPPED, r#"{"message":"x"}"#, r#"{"tags": ["x", "y"], "message": "x"}"#] {
+        assert_eq!(expected(&combined, line), format!("a line of an access log, common or combined: {hint}"), "{line}");
+        assert_eq!(expected(&described, line), format!("a line of the job's format: {hint}"), "{line}");
+        assert!(expected(&json, line).contains("with which the format begins"), "{line}");
+    }
+}
+
 const WRAPPED: &str = r#"{"@timestamp":"2025-02-10T21:42:08.001Z","message":"192.0.2.1 - - [10/Feb/2025:16:42:07 -0500] \"GET /a HTTP/1.1\" 200 368 \"-\" \"x\\\"y\""}"#;
 
 #[test]

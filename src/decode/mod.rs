@@ -201,11 +201,13 @@ impl Plan {
     fn parse(&self, value: &[u8], input: &str, found: &mut Found) -> Result<(), Box<Rejection>> {
         match &self.parser {
             Parser::Json(trie) => parse_json(trie, value, input, found),
-            Parser::AccessLog => line::read(input, found)
-                .map_err(|bad| bad_line("a line of an access log, common or combined", &bad, value, input)),
-            Parser::Lines(lines) => {
-                lines.read(input, found).map_err(|bad| bad_line("a line of the job's format", &bad, value, input))
-            }
+            Parser::AccessLog => line::read(input, found).map_err(|bad| {
+                bad_line("a line of an access log, common or combined", &bad.unless_json(input), value, input)
+            }),
+            Parser::Lines(lines) => lines.read(input, found).map_err(|bad| {
+                let bad = if lines.are_json() { bad } else { bad.unless_json(input) };
+                bad_line("a line of the job's format", &bad, value, input)
+            }),
         }
     }
 
