@@ -43,17 +43,7 @@ pub(super) fn of_file(job: &Job, file: &Path, gen_format: bool, show: usize) -> 
         }
         let number = collector.records() + 1;
         let line = line.strip_suffix(b"\n").unwrap_or(&line);
-        let mut record = RecordRef {
-            epoch: 0,
-            ingested_at: 0,
-            topic: 0,
-            partition: 0,
-            offset: 0,
-            timestamp_ms: None,
-            timestamp_type: TimestampType::NotAvailable,
-            key: None,
-            value: Some(line),
-        };
+        let mut record = RecordRef { value: Some(line), ..RecordRef::default() };
         let generated;
         if gen_format {
             generated = read_record_line(line).map_err(|error| {

@@ -141,7 +141,6 @@ impl Decoder {
 mod tests {
     use super::*;
     use crate::job::Job;
-    use crate::model::TimestampType;
 
     const JOB: &str = r#"name = "test"
 [source]
@@ -170,17 +169,7 @@ granularities = ["day"]
 
     fn explained(value: &str) -> Explained {
         let job = Job::parse(JOB, "test.toml", &|_| None).expect("a job");
-        Decoder::new(&job.logic).explain(RecordRef {
-            epoch: 0,
-            ingested_at: 0,
-            topic: 0,
-            partition: 0,
-            offset: 0,
-            timestamp_ms: None,
-            timestamp_type: TimestampType::NotAvailable,
-            key: None,
-            value: Some(value.as_bytes()),
-        })
+        Decoder::new(&job.logic).explain(RecordRef { value: Some(value.as_bytes()), ..RecordRef::default() })
     }
 
     fn places(value: &str) -> Vec<(String, &'static str, String, String)> {

@@ -66,17 +66,7 @@ pub(super) fn decoder(event: &str) -> Decoder {
 }
 
 pub(super) fn record(value: Option<&[u8]>, timestamp_ms: Option<i64>) -> RecordRef<'_> {
-    RecordRef {
-        epoch: 1,
-        ingested_at: 0,
-        topic: 0,
-        partition: 0,
-        offset: 0,
-        timestamp_ms,
-        timestamp_type: crate::model::TimestampType::CreateTime,
-        key: None,
-        value,
-    }
+    RecordRef { timestamp_ms, value, ..RecordRef::default() }
 }
 
 fn decoded(event: &str, value: &str) -> (Outcome, Event) {

@@ -240,15 +240,10 @@ impl<'a> History<'a> {
             value.clear();
             self.writer.write(&drawn, &mut random, &mut value);
             let record = RecordRef {
-                epoch: EPOCH as u64,
-                ingested_at: self.until,
-                topic: 0,
-                partition: 0,
-                offset: 0,
                 timestamp_ms: Some(time_ms),
                 timestamp_type: TimestampType::CreateTime,
-                key: None,
                 value: Some(&value),
+                ..RecordRef::default()
             };
             match (decoder.decode(record, &mut event), event.event_time) {
                 (Outcome::Counted, Some(time)) => cells.count(&event.customer, time, &event.values),

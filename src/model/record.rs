@@ -7,9 +7,10 @@ use super::outcome::Reason;
 use super::time::{Epoch, TimeUs};
 
 /// What Kafka's timestamp of a record means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum TimestampType {
     /// The record carries none.
+    #[default]
     NotAvailable,
     /// Set by the producer.
     CreateTime,
@@ -38,7 +39,8 @@ impl TimestampType {
 }
 
 /// One Kafka message as it came, and when it was ingested. Borrowed from a [`Records`] chunk, a Kafka buffer or an archive row.
-#[derive(Clone, Copy, Debug)]
+/// The default stands for a value that lies in no topic: without a timestamp, everything else zero or absent.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct RecordRef<'a> {
     /// Epoch whose commit archived (or will archive) the record.
     pub epoch: Epoch,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use floodmark::decode::{Decoder, Event};
 use floodmark::job::{Field, FieldSpec, Job, LineField, Place};
-use floodmark::model::{Granularity, Outcome, Reason, RecordRef, TimestampType, Zone};
+use floodmark::model::{Granularity, Outcome, Reason, RecordRef, Zone};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
@@ -18,17 +18,7 @@ fn job() -> Result<Job> {
 }
 
 fn record(line: &[u8]) -> RecordRef<'_> {
-    RecordRef {
-        epoch: 1,
-        ingested_at: 0,
-        topic: 0,
-        partition: 0,
-        offset: 0,
-        timestamp_ms: None,
-        timestamp_type: TimestampType::NotAvailable,
-        key: None,
-        value: Some(line),
-    }
+    RecordRef { value: Some(line), ..RecordRef::default() }
 }
 
 fn count<K: Ord>(counts: &mut BTreeMap<K, u64>, key: K) {

@@ -668,13 +668,11 @@ fn rows_of_a_mebibyte_are_read_back() {
         let record = RecordRef {
             epoch: 1,
             ingested_at: BASE,
-            topic: 0,
-            partition: 0,
             offset,
             timestamp_ms: Some(BASE / 1000 + i64::from(u16::MAX) * DAY),
             timestamp_type: TimestampType::CreateTime,
-            key: None,
             value: Some(&value),
+            ..RecordRef::default()
         };
         rows.push_record(record, std::iter::empty(), &Outcome::Counted, Some(BASE));
         writer.write(&rows.finish()).expect("written");
