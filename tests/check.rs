@@ -126,6 +126,87 @@ fn a_sample_of_log_lines_is_shown_as_it_was_found() {
     }
 }
 
+/// jobs/access-log.toml with more in its section `[event]`.
+fn access_log_with(folder: &tempfile::TempDir, keys: &str) {
+    let text = fs::read_to_string(folder.path().join("access-log.toml")).expect("a job");
+    let with = text.replace("format = \"access_log\"\n", &format!("format = \"access_log\"\n{keys}\n"));
+    assert_ne!(with, text, "the job has its format in a line of its own");
+    fs::write(folder.path().join("lines.toml"), with).expect("written");
+}
+
+#[test]
+fn a_sample_in_the_job_s_own_line_format_is_shown_as_it_was_found() {
+    let folder = folder();
+    access_log_with(&folder, r#"line = '$remote_addr [$time_local] "$request" $status $request_time'"#);
+    let lines = r#"192.0.2.1 [17/May/2015:10:05:03 +0200] "GET /a?b HTTP/1.1" 200 0.003
+{"message":"192.0.2.1 [17/May/2015:10:05:03 +0200] \"GET /a?b HTTP/1.1\" 200 0.003"}
+192.0.2.1 [17/May/2015:10:05:03 +0200] "GET /a?b HTTP/1.1" OK 0.003
+192.0.2.1 [17/Foo/2015:10:05:03 +0200] "-" - -
+"#;
+    fs::write(folder.path().join("access.log"), lines).expect("written");
+    let found = text(&check(&folder, &["lines.toml", "--sample", "access.log", "--show", "1"]));
+    let expected = "\
+lines.toml: job access-log, nothing wrong in the file
+
+line 1: counted
+  customer    my-site
+  event_time  2015-05-17T08:05:03Z  written 17/May/2015:10:05:03 +0200
+  method      GET
+  path        /a
+  status      200
+  minute      2015-05-17T08:05:00Z  method=GET, status=200, total
+  hour        2015-05-17T08:00:00Z  method=GET, path=/a, status=200, total
+";
+    assert!(found.starts_with(expected), "{found}");
+    for part in [
+        "\nevent_time            2            0              0\n",
+        "\nstatus                1            1              0\n",
+        "\n2 rejected: bad_line\n  line 2: expected a line of the job's format: no JSON (`unwrap` in the job file takes a line out of it)",
+        "\n1 rejected: bad_time (event_time)\n  line 4: expected a time as in 17/May/2015:10:05:03 +0000, or",
+        "\n          found    17/Foo/2015:10:05:03 +0200\n",
+        "\naccess.log: 4 records: 1 counted, 0 filtered, 3 rejected; nothing was written\n",
+    ] {
+        assert!(found.contains(part), "{part}\n{found}");
+    }
+}
+
+#[test]
+fn a_sample_of_lines_inside_json_is_shown_as_it_was_found() {
+    let folder = folder();
+    access_log_with(&folder, "unwrap = \"/message\"");
+    let lines = r#"{"host":"h","message":"192.0.2.1 - - [17/May/2015:10:05:03 +0200] \"GET /a?b HTTP/1.1\" 200 5 \"-\" \"x\""}
+{"host":"h","message":"no line"}
+{"host":"h"}
+{"message":7}
+192.0.2.1 - - [17/May/2015:10:05:03 +0200] "GET /a?b HTTP/1.1" 200 5
+"#;
+    fs::write(folder.path().join("shipped.json"), lines).expect("written");
+    let found = text(&check(&folder, &["lines.toml", "--sample", "shipped.json", "--show", "1"]));
+    let expected = "\
+lines.toml: job access-log, nothing wrong in the file
+
+line 1: counted
+  customer    my-site
+  event_time  2015-05-17T08:05:03Z  written 17/May/2015:10:05:03 +0200
+  method      GET
+  path        /a
+  status      200
+  minute      2015-05-17T08:05:00Z  method=GET, status=200, total
+  hour        2015-05-17T08:00:00Z  method=GET, path=/a, status=200, total
+";
+    assert!(found.starts_with(expected), "{found}");
+    for part in [
+        "\nstatus                1            0              0\n",
+        "\n1 rejected: bad_json\n  line 5: expected one JSON object: '{' at byte 0\n",
+        "\n1 rejected: bad_line\n  line 2: expected a line of an access log, common or combined: a time in brackets at byte 7\n",
+        "\n1 rejected: missing_field (unwrap)\n  line 3: expected a string: the line or the JSON that is wrapped\n",
+        "\n1 rejected: wrong_type (unwrap)\n  line 4: expected a string: the line or the JSON that is wrapped\n          found    7\n",
+        "\nshipped.json: 5 records: 1 counted, 0 filtered, 4 rejected; nothing was written\n",
+    ] {
+        assert!(found.contains(part), "{part}\n{found}");
+    }
+}
+
 #[test]
 fn the_object_has_everything_and_its_names_stay() {
     let folder = folder();
