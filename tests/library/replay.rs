@@ -15,9 +15,9 @@ use chrono::Datelike;
 use floodmark::clock::{Clock, ManualClock};
 use floodmark::dataflow::Progress;
 use floodmark::dataflow::commit::Request;
-use floodmark::exit::HasExit;
-use floodmark::job::Job;
-use floodmark::ledger::Ledger;
+use floodmark::exit::{Exit, HasExit};
+use floodmark::job::{COUNTING, Job};
+use floodmark::ledger::{Fingerprint, Ledger, LogicText};
 use floodmark::live::{Live, LiveError, run};
 use floodmark::replay::dataset::{self, Summary};
 use floodmark::replay::plan::{self, prepare};
@@ -26,10 +26,11 @@ use floodmark::replay::recount::{self, Replay};
 use floodmark::replay::submission::{Asked, Submission};
 use floodmark::source::script::{Script, ScriptRecord};
 use floodmark::table::counts::lane_txn;
-use floodmark::table::{Log, Root, State};
+use floodmark::table::{Commit, Log, Root, State, counts, raw};
 use floodmark::verify;
-use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 use proptest::prelude::*;
 use serde_json::json;
 use tokio::sync::watch;
@@ -630,6 +631,48 @@ proptest! {
         world.publish("i", Direction::Undo);
         prop_assert_eq!(world.counted(&world.table("counts").expect("counts")), world.recount(&counts, &[&a, &b], live));
         world.is_verified(&b);
+    }
+}
+
+/// Older code read lists of proxies and users' names in lines in another way, so it may have counted a row for another customer.
+#[test]
+fn what_older_code_took_out_of_lines_is_not_replayed_for_some_customers() {
+    let lines = "format = \"access_log\"\nevent_time = { field = \"time\" }\ncustomer = { field = \"virtual_host\" }";
+    let one_site = "format = \"access_log\"\nevent_time = { field = \"time\" }\ncustomer = { constant = \"site\" }";
+    let json = "format = \"json\"\nevent_time = { pointer = \"/time\" }\ncustomer = { pointer = \"/customer\" }";
+    for (event, counting, customer, is_refused) in [
+        (lines, COUNTING - 1, Some("a"), true),
+        (lines, COUNTING - 1, None, false),
+        (lines, COUNTING, Some("a"), false),
+        (one_site, COUNTING - 1, Some("a"), false),
+        (json, COUNTING - 1, Some("a"), false),
+    ] {
+        let text = format!(
+            "name = \"lines\"\n[source]\ntopics = [\"script\"]\n[source.kafka]\n\"bootstrap.servers\" = \"none\"\n\
+             [tables]\nurl = \"memory://\"\nbuckets = 2\n[event]\n{event}\n[dimensions.total]\ngranularities = [\"minute\"]\n"
+        );
+        let job = Job::parse(&text, "lines.toml", &|_| None).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        let root = Root::on(Arc::new(InMemory::new()));
+        let prepared = block_on(async {
+            let before = Fingerprint::from_txn(7);
+            let kept = serde_json::to_vec(&LogicText { counting, logic: job.logic.clone() }).expect("JSON");
+            root.store().put(&Path::from(format!("logic/{before}.json")), kept.into()).await.expect("written");
+            for (table, definition) in [("raw", raw::definition()), ("counts", counts::definition(2))] {
+                let log = Log::new(&root, table);
+                let mut state = log.load_or_create(&definition, 0).await.expect("a table");
+                let logics = [("logic/1", before), ("logic/5", Fingerprint::of(&job.logic))];
+                let txns = logics.map(|(id, logic)| (id.to_owned(), logic.to_txn())).into();
+                let commit = Commit { txns, ..Commit::default() };
+                log.commit(&mut state, &commit, "STREAMING UPDATE", 0).await.expect("committed");
+            }
+            let customers = customer.map(|customer| vec![customer.to_owned()]);
+            prepare(&job, &root, request("r", BASE..BASE + HOUR, customers, 1), 0).await
+        });
+        let said = prepared.err().map(|error| (error.exit(), error.to_string()));
+        assert_eq!(said.is_some(), is_refused, "{event}, {counting}: {said:?}");
+        if let Some((exit, text)) = said {
+            assert!(exit == Exit::Failed && text.contains("leave --customers out"), "{text}");
+        }
     }
 }
 
