@@ -184,6 +184,18 @@ fn rights_that_lack_are_told_and_rights_that_are_withdrawn_may_come_back() {
         assert!(said.contains("does not let these keys write there (403 Forbidden: AccessDenied"), "{when}: {said}");
     };
     refused("never allowed");
+    // What they may not delete stays, and one of the reasons is said.
+    let orphan = server.folder.join("data/floodmark/refusals/raw/ingest_date=2026-01-13/orphan.parquet");
+    fs::create_dir_all(orphan.parent().expect("a folder")).expect("made");
+    fs::write(&orphan, "of a job that crashed").expect("written");
+    let vacuum = "table vacuum URL --retention-hours 0 --force";
+    let (code, said) = scene.ends(vacuum, &keys);
+    assert_eq!(code, i32::from(Exit::Configuration.code()), "{said}");
+    assert!(said.contains("table raw: 1 objects could not be deleted") && said.contains("AccessDenied"), "{said}");
+    assert!(orphan.exists(), "it may not be deleted");
+    let (code, said) = scene.ends(vacuum, &[]);
+    assert_eq!(code, 0, "{said}");
+    assert!(!orphan.exists(), "it may be deleted");
 
     server.allow("reader", ALL);
     let mut job = scene.command("run JOB --workers 1", &keys).spawn().expect("the binary runs");
