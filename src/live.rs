@@ -31,7 +31,7 @@ use crate::exit::{Exit, HasExit};
 use crate::job::Job;
 use crate::ledger::{self, Fingerprint, Ledger};
 use crate::model::{Epoch, Lane, TimeUs};
-use crate::panics::caught_in;
+use crate::panics::{caught_in, of_task};
 use crate::source::archive::{Archive, FeedPlan, FeedRows};
 use crate::source::{PartitionStart, SourceError, SourceFactory, Txns};
 use crate::sync::lock;
@@ -202,7 +202,7 @@ async fn ask(
 ) -> Result<(), LiveError> {
     let source = Arc::clone(&live.source);
     let asked = tokio::task::spawn_blocking(move || question(source.as_ref())).await;
-    Ok(asked.map_err(|error| SourceError::Retry(format!("the source could not be asked: {error}; start again")))??)
+    Ok(asked.map_err(|error| SourceError::Bug(of_task("asking the source", error)))??)
 }
 
 /// Checks, fences, reads. The source was checked.

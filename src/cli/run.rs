@@ -15,7 +15,6 @@ use floodmark::job::Job;
 use floodmark::live::{self, Live, LiveError};
 use floodmark::model::{Lane, rfc3339};
 use floodmark::monitor::{self, Listen};
-use floodmark::panics;
 use floodmark::source::kafka::Kafka;
 use floodmark::table::Root;
 use floodmark::terminal::{LiveLine, StopSignals, duration, grouped, say};
@@ -118,12 +117,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
 
 /// The first signal asks for an orderly stop, with a deadline; the second ends the process.
 fn stop_on_signals(request: Arc<watch::Sender<Request>>, root: Root, grace: Duration) -> std::io::Result<()> {
-    let mut signals = StopSignals::catch()?;
     let stop = Arc::clone(&request);
-    let wait = move || {
-        signals.wait();
+    let first = move || {
         tracing::info!(grace_seconds = grace.as_secs(), "stopping: commit, publish all lanes, end");
-        request.send_replace(Request::Stop);
+        stop.send_replace(Request::Stop);
         std::thread::spawn(move || {
             std::thread::sleep(grace);
             let store = root.last_complaint().map(|said| format!(" (the store: {said})")).unwrap_or_default();
@@ -134,16 +131,15 @@ fn stop_on_signals(request: Arc<watch::Sender<Request>>, root: Root, grace: Dura
             ));
             std::process::exit(Exit::TryAgain.code().into());
         });
-        signals.wait();
+    };
+    let second = || {
         say::error("left at once; nothing is lost, the next start goes on from the archive");
         std::process::exit(130);
     };
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        let Err(panic) = panics::caught_in("the thread that waits for signals", wait);
-        tracing::error!("{panic}; no signal would be heard any more, so the job stops in order");
-        stop.send_replace(Request::Stop);
-    })?;
-    Ok(())
+    let deaf = move || {
+        request.send_replace(Request::Stop);
+    };
+    StopSignals::catch()?.on(first, second, deaf)
 }
 
 /// Shows how the job goes until it has ended.

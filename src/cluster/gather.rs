@@ -19,6 +19,7 @@ use super::hello::{self, Card, HelloError, Purpose, Verdict};
 use super::options::Membership;
 use super::watch::{End, Ended, Heard, SILENCE_MAX, Watch};
 use crate::exit::Exit;
+use crate::panics::caught_in;
 use crate::sync::lock;
 
 /// Why a process can not listen at its own address; a name service may say so for a moment.
@@ -113,32 +114,19 @@ pub(super) fn gather(
     stops: &dyn Fn() -> bool,
     watch: impl FnOnce(Vec<Option<TcpStream>>) -> io::Result<Watch>,
 ) -> Result<(Vec<Option<TcpStream>>, Watch), ClusterError> {
-    let (index, processes) = (membership.index, membership.hosts.len());
-    let others = (0..processes).filter(|peer| *peer != index);
-    let keys = others.flat_map(|peer| {
-        let control = index == 0 || peer == 0;
-        [Some((peer, false)), control.then_some((peer, true))].into_iter().flatten()
-    });
-    let gathering = Arc::new(Gathering {
-        membership: membership.clone(),
-        card,
-        ended,
-        places: Mutex::new(keys.map(|key| (key, Place::Empty)).collect()),
-        trouble: Mutex::default(),
-        refused: Mutex::default(),
-        handshakes: AtomicUsize::new(0),
-        stray_said: AtomicBool::new(false),
-        done: AtomicBool::new(false),
-    });
+    let gathering = Arc::new(Gathering::new(membership, card, ended));
     let _done = Done(Arc::clone(&gathering));
-    for peer in 0..index {
+    for peer in 0..membership.index {
         let purposes = if peer == 0 { vec![Purpose::Control, Purpose::Data] } else { vec![Purpose::Data] };
         for purpose in purposes {
             let gathering = Arc::clone(&gathering);
-            thread::Builder::new()
-                .name(format!("call-{peer}"))
-                .spawn(move || gathering.call(peer, purpose))
-                .map_err(no_thread)?;
+            let call = move || {
+                let name = |index| name(&gathering.membership, index);
+                if let Err(panic) = caught_in(&format!("calling {}", name(peer)), || gathering.call(peer, purpose)) {
+                    gathering.ended.set(End::panicked(&name(gathering.membership.index), &panic));
+                }
+            };
+            thread::Builder::new().name(format!("call-{peer}")).spawn(call).map_err(no_thread)?;
         }
     }
     gathering.wait(stops, watch)
@@ -149,6 +137,26 @@ fn no_thread(error: io::Error) -> ClusterError {
 }
 
 impl Gathering {
+    fn new(membership: &Membership, card: Card, ended: Ended) -> Gathering {
+        let (index, processes) = (membership.index, membership.hosts.len());
+        let others = (0..processes).filter(|peer| *peer != index);
+        let keys = others.flat_map(|peer| {
+            let control = index == 0 || peer == 0;
+            [Some((peer, false)), control.then_some((peer, true))].into_iter().flatten()
+        });
+        Gathering {
+            membership: membership.clone(),
+            card,
+            ended,
+            places: Mutex::new(keys.map(|key| (key, Place::Empty)).collect()),
+            trouble: Mutex::default(),
+            refused: Mutex::default(),
+            handshakes: AtomicUsize::new(0),
+            stray_said: AtomicBool::new(false),
+            done: AtomicBool::new(false),
+        }
+    }
+
     fn wait(
         self: &Arc<Self>,
         stops: &dyn Fn() -> bool,
@@ -232,7 +240,10 @@ impl Gathering {
             self.handshakes.fetch_add(1, Ordering::AcqRel);
             let gathering = Arc::clone(self);
             let hear = move || {
-                gathering.answer(stream, from);
+                // Whatever connects must not end the job; a member comes again.
+                if let Err(panic) = caught_in("answering a connection", || gathering.answer(stream, from)) {
+                    tracing::error!(%from, "{panic}; the connection is let go");
+                }
                 gathering.handshakes.fetch_sub(1, Ordering::AcqRel);
             };
             if let Err(error) = thread::Builder::new().name("answer".to_owned()).spawn(hear) {
@@ -458,5 +469,76 @@ fn is_alive(stream: &TcpStream) -> bool {
     match looks(stream) {
         Ok(bytes) => bytes > 0,
         Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::options::Secret;
+    use super::*;
+
+    /// As no process has it: it is too long for a handshake, which panics.
+    fn card_too_long(index: usize) -> Card {
+        let build = "x".repeat(100_000);
+        Card { index, run: 1, build, processes: 2, workers: 1, job: Vec::new(), replay: None }
+    }
+
+    /// Process `index` of two, with an address of its own and that of the other one.
+    fn membership(index: usize, other: SocketAddr) -> Membership {
+        let mut hosts = vec!["127.0.0.1:0".to_owned(); 2];
+        hosts[1 - index] = other.to_string();
+        let secret = Secret::new("the right secret").expect("long enough");
+        Membership { index, hosts, secret, wait: Duration::from_secs(60) }
+    }
+
+    fn listener() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        (listener, address)
+    }
+
+    /// It would wait in vain until its time is up.
+    #[test]
+    fn a_panic_of_who_calls_ends_it() {
+        let (listener, address) = listener();
+        let membership = membership(1, address);
+        let secret = membership.secret.clone();
+        let zero = thread::spawn(move || {
+            let (stream, _) = listener.accept().expect("accepted");
+            let card = Card { build: String::new(), ..card_too_long(0) };
+            hello::accept(&stream, &secret, [2; 32], &card, |_, _| Verdict::Welcome)
+        });
+        let gathered =
+            gather(&membership, card_too_long(1), Ended::default(), &|| false, |_| unreachable!("nobody comes"));
+        let Err(ClusterError::Ended(end)) = gathered else { panic!("it has not ended") };
+        assert_eq!(end.exit, Exit::Failed);
+        let says = format!("process 1 at 127.0.0.1:0: calling process 0 at {address} panicked: a card is short");
+        assert!(end.what.starts_with(&says), "{}", end.what);
+        let heard = zero.join().expect("no panic");
+        assert_eq!(heard, Err(HelloError::Broken("it closed the connection".to_owned())));
+    }
+
+    /// Its place is free for another one.
+    #[test]
+    fn a_panic_of_who_answers_lets_the_connection_go() {
+        let gathering = Arc::new(Gathering::new(&membership(0, listener().1), card_too_long(0), Ended::default()));
+        let mut door = Door::default();
+        gathering.listen(&mut door);
+        let address = door.listener.as_ref().and_then(|it| it.local_addr().ok()).expect("it listens");
+        let secret = gathering.membership.secret.clone();
+        let one = thread::spawn(move || {
+            let stream = TcpStream::connect(address).expect("connected");
+            let card = Card { build: String::new(), ..card_too_long(1) };
+            hello::connect(&stream, &secret, [1; 32], Purpose::Data, &card)
+        });
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !one.is_finished() || gathering.handshakes.load(Ordering::Acquire) > 0 {
+            assert!(Instant::now() < deadline, "{} under way", gathering.handshakes.load(Ordering::Acquire));
+            gathering.listen(&mut door);
+            thread::sleep(LOOK_AGAIN);
+        }
+        let answered = one.join().expect("no panic");
+        assert_eq!(answered, Err(HelloError::Broken("it closed the connection".to_owned())));
+        assert_eq!(gathering.ended.get(), None);
     }
 }

@@ -50,6 +50,13 @@ pub struct End {
     pub what: String,
 }
 
+impl End {
+    /// A thread of the process with this name has panicked.
+    pub(super) fn panicked(name: &str, panic: &str) -> End {
+        End { exit: Exit::Failed, what: format!("{name}: {panic}; this is a bug: please report it") }
+    }
+}
+
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Frame {
     Beat,
@@ -165,11 +172,8 @@ impl Watch {
             on_stop,
         });
         for (peer, stream) in readers {
-            let (reading, beating) = (Arc::clone(&shared), Arc::clone(&shared));
-            let read = move || reading.unless_panics("hearing another process", |it| it.read(peer, stream));
-            let beat = move || beating.unless_panics("a sign of life", |it| it.beat(peer));
-            thread::Builder::new().name(format!("control-{peer}")).spawn(read)?;
-            thread::Builder::new().name(format!("beat-{peer}")).spawn(beat)?;
+            shared.spawn(format!("control-{peer}"), "hearing another process", move |it| it.read(peer, stream))?;
+            shared.spawn(format!("beat-{peer}"), "giving signs of life", move |it| it.beat(peer))?;
         }
         Ok(Watch { shared, heard: Mutex::new(heard) })
     }
@@ -288,12 +292,20 @@ impl Shared {
         });
     }
 
-    /// Works; a panic in it ends this process, and all others with it.
-    fn unless_panics(&self, who: &str, work: impl FnOnce(&Shared)) {
-        if let Err(panic) = caught_in(who, || work(self)) {
-            let what = format!("{}: {panic}; this is a bug: please report it", self.names[self.index]);
-            self.end(End { exit: Exit::Failed, what });
-        }
+    /// Works on a thread of its own; a panic in it ends this process, and all others with it.
+    fn spawn(
+        self: &Arc<Self>,
+        thread: String,
+        who: &'static str,
+        work: impl FnOnce(&Shared) + Send + 'static,
+    ) -> io::Result<()> {
+        let shared = Arc::clone(self);
+        let body = move || {
+            if let Err(panic) = caught_in(who, || work(&shared)) {
+                shared.end(End::panicked(&shared.names[shared.index], &panic));
+            }
+        };
+        thread::Builder::new().name(thread).spawn(body).map(drop)
     }
 
     fn beat(&self, peer: usize) {
@@ -403,21 +415,18 @@ mod tests {
         [ours, listener.accept().expect("accepted").0]
     }
 
-    fn watch(index: usize, streams: Vec<Option<TcpStream>>, stopped: &Arc<AtomicBool>) -> Watch {
+    fn watch(index: usize, streams: Vec<Option<TcpStream>>, on_stop: impl Fn() + Send + Sync + 'static) -> Watch {
         let names = (0..streams.len()).map(|index| format!("process {index} at h:{index}")).collect();
-        let stopped = Arc::clone(stopped);
-        let on_stop = Box::new(move || stopped.store(true, Ordering::Relaxed));
-        Watch::start(index, names, streams, Ended::default(), on_stop).expect("threads")
+        Watch::start(index, names, streams, Ended::default(), Box::new(on_stop)).expect("threads")
     }
 
-    /// Processes 0, 1 and 2, and whether 0 was asked to stop.
-    fn three() -> ([Watch; 3], Arc<AtomicBool>) {
+    /// Processes 0, 1 and 2; `on_stop`: 0 is asked to stop.
+    fn three(on_stop: impl Fn() + Send + Sync + 'static) -> [Watch; 3] {
         let ([a, b], [c, d]) = (pair(), pair());
-        let stopped = Arc::new(AtomicBool::new(false));
-        let zero = watch(0, vec![None, Some(a), Some(c)], &stopped);
-        let one = watch(1, vec![Some(b), None, None], &Arc::default());
-        let two = watch(2, vec![Some(d), None, None], &Arc::default());
-        ([zero, one, two], stopped)
+        let zero = watch(0, vec![None, Some(a), Some(c)], on_stop);
+        let one = watch(1, vec![Some(b), None, None], || {});
+        let two = watch(2, vec![Some(d), None, None], || {});
+        [zero, one, two]
     }
 
     fn what(watch: &Watch) -> (Exit, String) {
@@ -428,7 +437,8 @@ mod tests {
 
     #[test]
     fn the_start_is_told_to_all() {
-        let ([zero, one, two], stopped) = three();
+        let (stop, stopped) = channel();
+        let [zero, one, two] = three(move || stop.send(()).expect("it waits"));
         zero.begin(vec![7, 8, 9]);
         for other in [&one, &two] {
             assert_eq!(other.hear(), Heard::Begin(vec![7, 8, 9]));
@@ -440,17 +450,13 @@ mod tests {
         zero.hand_out(vec![5; 3_000_000]);
         assert_eq!([one.hear(), two.hear()], [Heard::Handed(vec![5; 3_000_000]), Heard::Handed(vec![5; 3_000_000])]);
         two.ask_to_stop();
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !stopped.load(Ordering::Relaxed) {
-            assert!(Instant::now() < deadline, "process 0 was not asked");
-            thread::sleep(Duration::from_millis(5));
-        }
+        stopped.recv_timeout(Duration::from_secs(10)).expect("process 0 is asked");
         assert_eq!(two.heard_now(), None);
     }
 
     #[test]
     fn the_end_of_one_is_everybodys() {
-        let ([zero, one, two], _) = three();
+        let [zero, one, two] = three(|| {});
         thread::spawn(move || one.end(End { exit: Exit::Configuration, what: "process 1: no".to_owned() }));
         assert_eq!([what(&zero), what(&two)], [(); 2].map(|()| (Exit::Configuration, "process 1: no".to_owned())));
         assert_eq!(two.hear(), Heard::End);
@@ -460,11 +466,21 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_of_a_thread_ends_all() {
+        let [zero, one, two] = three(|| panic!("by the test"));
+        two.ask_to_stop();
+        let says = "process 0 at h:0: hearing another process panicked: by the test; this is a bug: please report it";
+        for watch in [&zero, &one, &two] {
+            assert_eq!(what(watch), (Exit::Failed, says.to_owned()));
+        }
+    }
+
+    #[test]
     fn who_is_lost_is_named_to_all() {
         let [a, b] = pair();
         let [c, d] = pair();
-        let zero = watch(0, vec![None, Some(a), Some(c)], &Arc::default());
-        let one = watch(1, vec![Some(b), None, None], &Arc::default());
+        let zero = watch(0, vec![None, Some(a), Some(c)], || {});
+        let one = watch(1, vec![Some(b), None, None], || {});
         drop(d);
         for watch in [&zero, &one] {
             let (exit, what) = what(watch);
@@ -476,7 +492,7 @@ mod tests {
     #[test]
     fn who_is_silent_is_lost() {
         let [a, frozen] = pair();
-        let zero = watch(0, vec![None, Some(a)], &Arc::default());
+        let zero = watch(0, vec![None, Some(a)], || {});
         let started = Instant::now();
         let expected = "process 1 at h:1 is lost: no sign of life for 8 s; all processes end, start them again";
         assert_eq!(what(&zero), (Exit::TryAgain, expected.to_owned()));

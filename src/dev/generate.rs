@@ -226,7 +226,7 @@ pub(super) fn run(args: GenArgs) -> anyhow::Result<()> {
         event_bytes: args.event_bytes,
     };
     let mut traffic = Traffic::new(options.clone())?;
-    let stop = StopSignals::catch()?.flag();
+    let stop = StopSignals::catch()?.flag()?;
     let mut sink = Sink::open(&args)?;
     if let Sink::Topic(sender) = &sink
         && sender.partitions() != options.partitions

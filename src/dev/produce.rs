@@ -99,7 +99,7 @@ pub(super) fn run(args: ProduceArgs) -> anyhow::Result<()> {
         let file = File::open(&args.file).with_context(|| format!("can not read {name}"))?;
         Box::new(BufReader::with_capacity(1 << 20, file))
     };
-    let stop = StopSignals::catch()?.flag();
+    let stop = StopSignals::catch()?.flag()?;
     let mut sender = Sender::open(&args.kafka, args.partitions)?;
     let partitions = sender.partitions();
     if let Some(partition) = args.partition {

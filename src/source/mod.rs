@@ -74,6 +74,9 @@ pub enum SourceError {
     /// It may pass: the brokers are away, the topic is not there yet.
     #[error("{0}")]
     Retry(String),
+    /// A fault of ours.
+    #[error("{0}; this is a bug: please report it")]
+    Bug(String),
 }
 
 impl HasExit for SourceError {
@@ -81,6 +84,7 @@ impl HasExit for SourceError {
         match self {
             SourceError::Invalid(_) => Exit::Configuration,
             SourceError::Retry(_) => Exit::TryAgain,
+            SourceError::Bug(_) => Exit::Failed,
         }
     }
 }

@@ -9,6 +9,8 @@ use std::thread;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::panics::caught_in;
+
 /// SIGINT and SIGTERM, caught from here on.
 pub struct StopSignals {
     runtime: runtime::Runtime,
@@ -30,6 +32,32 @@ impl StopSignals {
         Ok(StopSignals { runtime, interrupt, terminate })
     }
 
+    /// Calls `first` at the first signal and `second` at the next one, on a thread of its own. If that thread panics, nobody hears signals
+    /// any more, and `deaf` is called.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn on(
+        mut self,
+        first: impl FnOnce() + Send + 'static,
+        second: impl FnOnce() + Send + 'static,
+        deaf: impl FnOnce() + Send + 'static,
+    ) -> io::Result<()> {
+        let body = move || {
+            let waited = caught_in("waiting for signals", || {
+                self.wait();
+                first();
+                self.wait();
+                second();
+            });
+            if let Err(panic) = waited {
+                tracing::error!("{panic}; no signal would be heard any more, so it stops in order");
+                deaf();
+            }
+        };
+        thread::Builder::new().name("signals".to_owned()).spawn(body).map(drop)
+    }
+
     /// Waits for either.
     pub fn wait(&mut self) {
         self.runtime.block_on(async {
@@ -41,15 +69,37 @@ impl StopSignals {
     }
 
     /// A flag that the first signal raises; the second one ends the process at once.
-    pub fn flag(mut self) -> Arc<AtomicBool> {
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn flag(self) -> io::Result<Arc<AtomicBool>> {
         let raised = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&raised);
-        thread::spawn(move || {
-            self.wait();
-            flag.store(true, Ordering::Relaxed);
-            self.wait();
-            process::exit(130);
-        });
-        raised
+        let raise = || {
+            let flag = Arc::clone(&raised);
+            move || flag.store(true, Ordering::Relaxed)
+        };
+        self.on(raise(), || process::exit(130), raise())?;
+        Ok(raised)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Whoever asked for the end by a signal would wait for ever.
+    #[test]
+    fn a_panic_at_a_signal_is_taken_for_one() {
+        let (sender, told) = channel();
+        let signals = StopSignals::catch().expect("caught");
+        let deaf = move || sender.send(()).expect("it waits");
+        signals.on(|| panic!("by the test"), || unreachable!("it has ended"), deaf).expect("a thread");
+        let killed = Command::new("kill").args(["-TERM", &process::id().to_string()]).status().expect("kill runs");
+        assert!(killed.success());
+        told.recv_timeout(Duration::from_secs(60)).expect("it is told");
     }
 }

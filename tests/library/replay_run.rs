@@ -840,6 +840,28 @@ fn a_store_that_says_no_ends_it() {
     dataset_of(&inner, &summary).is(&reference(1), "again");
 }
 
+/// What reads the archive, and what stores.
+#[test]
+fn a_panic_of_a_thread_or_task_ends_it() {
+    let inner = tables();
+    let submission = submit(&inner, 1);
+    let before = both(&inner);
+    let reading = on(&inner);
+    reading.panics_reading("raw/ingest_date");
+    let storing = on(&inner);
+    storing.on("/chunks/", Fault::Panic);
+    for (store, what) in [
+        (reading, "reading the archive panicked: by the test at raw/ingest_date"),
+        (storing, "storing what a replay has counted panicked: by the test at replays/r/chunks/"),
+    ] {
+        let error = begin(&store, NEW, &submission, (3, 4096)).end().expect_err("a panic");
+        assert!(matches!(&error, ReplayError::Table(TableError::Bug(said)) if said.starts_with(what)), "{error:?}");
+        nothing_is_told(&inner, &before);
+    }
+    let summary = recounted(&inner, &submission, (1, LARGE));
+    dataset_of(&inner, &summary).is(&reference(1), "again");
+}
+
 /// A file that the store never takes holds up no worker: all hear that another one can not go on.
 #[test]
 fn a_store_that_hangs_does_not_hold_up_the_end() {

@@ -16,6 +16,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::job::Job;
+use crate::panics::caught_in;
 use crate::source::SourceError;
 use crate::sync::lock;
 
@@ -186,7 +187,7 @@ fn made(client: &ClientConfig, silent: bool, patience: Duration) -> Result<Kafka
 ///
 /// # Errors
 /// [`SourceError::Invalid`] where the brokers refuse the client or what it asks for; [`SourceError::Retry`] where they do not
-/// answer. Both with the client's last complaint.
+/// answer, both with the client's last complaint; [`SourceError::Bug`] where the question panics.
 pub(super) fn ask<T: Send + 'static>(
     consumer: &Arc<KafkaConsumer>,
     question: impl FnOnce(&KafkaConsumer) -> KafkaResult<T> + Send + 'static,
@@ -194,7 +195,7 @@ pub(super) fn ask<T: Send + 'static>(
     let (sender, answer) = mpsc::channel();
     let asked = Arc::clone(consumer);
     // Who no longer waits needs no answer.
-    let body = move || sender.send(question(&asked)).unwrap_or_default();
+    let body = move || sender.send(caught_in("asking the brokers", || question(&asked))).unwrap_or_default();
     thread::Builder::new().name("ask".to_owned()).spawn(body).map_err(|error| {
         SourceError::Retry(format!(
             "the system gave no thread: {error}; raise the limit of processes, then start again"
@@ -205,16 +206,15 @@ pub(super) fn ask<T: Send + 'static>(
         let answer = answer.recv_timeout(LISTEN);
         listen(consumer);
         match answer {
-            Ok(Ok(value)) => {
+            Ok(Ok(Ok(value))) => {
                 *lock(&consumer.context().complaints) = Complaints::default();
                 return Ok(value);
             }
-            Ok(Err(error)) => return Err(unanswered(consumer, "", &error)),
+            Ok(Ok(Err(error))) => return Err(unanswered(consumer, "", &error)),
+            Ok(Err(panic)) => return Err(SourceError::Bug(panic)),
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => {
-                return Err(SourceError::Retry(
-                    "the thread that asks the brokers is gone; see the log above".to_owned(),
-                ));
+                return Err(SourceError::Bug("the thread that asks the brokers is gone without a word".to_owned()));
             }
         }
         if consumer.context().complaints().refusal.is_some()
@@ -347,6 +347,18 @@ pub(super) fn is_embedded(consumer: &Arc<KafkaConsumer>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_question_that_panics_says_so() {
+        let mut client = ClientConfig::new();
+        client.set("group.id", "test");
+        let consumer = silent_consumer(&client, ASK).expect("a client");
+        let asked = ask(&consumer, |_| -> KafkaResult<()> { panic!("by the test") });
+        assert!(
+            matches!(&asked, Err(SourceError::Bug(said)) if said == "asking the brokers panicked: by the test"),
+            "{asked:?}"
+        );
+    }
 
     /// Reasons as librdkafka 2.12 gives them.
     #[test]

@@ -13,6 +13,7 @@ use rdkafka::config::ClientConfig;
 
 use super::client::{KafkaConsumer, consumer, offsets, partitions};
 use crate::model::Epoch;
+use crate::panics::caught_in;
 use crate::source::{PartitionStart, SourceError, Waker};
 use crate::sync::lock;
 
@@ -113,7 +114,7 @@ impl Known {
 }
 
 /// Asks for new partitions at an interval, and for the ends of each epoch that comes, as long as the job is there. `connect`: without a
-/// client nothing is known, so the next question tries again.
+/// client nothing is known, so the next question tries again; so it does after a panic, as nothing is lost with an answer.
 fn ask_on(
     known: &Weak<Known>,
     epochs: &mpsc::Receiver<Epoch>,
@@ -124,26 +125,34 @@ fn ask_on(
     let mut client: Option<Arc<KafkaConsumer>> = None;
     let mut discovered = Instant::now();
     loop {
-        let epoch = epochs.recv_timeout(interval.saturating_sub(discovered.elapsed()));
+        let epoch = epochs.recv_timeout(interval.saturating_sub(discovered.elapsed())).ok();
         let Some(known) = known.upgrade() else { return };
-        if client.is_none() {
-            match connect() {
-                Ok(made) => client = Some(made),
-                Err(error) => {
-                    tracing::warn!(%error, "no client to look for new partitions and for ends; tried again soon")
+        let discovers = discovered.elapsed() >= interval;
+        if discovers {
+            discovered = Instant::now();
+        }
+        let asked = caught_in("looking for new partitions and for ends", || {
+            let consumer = match client.take() {
+                Some(consumer) => consumer,
+                None => connect()?,
+            };
+            if let Some(epoch) = epoch {
+                known.ask_ends(&consumer, epoch, topics);
+            }
+            if discovers {
+                match partitions(&consumer, topics) {
+                    Ok(found) => known.add_new(&found, topics),
+                    Err(error) => tracing::warn!(%error, "looking for new partitions"),
                 }
             }
-        }
-        if let (Ok(epoch), Some(consumer)) = (epoch, &client) {
-            known.ask_ends(consumer, epoch, topics);
-        }
-        if discovered.elapsed() >= interval {
-            discovered = Instant::now();
-            match client.as_ref().map(|consumer| partitions(consumer, topics)) {
-                Some(Ok(found)) => known.add_new(&found, topics),
-                Some(Err(error)) => tracing::warn!(%error, "looking for new partitions"),
-                None => {}
+            Ok::<_, SourceError>(consumer)
+        });
+        match asked {
+            Ok(Ok(consumer)) => client = Some(consumer),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "no client to look for new partitions and for ends; tried again soon")
             }
+            Err(panic) => tracing::error!("{panic}; the job goes on, and it is tried again soon"),
         }
     }
 }
@@ -167,9 +176,9 @@ mod tests {
         assert_eq!(place(120, true).lag(Some(150)), 0, "records of aborted transactions are no lag");
     }
 
-    /// A certificate that is being replaced, for example: what can not be made now can be made later.
+    /// A certificate that is being replaced, for example: what can not be made now can be made later. A panic is no end either.
     #[test]
-    fn who_gets_no_client_tries_again() {
+    fn who_gets_no_client_or_panics_tries_again() {
         let broker = rdkafka::mocking::MockCluster::new(1).expect("an embedded broker");
         broker.create_topic("events", 3, 1).expect("a topic");
         let mut client = ClientConfig::new();
@@ -179,7 +188,8 @@ mod tests {
         let (weak, tries) = (Arc::downgrade(&known), Arc::new(AtomicUsize::new(0)));
         let counted = Arc::clone(&tries);
         let connect = move || match counted.fetch_add(1, Ordering::Relaxed) {
-            0 | 1 => Err(SourceError::Invalid("no such file".to_owned())),
+            0 => Err(SourceError::Invalid("no such file".to_owned())),
+            1 => panic!("by the test"),
             _ => consumer(&client),
         };
         let asking = std::thread::spawn(move || {
