@@ -170,6 +170,21 @@ fn what_connects_does_not_disturb() {
 }
 
 #[test]
+fn a_log_that_nobody_reads_any_more_ends_nothing() {
+    for format in ["text", "json"] {
+        let mut place = Place::new(1);
+        place.send(RECORDS);
+        let mut job = place.job();
+        let mut job = job.args(["--drain", "--log-format", format]).stderr(Stdio::piped()).spawn().expect("it runs");
+        drop(job.stderr.take());
+        let status = eventually("its end", || job.try_wait().expect("our child"));
+        assert_eq!(status.code(), Some(0), "{format}");
+        let archived: u64 = place.raw().files.values().map(|file| file.rows).sum();
+        assert_eq!(archived, RECORDS, "{format}");
+    }
+}
+
+#[test]
 fn each_process_of_a_job_answers_for_itself() {
     let mut place = Place::new(2);
     let start = |place: &Place, index| {

@@ -137,6 +137,8 @@ fn log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
         anyhow::anyhow!("--log {filter:?}: {error}; expected a level, or a filter such as floodmark=debug")
     })?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // It would say on stderr that stderr is gone, and panic.
+    let log = log.log_internal_errors(false);
     match format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => {

@@ -61,13 +61,13 @@ impl LiveLine {
         // Wrapping off: a line longer than the terminal is wide is cut, or each would stay on the screen. In one piece, so that
         // a kill does not leave it off.
         line = if self.terminal { format!("\r\x1b[?7l{line}\x1b[K\x1b[?7h") } else { line + "\n" };
-        eprint!("{line}");
+        say::to_stderr(&line);
     }
 
     /// Removes the live line: the closing sentence comes next.
     pub fn clear(&self) {
         if self.terminal {
-            eprint!("\r\x1b[K");
+            say::to_stderr("\r\x1b[K");
         }
     }
 }
