@@ -15,14 +15,14 @@ pub(super) fn undone(escapes: Escapes, text: &str) -> String {
                 out.push((hex(*high) << 4) | hex(*low));
                 rest = more;
             }
-            (Escapes::Json, b'\\', [b'u', more @ ..]) => match unicode(more) {
+            (Escapes::Json, b'\\', _) => match json_escape(after) {
                 Some((c, more)) => {
                     out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
                     rest = more;
                 }
                 None => out.push(*byte),
             },
-            (Escapes::Apache | Escapes::Json, b'\\', [next, more @ ..]) => match plain(escapes, *next) {
+            (Escapes::Apache, b'\\', [next, more @ ..]) => match plain(escapes, *next) {
                 Some(plain) => {
                     out.push(plain);
                     rest = more;
@@ -33,6 +33,15 @@ pub(super) fn undone(escapes: Escapes, text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&out).into_owned()
+}
+
+/// What follows a backslash in JSON: the character that it stands for, and what comes after it; `None` where JSON knows no such escape.
+pub(super) fn json_escape(text: &[u8]) -> Option<(char, &[u8])> {
+    match text {
+        [b'u', after @ ..] => unicode(after),
+        [letter, after @ ..] => Some((char::from(plain(Escapes::Json, *letter)?), after)),
+        [] => None,
+    }
 }
 
 /// What a letter behind a backslash stands for.

@@ -24,6 +24,13 @@ impl<'a> Front<'a> {
         let text = text.trim_end_matches(is_blank);
         let (first, rest) = item(text)?;
         let (second, rest) = item(rest)?;
+        // A virtual host before an absent client, as where no proxy has named one: `shop.example - - -`.
+        if second == "-"
+            && let Some(("-", user)) = item(rest)
+            && is_virtual_host(first)
+        {
+            return Front::new(first, second, "-", user);
+        }
         if second == "-" || !rest.contains(is_blank) {
             // The controller of ingresses writes the client a second time: `client - [client] - user`.
             let twice = rest.strip_prefix('[').and_then(|rest| rest.split_once("] - "));
@@ -124,6 +131,10 @@ mod tests {
             ("203.0.113.1 10.0.0.1 - -", Some(["", "203.0.113.1", "-", "-"])),
             ("2001:db8::1 10.0.0.1 - -", Some(["", "2001:db8::1", "-", "-"])),
             ("- 10.0.0.1 - -", Some(["", "10.0.0.1", "-", "-"])),
+            ("shop.example - - -", Some(["shop.example", "-", "-", "-"])),
+            ("shop.example:80 - - John Smith", Some(["shop.example:80", "-", "-", "John Smith"])),
+            ("shop.example - -", Some(["", "shop.example", "-", "-"])),
+            ("192.0.2.1 - - -", Some(["", "192.0.2.1", "-", "- -"])),
             ("_ 10.0.0.1 - -", Some(["", "10.0.0.1", "-", "-"])),
             ("shop.example 203.0.113.1, 198.51.100.2 - -", Some(["shop.example", "203.0.113.1", "-", "-"])),
             ("203.0.113.1:80 10.0.0.1 - -", Some(["203.0.113.1:80", "10.0.0.1", "-", "-"])),

@@ -8,10 +8,9 @@
 //! Depth is no danger: what is passed over is without recursion, what is walked is as deep as the pointers.
 
 use super::found::{Found, Kind};
-use super::scan::{Fault, Scanner, control_character, unescape};
+use super::scan::{Fault, Scanner, control_character, unescape, without_mark};
 use crate::model::Rejection;
 
-const BYTE_ORDER_MARK: char = '\u{feff}';
 /// What a value begins with.
 const OBJECT: &str = "'{'";
 
@@ -83,8 +82,7 @@ impl Trie {
 
     /// Reads `input`, which must be one JSON object and nothing else, but for a byte order mark in front.
     pub(super) fn read(&self, input: &str, found: &mut Found) -> Result<(), Fault> {
-        let mark = if input.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len_utf8() } else { 0 };
-        let mut scanner = Scanner::new(input, mark);
+        let mut scanner = Scanner::new(input, input.len() - without_mark(input).len());
         if scanner.next_token() != Some(b'{') {
             return Err(scanner.fault(OBJECT));
         }

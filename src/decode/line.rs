@@ -12,6 +12,7 @@
 
 use super::found::{Found, Kind};
 use super::front::{Front, without_port};
+use super::scan::without_mark;
 use crate::job::LineField;
 
 /// The longest time that is looked for between brackets, in bytes: a bound, so that any line is read in linear time.
@@ -27,7 +28,7 @@ pub(super) struct BadLine {
 }
 
 impl BadLine {
-    /// At the beginning of `part`, which is a part of `line`.
+    /// At the beginning of `part`, which is a part of `line`: behind a byte order mark, if there is one.
     pub(super) fn at(part: &str, line: &str, expected: impl Into<String>) -> BadLine {
         BadLine { at: part.as_ptr() as usize - line.as_ptr() as usize, expected: expected.into() }
     }
@@ -43,7 +44,7 @@ impl BadLine {
 
 /// Reads one line, with or without its end. Slots are numbered as [`LineField::ALL`].
 pub(super) fn read(input: &str, found: &mut Found) -> Result<(), BadLine> {
-    let line = without_end(input);
+    let line = line_of(input);
     let head = Head::read(line)?;
     let (request, rest) = ended(head.rest, line)?;
     let (status, rest) = word(rest);
@@ -102,9 +103,10 @@ fn set(field: LineField, text: &str, input: &str, found: &mut Found) {
     let Ok(()) = unescaped;
 }
 
-/// A line without what ends it.
-pub(super) fn without_end(input: &str) -> &str {
-    let line = input.strip_suffix('\n').unwrap_or(input);
+/// The line itself: without a byte order mark in front, and without what ends it.
+pub(super) fn line_of(input: &str) -> &str {
+    let line = without_mark(input);
+    let line = line.strip_suffix('\n').unwrap_or(line);
     line.strip_suffix('\r').unwrap_or(line)
 }
 
@@ -187,7 +189,7 @@ impl<'a> Head<'a> {
             if let Some(length) = time_length(&line[from..quote]) {
                 let end = from + length;
                 if time.is_none() {
-                    quote = line[end..].find('"').map_or(line.len(), |at| end + at);
+                    quote = opening_quote(line, end);
                 }
                 time = Some((open, end));
                 from = end;
@@ -200,7 +202,7 @@ impl<'a> Head<'a> {
                 let end = line[open..].find(']').map(|at| open + at);
                 let end =
                     end.ok_or_else(|| BadLine::at(&line[open + 1..], line, "a `]` that ends the time that begins"))?;
-                quote = line[end..].find('"').map_or(line.len(), |at| end + at);
+                quote = opening_quote(line, end);
                 (open, end)
             }
             (None, None) => return Err(BadLine::at(&line[line.len()..], line, "a time in brackets")),
@@ -210,6 +212,12 @@ impl<'a> Head<'a> {
         }
         Ok(Head { front: &line[..open], time: &line[open + 1..end], rest: &line[quote + 1..] })
     }
+}
+
+/// The quote behind `from` that opens the request: none that is escaped, which belongs to a user's name. The end where there is none.
+fn opening_quote(line: &str, from: usize) -> usize {
+    let mut quotes = line[from..].match_indices('"').map(|(at, _)| from + at);
+    quotes.find(|at| !ends_in_escape(&line[..*at])).unwrap_or(line.len())
 }
 
 /// The length of a time up to its `]`, if it looks like one: `17/May/2015…`, `2015-05-17…`.
@@ -292,6 +300,22 @@ mod tests {
             ("SSH-2.0-Go x", "", "", "", ""),
         ] {
             assert_eq!(Request::read(text), Request { method, path, query, protocol }, "{text}");
+        }
+    }
+
+    /// A user's name may hold blanks, brackets and escaped quotes: what is written there is neither the time nor the request.
+    #[test]
+    fn no_user_writes_the_time_or_the_request() {
+        let then = "[10/Feb/2020:00:00:00 +0000]";
+        for user in
+            [then, &format!("{then} x"), &format!(r#"{then} \"x"#), &format!(r#"{then} \"GET /x HTTP/1.1\" 500 9"#)]
+        {
+            let line = format!(r#"h - {user} [10/Feb/2025:16:42:07 -0500] "GET /a HTTP/1.1" 200 1"#);
+            let mut found = Found::new(LineField::ALL.len());
+            assert_eq!(read(&line, &mut found), Ok(()), "{line}");
+            let text = |field| found.text(found.slot(field as usize), &line);
+            let fields = [LineField::User, LineField::Time, LineField::Path, LineField::Status].map(text);
+            assert_eq!(fields, [&user.replace('\\', ""), "10/Feb/2025:16:42:07 -0500", "/a", "200"], "{line}");
         }
     }
 

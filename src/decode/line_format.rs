@@ -7,7 +7,7 @@
 use super::escapes::undone;
 use super::found::{Found, Kind};
 use super::front::{is_host, without_port};
-use super::line::{BadLine, Request, check_bytes, check_status, ends_in_escape, path_and_query, without_end};
+use super::line::{BadLine, Request, check_bytes, check_status, ends_in_escape, line_of, path_and_query};
 use crate::job::LineField;
 use crate::job::line::{Escapes, LineFormat, LineTime, Meaning, Variable};
 use crate::job::line_names::{is_list, is_word};
@@ -92,7 +92,7 @@ impl Lines {
 
     /// Reads one line, with or without its end.
     pub(super) fn read(&self, input: &str, found: &mut Found) -> Result<(), BadLine> {
-        let line = without_end(input);
+        let line = line_of(input);
         let mut rest = line
             .strip_prefix(self.front.as_str())
             .ok_or_else(|| BadLine::at(line, line, format!("`{}`, with which the format begins,", self.front)))?;
@@ -200,6 +200,9 @@ impl End {
             End::Text { skip, is_list, before } => {
                 let mut inside = *skip;
                 find(text, then, escapes, |at| {
+                    if inside > 0 && is_padding(text, at) {
+                        return false;
+                    }
                     if *is_list && goes_on(text, at) {
                         return false;
                     }
@@ -234,6 +237,11 @@ fn find(text: &str, wanted: &str, escapes: Escapes, mut is_end: impl FnMut(usize
             return Some(at);
         }
     }
+}
+
+/// Whether there is a blank at `at` that only pads a number of a time, as in `Jan  5`: it begins the value, or another one follows.
+fn is_padding(text: &str, at: usize) -> bool {
+    text[at..].starts_with("  ") || (at == 0 && text.starts_with(' '))
 }
 
 /// Whether a list goes on behind the blank at `at`.
@@ -409,6 +417,14 @@ mod tests {
             "10/Feb/2025:16:42:07 -0500 h",
             &[("time", "10/Feb/2025:16:42:07 -0500"), ("client", "h")],
         );
+        check(
+            "%{%b %e %T %Y}t %h %>s",
+            "Jan  5 16:42:07 2025 h 200",
+            &[("time", "Jan  5 16:42:07 2025"), ("client", "h"), ("status", "200")],
+        );
+        check("%{%e %b %Y %T}t %h", " 5 Jan 2025 16:42:07 h", &[("time", " 5 Jan 2025 16:42:07"), ("client", "h")]);
+        check("%{%e %b %Y %T}t %h", "15 Jan 2025 16:42:07 h", &[("time", "15 Jan 2025 16:42:07"), ("client", "h")]);
+        check("%{%c}t %h", "Sun Jan  5 16:42:07 2025 h", &[("time", "Sun Jan  5 16:42:07 2025"), ("client", "h")]);
         check(
             "$http_host [$msec]",
             "shop.example:8080 [1]",

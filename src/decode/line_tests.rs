@@ -140,6 +140,30 @@ fn a_line_in_json_that_nobody_unwraps_hints_at_it() {
     }
 }
 
+#[test]
+fn a_byte_order_mark_is_no_part_of_a_line() {
+    let combined = job(CONSTANT, &["client", "status"]);
+    let described = job(&format!("line = '$remote_addr [$time_local] $status'\n{CONSTANT}"), &["client", "status"]);
+    for (job, good, bad, at) in [
+        (
+            &combined,
+            "h - - [10/Feb/2025:16:42:07 -0500] \"GET / HTTP/1.1\" 200 1",
+            "h - - [10/Feb/2025:16:42:07 -0500] \"GET / HTTP/1.1\" 20 1",
+            55,
+        ),
+        (&described, "h [10/Feb/2025:16:42:07 -0500] 200", "h [10/Feb/2025:16:42:07 -0500] OK", 34),
+    ] {
+        let counted = (Outcome::Counted, Some(TIME_US), vec!["h".to_owned(), "200".to_owned()]);
+        assert_eq!(decoded(job, format!("\u{feff}{good}\r\n").as_bytes()), counted, "{good}");
+        match decoded(job, format!("\u{feff}{bad}").as_bytes()).0 {
+            Outcome::Rejected(rejection) => {
+                assert!(rejection.expected.ends_with(&format!("at byte {at}")), "{rejection:?}")
+            }
+            other => panic!("{bad}: {other:?}"),
+        }
+    }
+}
+
 const WRAPPED: &str = r#"{"@timestamp":"2025-02-10T21:42:08.001Z","message":"192.0.2.1 - - [10/Feb/2025:16:42:07 -0500] \"GET /a HTTP/1.1\" 200 368 \"-\" \"x\\\"y\""}"#;
 
 #[test]

@@ -8,7 +8,7 @@
 //! buffers that are reused, so that decoding does not allocate once they have grown (but for values that are not UTF-8, keys that are
 //! escaped, texts that are shortened or lower-cased beyond ASCII). A record that can not be counted is data, not an error.
 //!
-//! Bytes that are not UTF-8 become U+FFFD. Rules that are checked first win: `empty`, `too_large`, `bad_json` or `bad_line`; then
+//! A byte order mark in front is skipped. Bytes that are not UTF-8 become U+FFFD. Rules that are checked first win: `empty`, `too_large`, `bad_json` or `bad_line`; then
 //! over all that the job needs `missing_field`, `wrong_type`, `bad_time`, `time_out_of_range`. Only then `where` is asked: what is
 //! filtered is well-formed. A field that only `exists` asks about may be an object or array; any other that is used may not.
 
@@ -39,6 +39,7 @@ use found::{Found, Kind, Slot};
 use json::Trie;
 use line::BadLine;
 use plan::{Customer, Parser, Plan};
+use scan::without_mark;
 use unwrap::Unwrap;
 
 /// A decoded record; a buffer that [`Decoder::decode`] fills anew each time.
@@ -302,8 +303,9 @@ fn parse_json(trie: &Trie, value: &[u8], input: &str, found: &mut Found) -> Resu
 }
 
 fn bad_line(what: &str, bad: &BadLine, value: &[u8], input: &str) -> Box<Rejection> {
-    let expected = format!("{what}: {} at byte {}", bad.expected, json::place_in(value, bad.at));
-    rejection(Reason::BadLine, None, &expected, json::around(input, bad.at).as_bytes())
+    let at = bad.at + input.len() - without_mark(input).len();
+    let expected = format!("{what}: {} at byte {}", bad.expected, json::place_in(value, at));
+    rejection(Reason::BadLine, None, &expected, json::around(input, at).as_bytes())
 }
 
 fn rejection(reason: Reason, field: Option<&str>, expected: &str, found: &[u8]) -> Box<Rejection> {

@@ -4,6 +4,13 @@
 //! `,`, `}`, `]` or white space. So `NaN`, `\xFA`, a bad number or half an escape in a value that nobody asks for does no harm.
 //! Nothing here recurses.
 
+use super::escapes::json_escape;
+
+/// The text without a byte order mark in front.
+pub(super) fn without_mark(input: &str) -> &str {
+    input.strip_prefix('\u{feff}').unwrap_or(input)
+}
+
 /// What is not as it must be, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
@@ -152,40 +159,12 @@ pub(super) fn unescape(inside: &str, start: usize, out: &mut String) -> Result<(
         out.push_str(&rest[..at]);
         let escape = &rest[at..];
         let fault = Fault { at: start + inside.len() - escape.len(), expected: "an escape that JSON knows" };
-        let mut length = 2;
-        out.push(match escape.as_bytes().get(1) {
-            Some(letter @ (b'"' | b'\\' | b'/')) => char::from(*letter),
-            Some(b'b') => '\u{8}',
-            Some(b'f') => '\u{c}',
-            Some(b'n') => '\n',
-            Some(b'r') => '\r',
-            Some(b't') => '\t',
-            Some(b'u') => {
-                let first = unit(escape).ok_or(fault)?;
-                length = 6;
-                let second = if (0xd800..0xdc00).contains(&first) { unit(&escape[6..]) } else { None };
-                match second {
-                    Some(second @ 0xdc00..0xe000) => {
-                        length = 12;
-                        let code = 0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00);
-                        char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER)
-                    }
-                    // A lone surrogate is no character.
-                    _ => char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER),
-                }
-            }
-            _ => return Err(fault),
-        });
-        rest = &escape[length..];
+        let (c, after) = json_escape(&escape.as_bytes()[1..]).ok_or(fault)?;
+        out.push(c);
+        rest = &escape[escape.len() - after.len()..];
     }
     out.push_str(rest);
     Ok(())
-}
-
-/// The UTF-16 unit of `\uXXXX` at the beginning of a text.
-fn unit(text: &str) -> Option<u32> {
-    let hex = text.strip_prefix("\\u")?.as_bytes().first_chunk::<4>()?;
-    hex.iter().try_fold(0, |unit, digit| Some(unit * 16 + char::from(*digit).to_digit(16)?))
 }
 
 /// The first control character of a string's inside: JSON wants them escaped.

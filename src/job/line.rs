@@ -4,9 +4,11 @@
 //! string something else was expected. Two variables side by side are refused where a line could not tell them apart: the second
 //! one must have a known beginning, as `$request_uri` behind `$host`, or `%q` behind `%U`.
 
+use std::borrow::Cow;
+
 use super::line_names::Named;
-use super::line_source;
 use super::logic::{LineField, Place};
+use super::{line_source, pattern};
 
 /// What a server's configuration says about its lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -243,12 +245,12 @@ impl Meaning {
 
 impl LineTime {
     /// A time of this form, with its blanks where they stand.
-    pub(crate) fn sample(&self) -> &str {
+    pub(crate) fn sample(&self) -> Cow<'static, str> {
         match self {
-            LineTime::AccessLog => "17/May/2015:10:05:03 +0000",
-            LineTime::Iso8601 => "2015-05-17T10:05:03+00:00",
-            LineTime::UnixSeconds | LineTime::UnixMs | LineTime::UnixUs => "1431857103",
-            LineTime::Pattern(pattern) => pattern,
+            LineTime::AccessLog => "17/May/2015:10:05:03 +0000".into(),
+            LineTime::Iso8601 => "2015-05-17T10:05:03+00:00".into(),
+            LineTime::UnixSeconds | LineTime::UnixMs | LineTime::UnixUs => "1431857103".into(),
+            LineTime::Pattern(text) => pattern::sample(text).unwrap_or_else(|| text.clone()).into(),
         }
     }
 }

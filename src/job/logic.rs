@@ -9,10 +9,11 @@ use crate::model::Granularity;
 
 /// Raised by hand whenever code changes what is counted for the same job file: a decoder's rule, a window's border, a transform.
 ///
-/// - 2: more records can be counted. Event times in all unambiguous forms of ISO 8601, and milliseconds as a string; JSON with a byte order
-///   mark, or with faults inside values that nobody asks for; bytes that are not UTF-8 and lone surrogates become U+FFFD; more
+/// - 2: more records can be counted. Event times in all unambiguous forms of ISO 8601, and milliseconds as a string; a byte order mark in
+///   front; JSON with faults inside values that nobody asks for; bytes that are not UTF-8 and lone surrogates become U+FFFD; more
 ///   forms of access-log lines. An event time that could be read before is read as before: replays choose rows by it. So is a
-///   customer, but for one out of a line: a list of proxies in front is the client now, and no virtual host.
+///   customer, but for one out of a line: a list of proxies in front is the client now, and no virtual host; and a host's name before an
+///   absent client is the virtual host, and no client.
 /// - 1: the first.
 pub const COUNTING: u32 = 2;
 

@@ -34,14 +34,7 @@ impl Pattern {
         let parts = items.split(is_fraction).map(<[_]>::to_vec).collect();
         let mut pattern = Pattern { text: text.to_owned(), parts, has_offset: false };
 
-        let sample = DateTime::<FixedOffset>::parse_from_rfc3339(SAMPLE).expect("the sample is a time");
-        let mut written = String::new();
-        // `%#z` can only be read.
-        let writing = text.replace("%#z", "%z");
-        let parsed = match write!(written, "{}", sample.format(&writing)) {
-            Ok(()) => pattern.parse(&written),
-            Err(fmt::Error) => None,
-        };
+        let parsed = sample(text).and_then(|written| pattern.parse(&written));
         let lacks = |what: &str, expected: &str| Err((format!("{text:?}, {what}"), expected.to_owned()));
         let Some(parsed) = parsed else {
             return lacks(
@@ -85,6 +78,15 @@ impl Pattern {
         }
         rest.is_empty().then_some(parsed)
     }
+}
+
+/// A time as a pattern writes it, with two digits where a number has one or two; `None` where it can not be written.
+pub(super) fn sample(pattern: &str) -> Option<String> {
+    let sample = DateTime::<FixedOffset>::parse_from_rfc3339(SAMPLE).expect("the sample is a time");
+    let mut written = String::new();
+    // `%#z` can only be read.
+    let pattern = pattern.replace("%#z", "%z");
+    write!(written, "{}", sample.format(&pattern)).ok().map(|()| written)
 }
 
 impl fmt::Display for Pattern {
