@@ -252,6 +252,18 @@ fn a_record_can_not_speak_to_the_terminal() {
     }
 }
 
+/// As the job does: Kafka's timestamps that are no times are none.
+#[test]
+fn a_timestamp_that_is_no_time_bounds_no_event_time() {
+    let folder = folder();
+    let value = r#"{"analyticsCustomerId":"acme","dateTimeUtc":"2026-01-13T04:05:06Z"}"#;
+    let line = |timestamp_ms: i64| json!({"partition": 0, "timestamp_ms": timestamp_ms, "key": null, "value": value});
+    let lines = format!("{}\n{}\n{}\n", line(i64::MIN), line(i64::MAX), line(0));
+    let arguments = ["check", "web-analytics.toml", "--sample", "-", "--gen-format", "--output", "json"];
+    let found = json(&run(&folder, "127.0.0.1:1", &arguments, lines.as_bytes()));
+    assert_eq!((&found["sample"]["counted_records"], &found["sample"]["rejected_records"]), (&json!(2), &json!(1)));
+}
+
 #[test]
 fn without_a_sample_the_file_alone_is_checked() {
     let folder = folder();
@@ -271,11 +283,18 @@ fn what_can_not_be_checked_says_why() {
     let folder = folder();
     fs::write(folder.path().join("wrong.toml"), "name = \"x\"\nsorce = 1\n").expect("written");
     fs::write(folder.path().join("empty"), "").expect("written");
+    let no_line = fs::File::create(folder.path().join("no-line")).expect("made");
+    no_line.set_len(1 << 40).expect("a file with a hole, without one line break");
     for (arguments, code, part) in [
         (&["wrong.toml"][..], 78, "wrong.toml:2:1: sorce: found an unknown key"),
         (&["absent.toml"], 78, "absent.toml: can not be read"),
         (&["web-analytics.toml", "--sample", "absent"], 1, "can not read absent"),
         (&["web-analytics.toml", "--sample", "."], 1, "can not read ."),
+        (
+            &["web-analytics.toml", "--sample", "no-line"],
+            1,
+            "line 1 of no-line is longer than 67,108,864 bytes; expected",
+        ),
         (&["web-analytics.toml", "--sample", "empty"], 1, "empty is empty; expected a record on each line"),
         (&["web-analytics.toml", "--sample", "0"], 2, "at least 1 record"),
         (&["web-analytics.toml", "--sample", "5", "--gen-format"], 2, "--gen-format: expected a file"),

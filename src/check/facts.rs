@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::decode::{Decoder, Explained};
+use crate::decode::{Decoder, Explained, FoundKind};
 use crate::job::{Condition, Job, Logic, Start};
 use crate::model::{Outcome, Reason, RecordRef, Zone, rfc3339_us};
 
@@ -281,9 +281,9 @@ impl<'j> Collector<'j> {
                 self.facts.fields.push(FieldFacts { field: place.name.clone(), ..FieldFacts::default() });
             }
             let facts = &mut self.facts.fields[index];
-            match place.kind.name() {
-                _ if place.kind.is_present() => facts.present_records += 1,
-                "missing" => facts.missing_records += 1,
+            match place.kind {
+                kind if kind.is_present() => facts.present_records += 1,
+                FoundKind::Missing => facts.missing_records += 1,
                 _ => facts.empty_records += 1,
             }
         }

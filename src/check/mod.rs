@@ -2,7 +2,7 @@
 //!
 //! In: a job file; with `--sample`, the lines of a file or the first records of the job's topics. Out: [`Check`], as text or one
 //! JSON object. The decoder is the job's own, so what is counted here is counted there. Nothing is written: no table is opened, no
-//! offset is committed. Memory: one line, or one turn of the Kafka client; and what is shown.
+//! offset is committed. Memory: one line (of a bounded length), or one turn of the Kafka client; and what is shown.
 
 mod facts;
 mod sample;

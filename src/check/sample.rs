@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, stdin};
+use std::io::{BufRead, BufReader, Read, stdin};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,10 +11,13 @@ use super::CheckError;
 use super::facts::{Collector, Position, SampleFacts};
 use crate::dev::read_record_line;
 use crate::job::{Job, Start};
-use crate::model::{RecordRef, Records, TimestampType};
+use crate::model::{RecordRef, Records, TimestampType, plausible_ms};
 use crate::source::kafka::Kafka;
 use crate::source::{SourceError, SourceFactory, Stamp, Txns};
 use crate::terminal::{LiveLine, grouped};
+
+/// A longer line ends the check, unless records may be as large: a file without line breaks would fill the memory.
+const LINE_BYTES_MAX: u64 = 64 << 20;
 
 /// How long the next record of a topic may take.
 const WAIT: Duration = Duration::from_secs(20);
@@ -36,12 +39,20 @@ pub(super) fn of_file(job: &Job, file: &Path, gen_format: bool, show: usize) -> 
     let mut collector = Collector::new(job, name.clone(), show);
     let mut progress = LiveLine::new("check", None);
     let mut line = Vec::new();
+    let line_bytes_max = LINE_BYTES_MAX.max(2 * job.logic.record_bytes_max as u64);
     loop {
         line.clear();
-        if input.read_until(b'\n', &mut line).map_err(unreadable)? == 0 {
+        if input.by_ref().take(line_bytes_max + 1).read_until(b'\n', &mut line).map_err(unreadable)? == 0 {
             break;
         }
         let number = collector.records() + 1;
+        if line.len() as u64 > line_bytes_max {
+            let (number, bytes) = (grouped(number), grouped(line_bytes_max));
+            let what = format!(
+                "--sample: line {number} of {name} is longer than {bytes} bytes; expected a record on each line"
+            );
+            return Err(CheckError::Sample(what));
+        }
         let line = line.strip_suffix(b"\n").unwrap_or(&line);
         let mut record = RecordRef { value: Some(line), ..RecordRef::default() };
         let generated;
@@ -50,7 +61,7 @@ pub(super) fn of_file(job: &Job, file: &Path, gen_format: bool, show: usize) -> 
                 CheckError::Sample(format!("line {} of {name}: {error}; or leave out --gen-format", grouped(number)))
             })?;
             record.partition = generated.partition;
-            record.timestamp_ms = Some(generated.timestamp_ms);
+            record.timestamp_ms = plausible_ms(generated.timestamp_ms);
             record.timestamp_type = TimestampType::CreateTime;
             record.value = generated.value.as_deref();
         }
