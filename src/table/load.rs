@@ -8,21 +8,19 @@
 //! The log changes while it is read: commits come, and entries below an old checkpoint go (`upkeep`). An entry that a listing
 //! lacks is asked for by name, and when it is gone all is read again before the log is called damaged.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use arrow::array::{Array, MapArray, RecordBatch};
 use futures::{StreamExt, TryStreamExt};
 use object_store::Error as StoreError;
 use object_store::path::Path;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::TableError;
-use super::checkpoint::{
-    action, action_of, checkpoint_batches, int, partition_of, rows_with, text, vector_id, vector_of,
-};
-use super::foreign::{Changes, Origin, Protocol, check, lacks};
-use super::log::{File, Log, State, commit_path};
+use super::actions::{DeletionVector, Found, Line, MetadataLine, decoded, lines_of, live_file, origin_of};
+use super::checkpoint::{action, action_of, checkpoint_batches, int, partition_of, rows_with, text, vector_of};
+use super::foreign::{Changes, Origin, check, lacks};
+use super::log::{Log, State, commit_path};
 use super::store::{look_at_file, read_file, try_read};
 
 /// Commits that are fetched at once.
@@ -235,9 +233,9 @@ impl Log {
             let batch = batch.map_err(|error| corrupt(error.to_string()))?;
             self.rows_of_checkpoint(&batch, &mut state, tombstones.as_deref_mut(), &origin).map_err(corrupt)?;
             // Of these there is one each: as JSON it is the line of a commit.
-            for (row, column) in
-                [rows_with(&batch, "protocol"), rows_with(&batch, "metaData")].into_iter().flatten().flatten()
-            {
+            let mut rows = rows_with(&batch, "protocol").map_err(corrupt)?;
+            rows.extend(rows_with(&batch, "metaData").map_err(corrupt)?);
+            for (row, column) in rows {
                 let mut writer = arrow::json::LineDelimitedWriter::new(Vec::new());
                 let row = batch.slice(row, 1).project(&[column]);
                 row.and_then(|row| writer.write(&row))
@@ -260,16 +258,8 @@ impl Log {
         bytes: &[u8],
     ) -> Result<(), TableError> {
         let corrupt = |what: String| self.corrupt(format!("_delta_log, version {version}: {what}"));
-        let lines = (bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()))
-            .map(|line| serde_json::from_slice::<Line<'_>>(line).map_err(|error| corrupt(error.to_string())))
-            .collect::<Result<Vec<_>, _>>()?;
-        let info = lines.iter().find_map(|line| line.commit_info.as_ref());
-        let origin = Origin {
-            version,
-            checkpoint: false,
-            operation: info.and_then(|info| info.operation.clone()),
-            engine: info.and_then(|info| info.engine_info.clone().or_else(|| info.client_version.clone())),
-        };
+        let lines = lines_of(bytes).map_err(|error| corrupt(error.to_string()))?;
+        let origin = origin_of(&lines, version);
         let mut changes = Changes::default();
         for line in lines {
             self.apply_line(state, tombstones.as_deref_mut(), line, &origin, &mut changes).map_err(corrupt)?;
@@ -322,9 +312,6 @@ impl Log {
         }
         if let Some(text) = line.meta_data {
             let metadata: MetadataLine = serde_json::from_str(text.get()).map_err(|error| error.to_string())?;
-            let schema: SchemaText =
-                serde_json::from_str(&metadata.schema_string).map_err(|error| error.to_string())?;
-            state.columns = schema.fields.into_iter().map(|field| field.name).collect();
             state.properties = metadata.configuration;
             state.metadata = text.get().to_owned();
             state.seen.metadata(origin.clone());
@@ -361,25 +348,24 @@ impl Log {
         tombstones: Option<&mut Tombstones>,
         origin: &Origin,
     ) -> Result<(), String> {
-        if let Some(add) = action(batch, "add")? {
-            let (paths, sizes) = (text(add, "path")?, int(add, "size")?);
-            // Some programs can be told to leave the text of statistics out.
-            let stats = add.column_by_name("stats").map(|_| text(add, "stats")).transpose()?;
-            let vectors = action_of(add, "deletionVector")?;
-            let partitions = (add.column_by_name("partitionValues"))
-                .and_then(|column| column.as_any().downcast_ref::<MapArray>())
-                .ok_or("add.partitionValues is not a map")?;
-            for row in (0..add.len()).filter(|row| add.is_valid(*row)) {
-                let found = Found {
-                    path: paths.value(row).to_owned(),
-                    size: sizes.value(row) as u64,
-                    partition: partition_of(&partitions.value(row))?,
-                    stats: stats.filter(|stats| stats.is_valid(row)).map(|stats| stats.value(row).to_owned()),
-                    vector: vectors.map(|vectors| vector_of(vectors, row)).transpose()?.flatten(),
-                };
-                if let Some(path) = self.add(state, found, origin) {
-                    state.seen.in_checkpoint(&self.name, &path, origin);
-                }
+        let add = action(batch, "add")?.ok_or("it has no column add with a path, which tells of files")?;
+        let (paths, sizes) = (text(add, "path")?, int(add, "size")?);
+        // Some programs can be told to leave the text of statistics out.
+        let stats = add.column_by_name("stats").map(|_| text(add, "stats")).transpose()?;
+        let vectors = action_of(add, "deletionVector")?;
+        let partitions = (add.column_by_name("partitionValues"))
+            .and_then(|column| column.as_any().downcast_ref::<MapArray>())
+            .ok_or("add.partitionValues is not a map")?;
+        for row in (0..add.len()).filter(|row| add.is_valid(*row)) {
+            let found = Found {
+                path: paths.value(row).to_owned(),
+                size: sizes.value(row) as u64,
+                partition: partition_of(&partitions.value(row))?,
+                stats: stats.filter(|stats| stats.is_valid(row)).map(|stats| stats.value(row).to_owned()),
+                vector: vectors.map(|vectors| vector_of(vectors, row)).transpose()?.flatten(),
+            };
+            if let Some(path) = self.add(state, found, origin) {
+                state.seen.in_checkpoint(&self.name, &path, origin);
             }
         }
         if let Some(txn) = action(batch, "txn")? {
@@ -397,136 +383,4 @@ impl Log {
         }
         Ok(())
     }
-}
-
-/// One line of a commit, the parts that a state is made of. (delta-rs' own type refuses the fields of newer writers.)
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Line<'a> {
-    add: Option<AddLine>,
-    remove: Option<RemoveLine>,
-    txn: Option<TxnLine>,
-    protocol: Option<Protocol>,
-    #[serde(borrow)]
-    meta_data: Option<&'a RawValue>,
-    commit_info: Option<InfoLine>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct InfoLine {
-    operation: Option<String>,
-    engine_info: Option<String>,
-    client_version: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct AddLine {
-    path: String,
-    #[serde(default)]
-    partition_values: BTreeMap<String, Option<String>>,
-    size: u64,
-    stats: Option<String>,
-    data_change: Option<bool>,
-    deletion_vector: Option<DeletionVector>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RemoveLine {
-    path: String,
-    deletion_timestamp: Option<i64>,
-    deletion_vector: Option<DeletionVector>,
-}
-
-/// Tells two states of one file apart.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct DeletionVector {
-    storage_type: String,
-    path_or_inline_dv: String,
-    offset: Option<i32>,
-}
-
-impl DeletionVector {
-    fn id(self) -> String {
-        vector_id(&self.storage_type, &self.path_or_inline_dv, self.offset)
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct TxnLine {
-    app_id: String,
-    version: i64,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct MetadataLine {
-    schema_string: String,
-    #[serde(default)]
-    configuration: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-struct SchemaText {
-    fields: Vec<FieldText>,
-}
-
-#[derive(Deserialize)]
-struct FieldText {
-    name: String,
-}
-
-/// A file as a log tells of it.
-struct Found {
-    path: String,
-    size: u64,
-    partition: BTreeMap<String, String>,
-    stats: Option<String>,
-    vector: Option<String>,
-}
-
-/// Why it can not be read, where it can not.
-fn live_file(found: Found) -> Result<File, String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Rows {
-        num_records: u64,
-    }
-    if found.vector.is_some() {
-        return Err("some of its rows are deleted by a deletion vector".to_owned());
-    }
-    let path = decoded(&found.path);
-    if path.starts_with('/') || path.contains(":/") {
-        return Err("its path is absolute, as in a shallow clone".to_owned());
-    }
-    let stats = found.stats.ok_or("it has no statistics")?;
-    let rows: Rows = serde_json::from_str(&stats).map_err(|error| format!("its statistics {stats}: {error}"))?;
-    Ok(File { path, size: found.size, rows: rows.num_records, partition: found.partition, stats })
-}
-
-/// Paths stand in the log as URIs. Ours need no escapes; those of other programs may have them.
-fn decoded(path: &str) -> String {
-    if !path.contains('%') {
-        return path.to_owned();
-    }
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        let hex = tail.get(..2).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
-        match (byte, hex) {
-            (b'%', Some(value)) => {
-                bytes.push(value);
-                rest = &tail[2..];
-            }
-            _ => {
-                bytes.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }

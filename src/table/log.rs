@@ -63,8 +63,6 @@ pub struct State {
     pub txns: BTreeMap<String, i64>,
     /// Table properties.
     pub properties: BTreeMap<String, String>,
-    /// Names of the columns, partition columns included.
-    pub columns: Vec<String>,
     /// The log's `metaData`, as JSON text: who changes a part of it writes all of it again.
     pub metadata: String,
     /// What the log tells of other programs.
@@ -169,16 +167,9 @@ impl Log {
     /// Reads the table, making it first where there is none.
     ///
     /// # Errors
-    /// [`TableError::Invalid`] when a table with other columns or partitions is there, and as [`Log::load`].
+    /// As [`Log::load`].
     pub async fn load_or_create(&self, definition: &Definition, now_ms: i64) -> Result<State, TableError> {
         if let Some(state) = self.load().await? {
-            let wanted: Vec<&String> = definition.schema.fields().iter().map(|field| field.name()).collect();
-            if wanted.len() != state.columns.len() || !wanted.iter().all(|name| state.columns.contains(name)) {
-                return Err(TableError::Invalid(format!(
-                    "{} holds a table with columns {:?}, expected {:?}: it is not a table of this job; choose another tables.url",
-                    self.url, state.columns, wanted
-                )));
-            }
             return Ok(state);
         }
         let schema = definition.delta_schema().map_err(|error| self.bug(error))?;

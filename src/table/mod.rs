@@ -1,5 +1,6 @@
 //! The two Delta Lake tables: their log ([`log`]), the archive ([`raw`]) and the counts ([`counts`]).
 
+mod actions;
 mod checkpoint;
 pub mod counts;
 pub mod fetch;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use floodmark::dataflow::commit::Request;
 use floodmark::exit::HasExit;
 use floodmark::live::LiveError;
@@ -11,6 +12,8 @@ use floodmark::table::{Commit, FORMAT, File, Log, Root, State, TableError, count
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_writer::ArrowWriter;
 use serde_json::{Value, json};
 
 use crate::support::live::{BASE, CUSTOMERS, SECOND, World, block_on};
@@ -428,6 +431,47 @@ async fn what_is_only_known_from_a_checkpoint() {
                 assert!(said.contains(part) && said.contains("version 2 or an earlier one"), "{said}");
             }
             (loaded, _) => panic!("{table}: {refused:?}: {loaded:?}"),
+        }
+    }
+}
+
+/// What a checkpoint says of protocol or columns is never passed over because it is written in another way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_of_another_shape_is_damaged() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let root = Root::open(folder.path().to_str().expect("UTF-8"), &BTreeMap::new()).expect("a root");
+    let scene = Scene::on("raw", Log::new(&root, "raw"));
+    let delta = deltalake_core::open_table(root.table("raw").1).await.expect("delta-rs opens it");
+    deltalake_core::checkpoints::create_checkpoint(&delta, None).await.expect("delta-rs writes a checkpoint");
+    scene.loaded().await.expect("as delta-rs writes it");
+    let path = Path::from(format!("_delta_log/{:020}.checkpoint.parquet", scene.state.version));
+    let bytes = scene.log.store().get(&path).await.expect("there").bytes().await.expect("bytes");
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).and_then(|builder| builder.build()).expect("Parquet");
+    let batches: Vec<RecordBatch> = reader.collect::<Result<_, _>>().expect("batches");
+    for (name, said) in [
+        ("protocol", "column protocol is not a struct"),
+        ("metaData", "column metaData is not a struct"),
+        ("add", "no column add"),
+    ] {
+        let mut writer: Option<ArrowWriter<Vec<u8>>> = None;
+        for batch in &batches {
+            let schema = batch.schema();
+            let columns = schema.fields().iter().zip(batch.columns()).map(|(field, column)| {
+                let other = || Arc::new(Int64Array::new_null(batch.num_rows())) as ArrayRef;
+                (field.name().clone(), if field.name() == name { other() } else { Arc::clone(column) }, true)
+            });
+            let batch = RecordBatch::try_from_iter_with_nullable(columns).expect("columns");
+            let writer =
+                writer.get_or_insert_with(|| ArrowWriter::try_new(Vec::new(), batch.schema(), None).expect("a writer"));
+            writer.write(&batch).expect("encoded");
+        }
+        let bytes = writer.expect("rows").into_inner().expect("encoded");
+        scene.log.store().put(&path, bytes.into()).await.expect("written");
+        match scene.loaded().await {
+            Err(TableError::Corrupt { what, .. }) => {
+                assert!(what.contains(said), "{what}");
+            }
+            other => panic!("{name}: {other:?}"),
         }
     }
 }
