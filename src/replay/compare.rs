@@ -27,6 +27,7 @@ use crate::dataflow::route::Scope;
 use crate::dataflow::tally_map::TallyMap;
 use crate::job::Logic;
 use crate::model::{Cell, CellParts, Granularity, Tally, TimeUs, Zone, bucket_of};
+use crate::panics::of_task;
 use crate::table::counts::Columns;
 use crate::table::fetch::Batches;
 use crate::table::layout::Layout;
@@ -116,7 +117,7 @@ pub async fn compare(compare: Arc<Compare>, at_once: usize) -> Result<Found, Tab
             tokio::task::spawn_blocking(move || compare.bucket(bucket, &runtime))
         })
         .buffer_unordered(at_once)
-        .map(|joined| joined.unwrap_or_else(|panic| Err(TableError::Bug(format!("comparing failed: {panic}")))))
+        .map(|joined| joined.unwrap_or_else(|panic| Err(TableError::Bug(of_task("comparing", panic)))))
         .try_fold(Found::default(), |mut all, found| async {
             all.merge(found);
             Ok(all)

@@ -15,6 +15,7 @@ use super::ReplayError;
 use crate::decode::{Decoder, Event};
 use crate::job::Logic;
 use crate::model::{Arrival, Epoch, Granularity, Outcome, RecordRef, TimeUs, Zone, covers, rfc3339};
+use crate::panics::of_task;
 use crate::table::fetch::fetch;
 use crate::table::{File, Log, TableError, raw};
 
@@ -102,7 +103,9 @@ impl Look {
                     }
                     Ok::<T, TableError>(found)
                 });
-                Ok::<T, ReplayError>(looked.await.map_err(|panic| ReplayError::Bug(panic.to_string()))??)
+                let looked =
+                    looked.await.map_err(|panic| ReplayError::Bug(of_task("looking at the archive", panic)))?;
+                Ok::<T, ReplayError>(looked?)
             }
         });
         found.buffer_unordered(AT_ONCE).try_collect().await
