@@ -23,7 +23,7 @@ use super::protocol::{Answer, Archived, Outcomes};
 use super::route::Router;
 use crate::model::{Epoch, Granularity, Outcome};
 use crate::panics::{caught, caught_in};
-use crate::table::raw::{FileWriter, Kind, Rows};
+use crate::table::raw::{FileWriter, Kind, RawRows};
 use crate::table::store::write_file;
 use crate::table::{File, Log, TableError};
 
@@ -82,7 +82,7 @@ pub fn archive<'scope>(
     answers: Answers,
     progress: Arc<Progress>,
 ) {
-    let mut rows = Kind::ALL.map(|_| (0, Rows::new(Arc::clone(&topics))));
+    let mut rows = Kind::ALL.map(|_| (0, RawRows::new(Arc::clone(&topics))));
     let mut counts: BTreeMap<Epoch, EpochCounts> = BTreeMap::new();
     let mut watch = EpochWatch::default();
     // An archiver that has ended has said why.
@@ -107,7 +107,7 @@ pub fn archive<'scope>(
                     let kind = Kind::of(&record, outcome, *event_time);
                     let (rows_epoch, rows) = &mut rows[kind as usize];
                     // Before the record: a batch is small, or one record, and no column of it can outgrow its offsets.
-                    let full = rows.bytes() + Rows::bytes_of(&chunk.records, index) > BATCH_BYTES;
+                    let full = rows.bytes() + RawRows::bytes_of(&chunk.records, index) > BATCH_BYTES;
                     if rows.bytes() > 0 && (full || *rows_epoch != epoch) {
                         send(ToArchiver::Rows(*rows_epoch, kind, rows.finish()));
                     }

@@ -24,7 +24,7 @@ use crate::job::{Dimension, Job};
 use crate::model::{Granularity, Outcome, Period, Segment};
 use crate::source::Stamp;
 use crate::source::kafka::{client_config, headers_of, record_of};
-use crate::table::raw::{FileWriter, Kind, Rows};
+use crate::table::raw::{FileWriter, Kind, RawRows};
 use crate::terminal::{Output, duration, grouped, short};
 
 /// The long help.
@@ -159,7 +159,7 @@ impl Thread {
         consumer.assign(&assignment)?;
         let sink = File::create(file).with_context(|| format!("can not write to {}", file.display()))?;
         let mut writer = FileWriter::to(BufWriter::with_capacity(1 << 20, sink))?;
-        let mut rows = Rows::new(topics.clone().into());
+        let mut rows = RawRows::new(topics.clone().into());
         let mut decoder = Decoder::new(&job.logic);
         let mut event = Event::default();
         let mut cells = Cells::new(&job.logic.dimensions);

@@ -21,7 +21,7 @@ use crate::model::{
     bucket_of,
 };
 use crate::table::counts::SegmentWriter;
-use crate::table::raw::{FileWriter, Kind, Rows};
+use crate::table::raw::{FileWriter, Kind, RawRows};
 use crate::table::store::write_file;
 use crate::table::{Commit, File};
 
@@ -280,7 +280,7 @@ fn raw_files(index: usize, rows: &[Archived]) -> Vec<(File, Bytes)> {
         records.push(record(row.epoch, row.ingested_us, row.partition, row.offset, &row.value), []);
     }
     let encode = |kind| {
-        let mut gathered = Rows::new(Arc::from([TOPIC.to_owned()]));
+        let mut gathered = RawRows::new(Arc::from([TOPIC.to_owned()]));
         for (index, row) in rows.iter().enumerate() {
             if Kind::of(&records.get(index), &row.outcome, row.event_us) == kind {
                 gathered.push(&records, index, &row.outcome, row.event_us);

@@ -26,7 +26,7 @@ use floodmark::replay::recount::{self, Replay};
 use floodmark::replay::submission::Asked;
 use floodmark::source::script::{Envelope, Script, ScriptRecord};
 use floodmark::table::fetch::Batches;
-use floodmark::table::raw::{FileWriter, Kind, Rows, read_records};
+use floodmark::table::raw::{FileWriter, Kind, RawRows, read_records};
 use floodmark::table::{Log, Root};
 use floodmark::upkeep::compact::compact;
 use floodmark::verify::{Options, Verdict, verify};
@@ -662,7 +662,7 @@ fn timestamps_that_are_no_times() {
 fn rows_of_a_mebibyte_are_read_back() {
     let value = vec![b'x'; 1 << 20];
     let topics: Arc<[String]> = Arc::from(["script".to_owned()]);
-    let (mut rows, mut writer) = (Rows::new(topics), FileWriter::new().expect("a writer"));
+    let (mut rows, mut writer) = (RawRows::new(topics), FileWriter::new().expect("a writer"));
     let count = (1 << 11) + 1;
     for offset in 0..count {
         let record = RecordRef {

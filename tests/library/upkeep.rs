@@ -14,7 +14,7 @@ use floodmark::dataflow::commit::Request;
 use floodmark::model::{Lane, Outcome, RecordRef, Records, TimestampType};
 use floodmark::table::counts::{self, lane_txn};
 use floodmark::table::log::WRITER_GENERATION;
-use floodmark::table::raw::{self, FileWriter, Kind, Rows, epochs_of};
+use floodmark::table::raw::{self, FileWriter, Kind, RawRows, epochs_of};
 use floodmark::table::{Commit, File, Log, Root, State, TableError, retention};
 use floodmark::upkeep::clean::{Cleaned, Rule, clean};
 use floodmark::upkeep::compact::{Compacted, compact, merge_group, planned};
@@ -87,7 +87,7 @@ impl Tables {
         let ingested_at = BASE + (day - 13) * DAY_US + epoch as i64;
         let mut add = Vec::new();
         for (kind, rows) in Kind::ALL.into_iter().zip([40, 3]) {
-            let mut gathered = Rows::new(Arc::from(["events".to_owned()]));
+            let mut gathered = RawRows::new(Arc::from(["events".to_owned()]));
             for row in 0..rows {
                 let number = epoch * 100 + row;
                 let unless = |every: u64| !number.is_multiple_of(every);
