@@ -7,6 +7,7 @@ mod library {
     mod foreign;
     mod format;
     mod job_files;
+    mod layout;
     mod log;
     mod oracle;
     mod panics;

@@ -14,8 +14,8 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use crate::exit::{Exit, HasExit};
 use crate::job::{Job, JobError};
+use crate::process::{Exit, HasExit};
 use crate::source::SourceError;
 use crate::terminal::Output;
 

@@ -6,15 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use floodmark::clock::Clock;
 use floodmark::cluster::{ClusterArgs, Member};
 use floodmark::dataflow::commit::Request;
 use floodmark::dataflow::{Progress, Standing};
-use floodmark::exit::Exit;
 use floodmark::job::Job;
 use floodmark::live::{self, Live, LiveError};
 use floodmark::model::{Lane, rfc3339};
 use floodmark::monitor::{self, Listen};
+use floodmark::process::{Clock, Exit};
 use floodmark::source::kafka::Kafka;
 use floodmark::table::Root;
 use floodmark::terminal::{LiveLine, StopSignals, duration, grouped, say};

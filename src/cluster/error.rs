@@ -1,7 +1,7 @@
 //! What keeps a process from its place among others.
 
 use super::watch::End;
-use crate::exit::{Exit, HasExit};
+use crate::process::{Exit, HasExit};
 
 /// What keeps a process from its place among others, by what the caller does next.
 #[derive(Debug, thiserror::Error)]

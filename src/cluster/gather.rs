@@ -18,9 +18,8 @@ use super::error::ClusterError;
 use super::hello::{self, Card, HelloError, Purpose, Verdict};
 use super::options::Membership;
 use super::watch::{End, Ended, Heard, SILENCE_MAX, Watch};
-use crate::exit::Exit;
-use crate::panics::caught_in;
-use crate::sync::lock;
+use crate::process::panics::caught_in;
+use crate::process::{Exit, lock};
 
 /// Why a process can not listen at its own address; a name service may say so for a moment.
 const NO_ADDRESS: &str = "that is no address of this machine: correct the hostfile or --process-index";

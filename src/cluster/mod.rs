@@ -30,9 +30,8 @@ use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
 use timely::worker::Worker;
 use tokio::sync::oneshot;
 
-use crate::exit::Exit;
 use crate::job::Job;
-use crate::sync::lock;
+use crate::process::{Exit, lock};
 pub use error::ClusterError;
 use hello::Card;
 pub use options::{ClusterArgs, Membership, Secret};

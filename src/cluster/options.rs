@@ -197,7 +197,7 @@ fn secret(env: &dyn Fn(&str) -> Option<String>) -> Result<Secret, ClusterError> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::{Exit, HasExit};
+    use crate::process::{Exit, HasExit};
 
     fn args(processes: Option<u16>, index: Option<&str>, hostfile: Option<&Path>) -> ClusterArgs {
         ClusterArgs {

@@ -19,12 +19,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::process::panics::caught_in;
+use crate::process::{Exit, lock};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-
-use crate::exit::Exit;
-use crate::panics::caught_in;
-use crate::sync::lock;
 
 const BEAT: Duration = Duration::from_secs(1);
 

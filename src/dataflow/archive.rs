@@ -22,7 +22,7 @@ use super::epoch_watch::EpochWatch;
 use super::protocol::{Answer, Archived, Outcomes};
 use super::route::Router;
 use crate::model::{Epoch, Granularity, Outcome};
-use crate::panics::{caught, caught_in};
+use crate::process::panics::{caught, caught_in};
 use crate::table::raw::{FileWriter, Kind, RawRows};
 use crate::table::store::write_file;
 use crate::table::{File, Log, TableError};

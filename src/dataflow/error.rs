@@ -1,7 +1,7 @@
 //! What ends a running job without its having been asked to.
 
-use crate::exit::{Exit, HasExit};
 use crate::model::Epoch;
+use crate::process::{Exit, HasExit};
 use crate::table::TableError;
 
 /// What ends a job without its having been asked to.

@@ -21,7 +21,7 @@ use super::protocol::{Effort, Piece};
 use super::run::Run;
 use super::tally_map::TallyMap;
 use crate::model::{Cell, CellParts, Granularity, Segment, Tally, Zone};
-use crate::panics::of_task;
+use crate::process::panics::of_task;
 use crate::table::counts::{BATCH_BYTES, BATCH_ROWS, Columns, SegmentWriter, read_segment};
 use crate::table::fetch::Batches;
 use crate::table::store::{read_file, write_file};

@@ -30,7 +30,7 @@ use super::roll_up::Triple;
 use super::run::Run;
 use crate::job::{Dimension, Logic};
 use crate::model::{Cell, CellParts, Epoch, Granularity, Key, Lane, Tally, Target};
-use crate::panics::{caught, of_task};
+use crate::process::panics::{caught, of_task};
 use crate::table::layout::Layout;
 use crate::table::{Log, TableError};
 

@@ -11,7 +11,7 @@ use prometheus::{HistogramOpts, HistogramVec};
 
 use super::protocol::Outcomes;
 use crate::model::{Epoch, Granularity, Lane};
-use crate::sync::lock;
+use crate::process::lock;
 
 const LANES: usize = Lane::ALL.len();
 

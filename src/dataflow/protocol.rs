@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::exit::{Exit, HasExit};
 use crate::model::{Epoch, Lane, Segment, TimeUs};
+use crate::process::{Exit, HasExit};
 use crate::source::Position;
 use crate::table::File;
 use crate::table::layout::Layout;

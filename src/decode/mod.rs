@@ -31,7 +31,7 @@ mod unwrap;
 
 use crate::job::{LineField, Logic};
 use crate::model::{Outcome, Reason, RecordRef, Rejection, TimeUs, shorten};
-use crate::panics::guarded;
+use crate::process::panics::guarded;
 use std::borrow::Cow;
 
 pub use explain::{Explained, FoundAt, FoundKind};

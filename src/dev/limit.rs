@@ -18,10 +18,10 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde_json::json;
 
 use super::cells::{CellWriter, Cells, Merged, Packed, Texts};
-use crate::clock::Clock;
 use crate::decode::{Decoder, Event};
 use crate::job::{Dimension, Job};
 use crate::model::{Granularity, Outcome, Period, Segment};
+use crate::process::Clock;
 use crate::source::Stamp;
 use crate::source::kafka::{client_config, headers_of, record_of};
 use crate::table::raw::{FileWriter, Kind, RawRows};

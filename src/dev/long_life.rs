@@ -18,12 +18,12 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::traffic::{Generated, Traffic, TrafficOptions};
-use crate::clock::{Clock, ManualClock};
 use crate::dataflow::Progress;
 use crate::dataflow::commit::Request;
 use crate::job::Job;
 use crate::live::{Live, LiveError, run as run_live};
 use crate::model::{Granularity, Zone};
+use crate::process::{Clock, ManualClock};
 use crate::source::script::{Script, ScriptRecord};
 use crate::table::{Log, Root};
 use crate::terminal::{LiveLine, Output, duration, grouped};

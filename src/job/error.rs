@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::exit::{Exit, HasExit};
+use crate::process::{Exit, HasExit};
 
 /// A job file that can not be used. Nothing was started; the user has to change the file or the environment.
 #[derive(Debug, thiserror::Error)]

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::dataflow::Progress;
-use crate::exit::{Exit, HasExit};
 use crate::job::Settings;
 use crate::model::Lane;
+use crate::process::{Exit, HasExit};
 use crate::source::SourceFactory;
 use server::{Answer, PLAIN};
 

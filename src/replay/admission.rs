@@ -6,9 +6,9 @@
 
 use super::dataset::Summary;
 use super::submission::Submission;
-use crate::exit::{Exit, HasExit};
 use crate::ledger::{Entry, Fingerprint, Ledger, Orders};
 use crate::model::Epoch;
+use crate::process::{Exit, HasExit};
 use crate::table::store::load_json;
 use crate::table::{Root, State, TableError};
 

@@ -18,12 +18,11 @@ use super::recount::{self, Progress, Replay};
 use super::show::{self, Filter, diff};
 use super::submission::{Asked, Submission};
 use super::{ReplayError, times};
-use crate::clock::Clock;
 use crate::cluster::{ClusterArgs, ClusterError, Member, fingerprint};
-use crate::exit::{Exit, HasExit};
 use crate::job::Job;
 use crate::ledger::{Fingerprint, Orders};
 use crate::model::{Granularity, TimeUs};
+use crate::process::{Clock, Exit, HasExit};
 use crate::table::{Log, Root};
 use crate::terminal::{LiveLine, Location, Output, duration, grouped, say};
 

@@ -27,7 +27,7 @@ use crate::dataflow::route::Scope;
 use crate::dataflow::tally_map::TallyMap;
 use crate::job::Logic;
 use crate::model::{Cell, CellParts, Granularity, Tally, TimeUs, Zone, bucket_of};
-use crate::panics::of_task;
+use crate::process::panics::of_task;
 use crate::table::counts::Columns;
 use crate::table::fetch::Batches;
 use crate::table::layout::Layout;

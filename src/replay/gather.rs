@@ -30,8 +30,8 @@ use super::submission::Submission;
 use crate::dataflow::pending::Batch;
 use crate::dataflow::run::Run;
 use crate::model::{Cell, Epoch, Tally};
-use crate::panics::{caught, of_task};
-use crate::sync::lock;
+use crate::process::lock;
+use crate::process::panics::{caught, of_task};
 use crate::table::store::write_file;
 use crate::table::{Root, TableError};
 

@@ -35,9 +35,9 @@ mod touched;
 use object_store::Error as StoreError;
 
 use crate::cluster::ClusterError;
-use crate::exit::{Exit, HasExit};
 use crate::job::JobError;
 use crate::ledger::Fingerprint;
+use crate::process::{Exit, HasExit};
 use crate::table::fetch::{FetchError, Fetched, fetch};
 use crate::table::{Log, TableError};
 use crate::terminal::LocationError;

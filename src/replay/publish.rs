@@ -12,10 +12,10 @@ use super::admission::{Admitted, Replay};
 pub use super::admission::{Direction, PublishError};
 pub use super::slices::Progress;
 use super::slices::Staging;
-use crate::clock::Clock;
 use crate::dataflow::protocol::Piece;
 use crate::ledger::{replay_txn, turn_txn, undo_txn};
 use crate::model::Segment;
+use crate::process::Clock;
 use crate::table::layout::Layout;
 use crate::table::{Commit, Log, Root, State, TableError, retention};
 

@@ -18,7 +18,7 @@ use timely::scheduling::Activator;
 use super::fetch_kept;
 use crate::dataflow::route::Scope as Range;
 use crate::model::{Epoch, Records};
-use crate::panics::caught_in;
+use crate::process::panics::caught_in;
 use crate::table::{File, Log, TableError, raw};
 
 /// Bytes of records in a step.

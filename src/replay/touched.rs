@@ -15,7 +15,7 @@ use super::ReplayError;
 use crate::decode::{Decoder, Event};
 use crate::job::Logic;
 use crate::model::{Arrival, Epoch, Granularity, Outcome, RecordRef, TimeUs, Zone, covers, rfc3339};
-use crate::panics::of_task;
+use crate::process::panics::of_task;
 use crate::table::fetch::fetch;
 use crate::table::{File, Log, TableError, raw};
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Waker;
 use crate::model::{Epoch, Records};
-use crate::panics::{caught_in, of_task};
+use crate::process::panics::{caught_in, of_task};
 use crate::table::store::read_file;
 use crate::table::{File, Log, State, TableError, raw};
 

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::exit::{Exit, HasExit};
 use crate::model::{Epoch, Records, TimeUs};
+use crate::process::{Exit, HasExit};
 
 /// Application transactions of `raw`: how far it has come, by name.
 pub type Txns = BTreeMap<String, i64>;

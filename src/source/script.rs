@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::{Position, RecordSource, SourceError, SourceFactory, Stamp, Txns, Waker};
 use crate::model::{RecordRef, Records, TimestampType, plausible_ms};
-use crate::sync::lock;
+use crate::process::lock;
 use crate::table::raw;
 
 /// The only topic of a script.

@@ -21,11 +21,10 @@ use md5::{Digest, Md5};
 use object_store::path::Path;
 use serde::Deserialize;
 
-use crate::clock::Clock;
-use crate::exit::{Exit, HasExit};
 use crate::job::Job;
 use crate::ledger::Fingerprint;
 use crate::model::{Lane, rfc3339_ms};
+use crate::process::{Clock, Exit, HasExit};
 use crate::table::store::look_at_file;
 use crate::table::{Log, Root, State, TableError, counts, raw};
 use crate::terminal::{LiveLine, Location, LocationError, Output};

@@ -26,7 +26,7 @@ use super::foreign::{FORMAT, FORMAT_NEWEST, Seen};
 use super::refusal::Answers;
 use super::stats::{STATS_COLUMNS, bounded};
 use super::store::{Background, Backoff, look_at_file, may_pass};
-use crate::panics::caught;
+use crate::process::panics::caught;
 
 /// Commits between two checkpoints.
 const CHECKPOINT_INTERVAL: u64 = 100;

@@ -16,7 +16,7 @@ pub mod store;
 
 use arrow::datatypes::{DataType, TimeUnit};
 
-use crate::exit::{Exit, HasExit};
+use crate::process::{Exit, HasExit};
 
 pub use foreign::{FORMAT, FORMAT_NEWEST, Seen};
 pub use load::{Listing, Tombstones};

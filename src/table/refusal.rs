@@ -4,9 +4,9 @@
 //! within the process. State: which kinds of requests were answered well, and the last complaint of each kind.
 //!
 //! - What the store has never taken in this process is for the user to correct: keys, bucket, region, rights. That is
-//!   [`Exit::Configuration`](crate::exit::Exit::Configuration), so that no supervisor starts again for ever with a wrong password.
+//!   [`Exit::Configuration`](crate::process::Exit::Configuration), so that no supervisor starts again for ever with a wrong password.
 //! - What it has taken before was changed meanwhile, and expired credentials are replaced by a start: that is
-//!   [`Exit::TryAgain`](crate::exit::Exit::TryAgain). A start that is refused then says so by the first rule.
+//!   [`Exit::TryAgain`](crate::process::Exit::TryAgain). A start that is refused then says so by the first rule.
 //!
 //! Rights differ by the kind of request (a key may read and not write), so one kind says nothing of another; that a key or a bucket
 //! exists is shown by any.
@@ -27,7 +27,7 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
 };
 
-use crate::sync::lock;
+use crate::process::lock;
 
 /// Codes that say that credentials were right and are no longer, or that a request came late.
 const EXPIRED: [&str; 5] =

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::arguments::{Common, Tables, names_of};
 use super::error::TableCommandError;
-use crate::clock::Clock;
+use crate::process::Clock;
 use crate::terminal::{LiveLine, Location, bytes, grouped};
 use crate::upkeep::compact::{compact, planned};
 

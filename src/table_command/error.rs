@@ -1,6 +1,6 @@
 //! Why `floodmark table …` did not do what it should.
 
-use crate::exit::{Exit, HasExit};
+use crate::process::{Exit, HasExit};
 use crate::table::TableError;
 use crate::terminal::LocationError;
 use crate::upkeep::error::CompactError;

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::arguments::{Common, Tables, names_of};
 use super::error::TableCommandError;
-use crate::clock::Clock;
+use crate::process::Clock;
 use crate::table::retention;
 use crate::terminal::{Location, bytes, grouped, utc};
 use crate::upkeep::clean::{Cleaned, Rule, clean};

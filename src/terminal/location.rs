@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::exit::{Exit, HasExit};
 use crate::job::{Job, JobError};
+use crate::process::{Exit, HasExit};
 use crate::table::{Log, Root, State, TableError};
 
 const EXPECTED: &str =

@@ -9,7 +9,7 @@ use std::thread;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::panics::caught_in;
+use crate::process::panics::caught_in;
 
 /// SIGINT and SIGTERM, caught from here on.
 pub struct StopSignals {

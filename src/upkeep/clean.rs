@@ -12,8 +12,8 @@ use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectMeta};
 use serde::Serialize;
 
-use crate::exit::{Exit, HasExit};
 use crate::model::Epoch;
+use crate::process::{Exit, HasExit};
 use crate::table::log::WRITER_GENERATION;
 use crate::table::{Log, State, TableError, Tombstones, counts, raw};
 

@@ -20,7 +20,7 @@ use tokio::sync::mpsc::{Receiver, channel};
 use super::error::CompactError;
 use super::plan::{Group, plan};
 use super::sort::{BATCH_ROWS_MAX, Sorter};
-use crate::clock::Clock;
+use crate::process::Clock;
 use crate::table::counts::lane_epochs;
 use crate::table::fetch::{FetchError, Fetched, to_disk};
 use crate::table::log::OPTIMIZE;

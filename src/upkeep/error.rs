@@ -2,7 +2,7 @@
 
 use parquet::errors::ParquetError;
 
-use crate::exit::{Exit, HasExit};
+use crate::process::{Exit, HasExit};
 use crate::table::TableError;
 
 /// Why files were not merged.

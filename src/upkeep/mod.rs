@@ -12,11 +12,11 @@ mod sort;
 
 use tokio::sync::watch;
 
-use crate::clock::Clock;
 use crate::dataflow::commit::Request;
 use crate::job::Settings;
 use crate::model::TimeUs;
-use crate::panics::caught;
+use crate::process::Clock;
+use crate::process::panics::caught;
 use crate::table::{Log, Root};
 
 use clean::{Rule, clean};

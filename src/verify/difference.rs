@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::key::Cell;
 use super::window::WINDOWS;
-use crate::exit::Exit;
 use crate::ledger::Fingerprint;
 use crate::model::rfc3339_us;
+use crate::process::Exit;
 use crate::terminal::{columns, grouped, head};
 
 /// What was checked where a difference was found.

@@ -1,7 +1,7 @@
 //! Why there is no verdict.
 
-use crate::exit::{Exit, HasExit};
 use crate::job::JobError;
+use crate::process::{Exit, HasExit};
 use crate::table::TableError;
 
 /// Why tables could not be verified.

@@ -14,12 +14,12 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::*;
 use crate::decode::{Decoder, Event};
-use crate::exit::{Exit, HasExit};
 use crate::job::Logic;
 use crate::model::{
     Granularity, Lane, Outcome, Period, Reason, RecordRef, Records, Rejection, Segment, TimeUs, TimestampType, Zone,
     bucket_of,
 };
+use crate::process::{Exit, HasExit};
 use crate::table::counts::SegmentWriter;
 use crate::table::raw::{FileWriter, Kind, RawRows};
 use crate::table::store::write_file;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use floodmark::dataflow::commit::Request;
-use floodmark::exit::HasExit;
 use floodmark::live::LiveError;
+use floodmark::process::HasExit;
 use floodmark::table::{Commit, FORMAT, File, Log, Root, State, TableError, counts, raw};
 use object_store::memory::InMemory;
 use object_store::path::Path;

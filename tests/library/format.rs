@@ -5,13 +5,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use floodmark::clock::{Clock, ManualClock};
 use floodmark::dataflow::Progress;
 use floodmark::dataflow::commit::Request;
 use floodmark::job::Job;
 use floodmark::ledger::{Ledger, Orders};
 use floodmark::live::{Live, run};
 use floodmark::model::Records;
+use floodmark::process::{Clock, ManualClock};
 use floodmark::source::script::{Script, ScriptRecord, TOPIC};
 use floodmark::source::{LastRead, Position, RecordSource, SourceError, SourceFactory, Stamp, Txns, Waker};
 use floodmark::table::{FORMAT, FORMAT_NEWEST, Log, Root, State, counts, raw};

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use floodmark::dataflow::commit::Request;
-use floodmark::exit::{Exit, HasExit};
 use floodmark::job::Settings;
 use floodmark::monitor;
+use floodmark::process::{Exit, HasExit};
 use floodmark::source::script::Script;
 use floodmark::source::{RecordSource, SourceError, SourceFactory, Txns, Waker};
 use floodmark::table::{Commit, Log, Root, counts};

@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{Array, AsArray, BinaryArray, StringArray};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
-use floodmark::clock::{Clock, ManualClock};
 use floodmark::dataflow::Progress;
 use floodmark::dataflow::commit::Request;
 use floodmark::job::Job;
 use floodmark::live::{Live, run};
 use floodmark::model::{Outcome, RecordRef, TimestampType};
+use floodmark::process::{Clock, ManualClock};
 use floodmark::replay::plan::{self, prepare};
 use floodmark::replay::recount::{self, Replay};
 use floodmark::replay::submission::Asked;

@@ -12,13 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use chrono::Datelike;
-use floodmark::clock::{Clock, ManualClock};
 use floodmark::dataflow::Progress;
 use floodmark::dataflow::commit::Request;
-use floodmark::exit::{Exit, HasExit};
 use floodmark::job::{COUNTING, Job};
 use floodmark::ledger::{Fingerprint, Ledger, LogicText};
 use floodmark::live::{Live, LiveError, run};
+use floodmark::process::{Clock, Exit, HasExit, ManualClock};
 use floodmark::replay::dataset::{self, Summary};
 use floodmark::replay::plan::{self, prepare};
 use floodmark::replay::publish::{Direction, Published, Publisher};

@@ -8,11 +8,10 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use floodmark::clock::Clock;
 use floodmark::dataflow::commit::Request;
-use floodmark::exit::{Exit, HasExit};
 use floodmark::ledger::{self, Entry, Fingerprint, Ledger, LogicText, Orders};
 use floodmark::model::{Granularity, Lane, bucket_of};
+use floodmark::process::{Clock, Exit, HasExit};
 use floodmark::replay::dataset::{Change, Changes, Part, Summary, Writer};
 use floodmark::replay::list::{Standing, discard, list};
 use floodmark::replay::publish::{Direction, Progress, PublishError, Published, Publisher};

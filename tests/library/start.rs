@@ -6,13 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use floodmark::clock::Clock;
 use floodmark::cluster::{ClusterError, Member, Membership, Secret};
 use floodmark::dataflow::Progress;
 use floodmark::dataflow::commit::Request;
-use floodmark::exit::Exit;
 use floodmark::job::Job;
 use floodmark::live::{Live, LiveError, run_as};
+use floodmark::process::{Clock, Exit};
 use floodmark::source::{RecordSource, SourceError, SourceFactory, Txns, Waker};
 use floodmark::table::Root;
 use object_store::memory::InMemory;

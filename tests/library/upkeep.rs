@@ -9,9 +9,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use arrow::array::{RecordBatch, RecordBatchReader};
-use floodmark::clock::Clock;
 use floodmark::dataflow::commit::Request;
 use floodmark::model::{Lane, Outcome, RecordRef, Records, TimestampType};
+use floodmark::process::Clock;
 use floodmark::table::counts::{self, lane_txn};
 use floodmark::table::log::WRITER_GENERATION;
 use floodmark::table::raw::{self, FileWriter, Kind, RawRows, epochs_of};

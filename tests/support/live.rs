@@ -6,12 +6,12 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use floodmark::clock::{Clock, ManualClock};
 use floodmark::dataflow::Progress;
 use floodmark::dataflow::commit::Request;
 use floodmark::job::Job;
 use floodmark::live::{Live, LiveError, run};
 use floodmark::model::{Lane, Records};
+use floodmark::process::{Clock, ManualClock};
 use floodmark::source::script::{Script, ScriptRecord};
 use floodmark::source::{Position, RecordSource, SourceError, SourceFactory, Stamp, Txns, Waker};
 use floodmark::table::counts::lane_txn;

@@ -16,9 +16,9 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::job::Job;
-use crate::panics::caught_in;
+use crate::process::lock;
+use crate::process::panics::caught_in;
 use crate::source::SourceError;
-use crate::sync::lock;
 
 /// How long a question to the brokers may take.
 pub(super) const ASK: Duration = Duration::from_secs(15);

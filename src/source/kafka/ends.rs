@@ -13,9 +13,9 @@ use rdkafka::config::ClientConfig;
 
 use super::client::{KafkaConsumer, consumer, offsets, partitions};
 use crate::model::Epoch;
-use crate::panics::caught_in;
+use crate::process::lock;
+use crate::process::panics::caught_in;
 use crate::source::{PartitionStart, SourceError, Waker};
-use crate::sync::lock;
 
 /// The partitions, as far as they are known; grows.
 #[derive(Default)]

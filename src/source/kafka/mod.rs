@@ -21,7 +21,7 @@ use rdkafka::config::ClientConfig;
 
 use super::{PartitionStart, RecordSource, SourceError, SourceFactory, Txns, Waker};
 use crate::job::{Job, Start};
-use crate::sync::lock;
+use crate::process::lock;
 
 pub(crate) use client::client_config;
 pub(crate) use record::{headers_of, record_of};

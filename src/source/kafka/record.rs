@@ -4,7 +4,7 @@ use md5::{Digest, Md5};
 use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp};
 
 use crate::model::{RecordRef, Records, TimestampType, plausible_ms};
-use crate::panics::guarded;
+use crate::process::panics::guarded;
 use crate::source::Stamp;
 
 /// A copy of a partition's last record.

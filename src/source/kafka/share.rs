@@ -19,8 +19,8 @@ use super::client::{Context, KafkaConsumer, failed, is_nothing, no_queue, waking
 use super::ends::{Known, Place};
 use super::record::{LastRecord, check_of, push};
 use crate::model::{Epoch, Records};
+use crate::process::lock;
 use crate::source::{LastRead, PartitionStart, Position, RecordSource, SourceError, Stamp, Waker};
-use crate::sync::lock;
 
 /// Taken from one partition in a turn, so that none starves the others.
 const PARTITION_TURN: usize = 512;

@@ -6,7 +6,7 @@ use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 
 use super::*;
-use crate::exit::{Exit, HasExit};
+use crate::process::{Exit, HasExit};
 use crate::table::TableError;
 
 /// An answer as the client of an S3 server reports it.

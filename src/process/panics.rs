@@ -14,7 +14,7 @@ use std::sync::Mutex;
 use futures::FutureExt;
 use tokio::task::JoinError;
 
-use crate::sync::lock;
+use super::lock;
 
 thread_local! {
     /// How many [`guarded`] the thread is in.

@@ -1,0 +1,38 @@
+//! The order of the modules: `src/lib.rs` lists them from the ground up, and none uses one that follows it.
+
+use std::fs::read_to_string;
+use std::path::{Path, PathBuf};
+
+/// The files of a module, but for those that hold only its tests.
+fn files_of(path: &Path) -> Vec<PathBuf> {
+    if !path.is_dir() {
+        return vec![path.with_extension("rs")];
+    }
+    let entries = path.read_dir().expect("a folder of sources").map(|entry| entry.expect("a file").path());
+    let sources = entries.filter(|path| !path.to_string_lossy().trim_end_matches(".rs").ends_with("tests"));
+    sources.flat_map(|path| if path.is_dir() { files_of(&path) } else { vec![path] }).collect()
+}
+
+/// What is compiled into the product: no comments, no unit tests.
+fn product_of(file: &Path) -> String {
+    let text = read_to_string(file).expect("a source file");
+    let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    product.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn no_module_uses_one_that_follows_it() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let lib = read_to_string(src.join("lib.rs")).expect("the library's root");
+    let modules: Vec<&str> = lib.lines().filter_map(|line| line.strip_prefix("pub mod ")?.split(';').next()).collect();
+    assert!(modules.len() > 15, "{modules:?}");
+    let mut upwards = Vec::new();
+    for (floor, module) in modules.iter().enumerate() {
+        for file in files_of(&src.join(module)).iter().filter(|file| file.extension().is_some_and(|end| end == "rs")) {
+            let product = product_of(file);
+            let used = modules[floor + 1..].iter().filter(|above| product.contains(&format!("crate::{above}")));
+            upwards.extend(used.map(|above| format!("{} uses {above}", file.display())));
+        }
+    }
+    assert!(upwards.is_empty(), "{upwards:#?}");
+}
