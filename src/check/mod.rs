@@ -4,6 +4,7 @@
 //! JSON object. The decoder is the job's own, so what is counted here is counted there. Nothing is written: no table is opened, no
 //! offset is committed. Memory: one line (of a bounded length), or one turn of the Kafka client; and what is shown.
 
+mod error;
 mod facts;
 mod sample;
 mod text;
@@ -14,11 +15,11 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use crate::job::{Job, JobError};
-use crate::process::{Exit, HasExit};
-use crate::source::SourceError;
+use crate::job::Job;
+use crate::process::Exit;
 use crate::terminal::Output;
 
+pub use error::CheckError;
 pub use facts::{
     CellFacts, Check, ConditionFacts, DimensionFacts, FieldFacts, FoundFacts, Position, RecordFacts, RejectionFacts,
     SampleFacts,
@@ -79,37 +80,6 @@ impl FromStr for Sample {
         match text.parse() {
             Ok(records) if records > 0 => Ok(Sample::Topics(records)),
             _ => Err("expected at least 1 record, and at most 2^64 - 1".to_owned()),
-        }
-    }
-}
-
-/// Why a job could not be checked.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckError {
-    /// The job file.
-    #[error(transparent)]
-    Job(#[from] JobError),
-    /// The job's topics.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    /// Options that do not fit together.
-    #[error("{0}")]
-    Usage(String),
-    /// The sample can not be read, or holds nothing.
-    #[error("{0}")]
-    Sample(String),
-    /// The result can not be written.
-    #[error("the result can not be written to stdout: {0}")]
-    Output(#[source] std::io::Error),
-}
-
-impl HasExit for CheckError {
-    fn exit(&self) -> Exit {
-        match self {
-            CheckError::Job(error) => error.exit(),
-            CheckError::Source(error) => error.exit(),
-            CheckError::Usage(_) => Exit::Usage,
-            CheckError::Sample(_) | CheckError::Output(_) => Exit::Failed,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::CheckError;
+use super::error::CheckError;
 use super::facts::{Collector, Position, SampleFacts};
 use crate::dev::read_record_line;
 use crate::job::{Job, Start};

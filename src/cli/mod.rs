@@ -1,23 +1,23 @@
 //! The subcommands; what one ends with becomes the process' exit code.
 
+mod failure;
 mod run;
 
-use std::error::Error;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use floodmark::check::CheckArgs;
 use floodmark::dev::DevCommand;
-use floodmark::job::JobError;
-use floodmark::process::{Exit, HasExit, panics};
+use floodmark::process::{Exit, panics};
 use floodmark::replay::command::ReplayCommand;
 use floodmark::status::StatusArgs;
-use floodmark::table::TableError;
 use floodmark::table_command::TableCommand;
 use floodmark::terminal::say;
 use floodmark::verify::{Verdict, VerifyArgs};
 use tracing_subscriber::EnvFilter;
+
+use failure::Failure;
 
 /// Kafka to exact, always-current counts in Parquet
 ///
@@ -90,40 +90,6 @@ pub(crate) fn main() -> ExitCode {
         failure.exit
     });
     ExitCode::from(exit.code())
-}
-
-/// Why a command did not do what it should, and how it ends.
-struct Failure {
-    exit: Exit,
-    said: String,
-}
-
-impl<E: HasExit> From<E> for Failure {
-    fn from(error: E) -> Failure {
-        Failure { exit: error.exit(), said: said(&error) }
-    }
-}
-
-impl Failure {
-    /// Of what is for trying things out: it has no errors of its own.
-    fn of(error: &anyhow::Error) -> Failure {
-        let exit = |cause: &(dyn Error + 'static)| {
-            let table = cause.downcast_ref::<TableError>().map(HasExit::exit);
-            table.or_else(|| cause.downcast_ref::<JobError>().map(HasExit::exit))
-        };
-        Failure { exit: error.chain().find_map(exit).unwrap_or(Exit::Failed), said: said(error.as_ref()) }
-    }
-}
-
-/// An error with its causes; those that its own text has already are not said again.
-fn said(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    for cause in std::iter::successors(error.source(), |&error| error.source()).map(ToString::to_string) {
-        if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    text
 }
 
 fn log(filter: &str, format: LogFormat) -> anyhow::Result<()> {

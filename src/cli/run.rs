@@ -19,7 +19,7 @@ use floodmark::table::Root;
 use floodmark::terminal::{LiveLine, StopSignals, duration, grouped, say};
 use tokio::sync::watch;
 
-use super::Failure;
+use super::failure::Failure;
 
 /// Options of `floodmark run`.
 #[derive(Args)]

@@ -1,6 +1,6 @@
 //! Undoes what servers do to characters that can not stand in a line of a log as they are.
 
-use crate::job::line::Escapes;
+use crate::job::variable::Escapes;
 
 /// The text that the server wrote as `text`; an escape that it would not write stays.
 pub(super) fn undone(escapes: Escapes, text: &str) -> String {

@@ -6,8 +6,6 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::line::is_blank;
-
 /// What stands before the time.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Front<'a> {
@@ -102,6 +100,11 @@ pub(super) fn without_port(host: &str) -> &str {
         }
         _ => host,
     }
+}
+
+/// Blanks between fields.
+pub(super) fn is_blank(c: char) -> bool {
+    matches!(c, ' ' | '\t')
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@
 //! this shape (cut short, a quote left open) is refused.
 
 use super::found::{Found, Kind};
-use super::front::{Front, without_port};
+use super::front::{Front, is_blank, without_port};
 use super::scan::without_mark;
 use crate::job::LineField;
 
@@ -124,11 +124,6 @@ pub(super) fn check_bytes(text: &str, line: &str) -> Result<(), BadLine> {
         return Ok(());
     }
     Err(BadLine::at(text, line, "a size in bytes, or `-`,"))
-}
-
-/// Blanks between fields.
-pub(super) fn is_blank(c: char) -> bool {
-    matches!(c, ' ' | '\t')
 }
 
 /// Splits behind the quote that ends a text; the opening one is already gone.

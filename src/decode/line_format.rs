@@ -9,8 +9,9 @@ use super::found::{Found, Kind};
 use super::front::{is_host, without_port};
 use super::line::{BadLine, Request, check_bytes, check_status, ends_in_escape, line_of, path_and_query};
 use crate::job::LineField;
-use crate::job::line::{Escapes, LineFormat, LineTime, Meaning, Variable};
+use crate::job::line::LineFormat;
 use crate::job::line_names::{is_list, is_word};
+use crate::job::variable::{Escapes, LineTime, Meaning, Variable};
 
 /// A format, compiled for the fields that are wanted.
 #[derive(Debug)]

@@ -22,6 +22,7 @@ mod line_format;
 #[cfg(test)]
 mod line_tests;
 mod plan;
+mod reject;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -29,16 +30,16 @@ mod text;
 mod time;
 mod unwrap;
 
+use std::borrow::Cow;
+
 use crate::job::{LineField, Logic};
 use crate::model::{Outcome, Reason, RecordRef, Rejection, TimeUs, shorten};
 use crate::process::panics::guarded;
-use std::borrow::Cow;
 
 pub use explain::{Explained, FoundAt, FoundKind};
 use found::{Found, Kind, Slot};
-use json::Trie;
-use line::BadLine;
 use plan::{Customer, Parser, Plan};
+use reject::{bad_line, parse_json, rejection, shown};
 use scan::without_mark;
 use unwrap::Unwrap;
 
@@ -274,15 +275,6 @@ fn first(found: &Found, slots: &[usize]) -> Slot {
     all.clone().find(|slot| Found::is_present(*slot)).or_else(|| all.next()).unwrap_or_default()
 }
 
-/// What stands at a slot, for an error.
-fn shown<'a>(found: &'a Found, slot: Slot, input: &'a str) -> &'a [u8] {
-    match slot.kind {
-        Kind::Null => b"null",
-        Kind::Text | Kind::Unescaped if !Found::is_present(slot) => b"\"\"",
-        _ => found.text(slot, input).as_bytes(),
-    }
-}
-
 /// The bytes and the text to be read: the record's own, or those inside its JSON.
 fn unwrapped<'a>(
     unwrap: &'a mut Option<Unwrap>,
@@ -293,21 +285,4 @@ fn unwrapped<'a>(
         Some(unwrap) => unwrap.text(value, text).map(|inside| (inside.as_bytes(), inside)),
         None => Ok((value, text)),
     }
-}
-
-fn parse_json(trie: &Trie, value: &[u8], input: &str, found: &mut Found) -> Result<(), Box<Rejection>> {
-    trie.read(input, found).map_err(|fault| {
-        let (expected, around) = json::explained(fault, input, value);
-        rejection(Reason::BadJson, None, &expected, around.as_bytes())
-    })
-}
-
-fn bad_line(what: &str, bad: &BadLine, value: &[u8], input: &str) -> Box<Rejection> {
-    let at = bad.at + input.len() - without_mark(input).len();
-    let expected = format!("{what}: {} at byte {}", bad.expected, json::place_in(value, at));
-    rejection(Reason::BadLine, None, &expected, json::around(input, at).as_bytes())
-}
-
-fn rejection(reason: Reason, field: Option<&str>, expected: &str, found: &[u8]) -> Box<Rejection> {
-    Box::new(Rejection::new(reason, field, expected, found))
 }

@@ -2,7 +2,7 @@
 
 use super::found::{Found, Kind};
 use super::json::Trie;
-use super::{parse_json, rejection, shown};
+use super::reject::{parse_json, rejection, shown};
 use crate::model::{Reason, Rejection};
 
 /// One place of a JSON object; a buffer for its text where that was escaped.

@@ -3,10 +3,11 @@
 use chrono::FixedOffset;
 
 use super::error::{JobError, did_you_mean};
-use super::line::{LineFormat, LineTime};
+use super::line::LineFormat;
 use super::logic::{Field, FieldSpec, Format, LineField, Logic, Place, TimeFormat, Transform, UnixUnit};
 use super::pattern::Pattern;
 use super::read::{Section, Value};
+use super::variable::LineTime;
 
 const FORMATS: [(&str, Format); 2] = [("json", Format::Json), ("access_log", Format::AccessLog)];
 const TRANSFORMS: [(&str, Transform); 3] =

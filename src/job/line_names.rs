@@ -28,20 +28,7 @@
 //! `remote_port`, `%P` `pid`, `%{tid}P` `tid`, `%{c}a` `realip_remote_addr`, `%{c}h` `realip_remote_host`, `%f`
 //! `request_filename`, `%k` `keepalive_requests`, `%L` `log_id`, `%R` `handler`, `%X` `connection_status`, `%^FB` `first_byte_us`.
 
-use super::line::{LineTime, Meaning};
-
-/// A variable: its name in job files, what it gives, and how it begins.
-pub(super) struct Named {
-    pub(super) name: String,
-    pub(super) meaning: Meaning,
-    pub(super) begins: Option<char>,
-}
-
-impl Named {
-    fn new(name: impl Into<String>, meaning: Meaning) -> Named {
-        Named { name: name.into(), meaning, begins: None }
-    }
-}
+use super::variable::{LineTime, Meaning, Named};
 
 /// `$name`: nginx knows no upper case in names.
 pub(super) fn nginx(name: &str) -> Named {

@@ -1,7 +1,7 @@
 //! Takes the string of a server's configuration apart: the statement around the format, its quotes and escapes, and the variables in it.
 
-use super::line::{Escapes, LineTime, Meaning, Pieces, Wrong};
 use super::line_names;
+use super::variable::{Escapes, LineTime, Meaning, Pieces, Wrong};
 
 /// Reads the string: how the server escapes values, and the pieces of the format.
 pub(super) fn read(text: &str) -> Result<(Escapes, Pieces), Wrong> {

@@ -33,6 +33,7 @@ mod redact;
 mod settings;
 mod source;
 mod tables;
+pub(crate) mod variable;
 #[cfg(test)]
 mod tests;
 

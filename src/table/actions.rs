@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::checkpoint::vector_id;
-use super::foreign::{Origin, Protocol};
-use super::log::File;
+use super::seen::{Origin, Protocol};
+use super::state::File;
 
 /// One line of a commit.
 #[derive(Deserialize)]

@@ -13,10 +13,11 @@ use parquet::arrow::arrow_writer::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
+use super::error::TableError;
 use super::fetch::Batches;
-use super::log::{Definition, File, State};
+use super::state::time_type;
+use super::state::{Definition, File, State};
 use super::stats::Stats;
-use super::{TableError, time_type};
 use crate::model::{Epoch, Granularity, Lane, Period, Segment, TimeUs, Zone};
 
 /// The table property that pins the number of buckets.

@@ -20,8 +20,9 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 
+use super::error::TableError;
+use super::state::time_type;
 use super::store::{Backoff, may_pass};
-use super::{TableError, time_type};
 
 /// A larger file goes to disk.
 const MEMORY_BYTES_MAX: u64 = 1 << 20;

@@ -19,193 +19,18 @@
 //! `counts` is merged into in the order of its rows, and holds what its transactions say: whatever another program writes there, a
 //! sorted file with the same rows too, can not be told from one that is not so.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{Display, Formatter};
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::log::{File, State};
-use super::{TableError, raw};
-
-/// The property that numbers the layout of our tables, and the newest layout that this build knows. A table without it is of the
-/// first one: builds before the property made no other.
-pub const FORMAT: &str = "floodmark.format";
-/// See [`FORMAT`].
-pub const FORMAT_NEWEST: u32 = 1;
-
-/// Delta's versions that we read and write; from these versions on features are named one by one.
-const READER: u32 = 1;
-const WRITER: u32 = 2;
-const READER_OF_FEATURES: u32 = 3;
-const WRITER_OF_FEATURES: u32 = 7;
-
-/// Features that writer 2 has too: they matter where a property or a column asks for them.
-const FEATURES: [&str; 2] = ["appendOnly", "invariants"];
+use super::error::TableError;
+use super::seen::{FEATURES, FORMAT, FORMAT_NEWEST, Origin, READER, WRITER};
+use super::state::{Definition, File, State};
+use super::{counts, raw};
 
 /// What a column may say of itself that who writes it must heed.
 const COLUMN_RULES: [&str; 3] = ["delta.invariants", "delta.generationExpression", "delta.identity.start"];
-
-/// Who committed something.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Origin {
-    /// The version; that of the checkpoint, where it is only known from there.
-    pub(super) version: u64,
-    /// Whether it is of this version or an earlier one.
-    pub(super) checkpoint: bool,
-    /// What the program called it.
-    pub(super) operation: Option<String>,
-    /// The program.
-    pub(super) engine: Option<String>,
-}
-
-impl Origin {
-    fn is_ours(&self) -> bool {
-        self.engine.as_deref().is_some_and(|engine| engine.starts_with("floodmark/"))
-    }
-
-    /// The last version before it.
-    fn before(&self) -> u64 {
-        self.version.saturating_sub(1)
-    }
-}
-
-impl Display for Origin {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        if self.checkpoint {
-            return write!(f, "version {} or an earlier one, by its checkpoint", self.version);
-        }
-        let operation = self.operation.as_deref().unwrap_or("operation unknown");
-        let engine = self.engine.as_deref().unwrap_or("a program that does not name itself");
-        write!(f, "version {} ({operation} by {engine})", self.version)
-    }
-}
-
-/// What a table's log asks of those who read and write it.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Protocol {
-    min_reader_version: u32,
-    min_writer_version: u32,
-    reader_features: Option<BTreeSet<String>>,
-    writer_features: Option<BTreeSet<String>>,
-}
-
-impl Protocol {
-    fn is_known(&self) -> bool {
-        let known = |features: &Option<BTreeSet<String>>| {
-            features.iter().flatten().all(|feature| FEATURES.contains(&feature.as_str()))
-        };
-        let reader = self.min_reader_version <= READER
-            || (self.min_reader_version == READER_OF_FEATURES && self.reader_features.iter().all(BTreeSet::is_empty));
-        let writer = self.min_writer_version <= WRITER
-            || (self.min_writer_version == WRITER_OF_FEATURES && known(&self.writer_features));
-        reader && writer
-    }
-
-    fn said(&self) -> String {
-        let with = |features: &Option<BTreeSet<String>>| {
-            let features: Vec<&str> = features.iter().flatten().map(String::as_str).collect();
-            if features.is_empty() { String::new() } else { format!(" with {}", features.join(", ")) }
-        };
-        format!(
-            "reader version {}{} and writer version {}{}",
-            self.min_reader_version,
-            with(&self.reader_features),
-            self.min_writer_version,
-            with(&self.writer_features)
-        )
-    }
-}
-
-/// What was seen of others in a table's log.
-#[derive(Clone, Debug, Default)]
-pub struct Seen {
-    protocol: Option<(Protocol, Origin)>,
-    metadata: Option<Origin>,
-    /// Live files that can not be read right, by path and deletion vector, and why.
-    unreadable: BTreeMap<(String, Option<String>), (String, Origin)>,
-    /// Files that others have added or removed.
-    changed: BTreeMap<String, Changed>,
-}
-
-#[derive(Clone, Debug)]
-struct Changed {
-    added: bool,
-    taken_in: bool,
-    by: Origin,
-}
-
-/// A commit's changes of files, as far as another program's are judged by them.
-#[derive(Default)]
-pub(super) struct Changes {
-    /// What became live, with its rows; but for what was live already.
-    pub(super) added: Vec<(String, u64)>,
-    /// What is no longer live, with its rows.
-    pub(super) removed: Vec<(String, u64)>,
-    /// Whether it adds rows, by its own word.
-    pub(super) adds_rows: bool,
-}
-
-impl Seen {
-    pub(super) fn protocol(&mut self, protocol: Protocol, by: Origin) {
-        self.protocol = Some((protocol, by));
-    }
-
-    pub(super) fn metadata(&mut self, by: Origin) {
-        self.metadata = Some(by);
-    }
-
-    /// A file is live that can not be read right.
-    pub(super) fn unreadable(&mut self, path: String, vector: Option<String>, why: String, by: Origin) {
-        self.unreadable.insert((path, vector), (why, by));
-    }
-
-    /// A file is removed; whether it was one that can not be read.
-    pub(super) fn removed(&mut self, path: &str, vector: Option<String>) -> bool {
-        self.unreadable.remove(&(path.to_owned(), vector)).is_some()
-    }
-
-    /// What a commit did to the files of a table of ours.
-    pub(super) fn commit(&mut self, table: &str, changes: Changes, by: &Origin) {
-        if by.is_ours() || super::definition_of(table).is_none() {
-            return;
-        }
-        let taken_in = table == "raw" && may_be_taken_in(&changes, by);
-        let added = changes.added.into_iter().map(|(path, _)| (path, true));
-        let removed = changes.removed.into_iter().map(|(path, _)| (path, false));
-        for (path, added) in removed.chain(added) {
-            match self.changed.get(&path) {
-                // Taken back.
-                Some(before) if before.added != added => drop(self.changed.remove(&path)),
-                _ => drop(self.changed.insert(path, Changed { added, taken_in, by: by.clone() })),
-            }
-        }
-    }
-
-    /// A live file that only a checkpoint tells of.
-    pub(super) fn in_checkpoint(&mut self, table: &str, path: &str, by: &Origin) {
-        let name = path.rsplit('/').next().unwrap_or_default();
-        if table == "counts" && !is_named_by_us(name) {
-            self.changed.insert(path.to_owned(), Changed { added: true, taken_in: false, by: by.clone() });
-        }
-    }
-}
-
-/// The rules for `raw`: nothing is added to it, and what stays is as it was.
-fn may_be_taken_in(changes: &Changes, by: &Origin) -> bool {
-    let rows = |files: &[(String, u64)]| files.iter().map(|(_, rows)| rows).sum::<u64>();
-    let (added, removed) = (rows(&changes.added), rows(&changes.removed));
-    let rewritten = !changes.adds_rows && added == removed;
-    let deleted = changes.added.is_empty() || (by.operation.as_deref() == Some("DELETE") && added <= removed);
-    rewritten || deleted
-}
-
-/// Names that a live job, replays and their undoing, and `dev preload` give.
-fn is_named_by_us(name: &str) -> bool {
-    let epoch = |rest: &str| rest.len() > 12 && rest.as_bytes()[..12].iter().all(u8::is_ascii_digit);
-    name.starts_with("replay-") || name.starts_with("undo-") || name.strip_prefix('e').is_some_and(epoch)
-}
 
 /// Why a file of `raw` can not be used, where another program has written it: we go by these statistics.
 pub(super) fn lacks(table: &str, file: &File) -> Option<String> {
@@ -323,7 +148,7 @@ fn check_metadata(
             "Set the mode to none with the program that changed it, or go on with a copy of the tables from before",
         );
     }
-    let Some(definition) = super::definition_of(table) else { return Ok(()) };
+    let Some(definition) = definition_of(table) else { return Ok(()) };
     if property(FORMAT).is_some_and(|format| !format.parse::<u32>().is_ok_and(|format| format > 0)) {
         let found = format!("{FORMAT} = {:?}", property(FORMAT).unwrap_or_default());
         return refuse(by, &found, "a whole number from 1 on", "Set it to what it was, or take it off");
@@ -380,42 +205,12 @@ fn columns_differ(found: &[Field], wanted: &[Field]) -> Option<(String, String)>
     Some((format!("column {}, which is not ours", theirs.name), names.join(", ")))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_changes_nothing_for_us_is_a_known_protocol() {
-        let protocol = |text: &str| serde_json::from_str::<Protocol>(text).expect("a protocol");
-        for (known, reader, writer) in [
-            (true, "\"minReaderVersion\":1", "\"minWriterVersion\":2"),
-            (
-                true,
-                "\"minReaderVersion\":1",
-                "\"minWriterVersion\":7,\"writerFeatures\":[\"appendOnly\",\"invariants\"]",
-            ),
-            (true, "\"minReaderVersion\":3,\"readerFeatures\":[]", "\"minWriterVersion\":7,\"writerFeatures\":[]"),
-            (false, "\"minReaderVersion\":2", "\"minWriterVersion\":2"),
-            (false, "\"minReaderVersion\":1", "\"minWriterVersion\":3"),
-            (false, "\"minReaderVersion\":1", "\"minWriterVersion\":7,\"writerFeatures\":[\"changeDataFeed\"]"),
-            (false, "\"minReaderVersion\":3,\"readerFeatures\":[\"deletionVectors\"]", "\"minWriterVersion\":7"),
-            (false, "\"minReaderVersion\":4", "\"minWriterVersion\":2"),
-            (false, "\"minReaderVersion\":1", "\"minWriterVersion\":8"),
-        ] {
-            assert_eq!(protocol(&format!("{{{reader},{writer}}}")).is_known(), known, "{reader} {writer}");
-        }
-    }
-
-    #[test]
-    fn names_that_we_give() {
-        for (name, ours) in [
-            ("e000000000012-g000001-minute-a1.parquet", true),
-            ("replay-fix-42-o000001-a1-00ff.parquet", true),
-            ("part-00000-1f0c-c000.snappy.parquet", false),
-            ("e12.parquet", false),
-            ("20260113_120000_00001_abcde.parquet", false),
-        ] {
-            assert_eq!(is_named_by_us(name), ours, "{name}");
-        }
+/// What our table of this name is; `None` for another program's.
+pub(super) fn definition_of(table: &str) -> Option<Definition> {
+    match table {
+        "raw" => Some(raw::definition()),
+        // The number of buckets is no part of what is asked.
+        "counts" => Some(counts::definition(1)),
+        _ => None,
     }
 }

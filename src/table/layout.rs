@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use super::counts::segment_of;
-use super::{File, TableError};
+use super::error::TableError;
+use super::state::File;
 use crate::model::{Granularity, Segment, TimeUs};
 
 /// Live files of some buckets of `counts`.

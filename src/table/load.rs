@@ -16,11 +16,13 @@ use object_store::Error as StoreError;
 use object_store::path::Path;
 use serde::Deserialize;
 
-use super::TableError;
 use super::actions::{DeletionVector, Found, Line, MetadataLine, decoded, lines_of, live_file, origin_of};
 use super::checkpoint::{action, action_of, checkpoint_batches, int, partition_of, rows_with, text, vector_of};
-use super::foreign::{Changes, Origin, check, lacks};
-use super::log::{Log, State, commit_path};
+use super::error::TableError;
+use super::foreign::{check, lacks};
+use super::log::{Log, commit_path};
+use super::seen::{Changes, Origin};
+use super::state::State;
 use super::store::{look_at_file, read_file, try_read};
 
 /// Commits that are fetched at once.

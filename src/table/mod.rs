@@ -1,8 +1,18 @@
-//! The two Delta Lake tables: their log ([`log`]), the archive ([`raw`]) and the counts ([`counts`]).
+//! The two Delta Lake tables: `raw`, the archive, and `counts`.
+//!
+//! ```text
+//! store (memory, disk, S3 …; its refusals are judged) ─► load: a log's commits and checkpoints ─► seen, foreign: other programs' part
+//!                                                          │
+//!          raw, counts: files written and read ◄─► log: compare-and-swap commits ─► state: a version's live files and transactions
+//! ```
+//!
+//! In: files and commits of the job, of upkeep and of replays. Out: versions, and the rows of their files. The state of a version is a
+//! value; what is kept beside it is the log's store. An error says whether to try again, to stop for good, or what to correct.
 
 mod actions;
 mod checkpoint;
 pub mod counts;
+mod error;
 pub mod fetch;
 mod foreign;
 pub mod layout;
@@ -11,126 +21,14 @@ pub mod log;
 pub mod raw;
 mod refusal;
 pub mod retention;
+mod seen;
+mod state;
 mod stats;
 pub mod store;
 
-use arrow::datatypes::{DataType, TimeUnit};
-
-use crate::process::{Exit, HasExit};
-
-pub use foreign::{FORMAT, FORMAT_NEWEST, Seen};
+pub use error::TableError;
 pub use load::{Listing, Tombstones};
-pub use log::{Commit, File, Log, State};
+pub use log::{Commit, Log};
+pub use seen::{FORMAT, FORMAT_NEWEST, Seen};
+pub use state::{Definition, File, State};
 pub use store::Root;
-
-/// What our table of this name is; `None` for another program's.
-fn definition_of(table: &str) -> Option<log::Definition> {
-    match table {
-        "raw" => Some(raw::definition()),
-        // The number of buckets is no part of what is asked.
-        "counts" => Some(counts::definition(1)),
-        _ => None,
-    }
-}
-
-/// The Arrow type of every time in a table.
-pub(crate) fn time_type() -> DataType {
-    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
-}
-
-/// What went wrong with a table, by what the caller does next.
-#[derive(Debug, thiserror::Error)]
-pub enum TableError {
-    /// The user must change something: a URL, an option, a table that is not ours.
-    #[error("{0}")]
-    Invalid(String),
-    /// Somebody else committed this version first: reload, then decide.
-    #[error("table {table}: version {version} was committed by somebody else")]
-    Lost {
-        /// Name of the table.
-        table: String,
-        /// The version that we wanted.
-        version: u64,
-    },
-    /// A newer writer has taken the table: stop for good.
-    #[error(
-        "this process has lost its place: table {table} belongs to writer generation {theirs}, ours is {ours}; \
-         another copy of the job was started later. Nothing of ours was committed after it; do not restart this one"
-    )]
-    Fenced {
-        /// Name of the table.
-        table: String,
-        /// Our generation.
-        ours: i64,
-        /// The generation found.
-        theirs: i64,
-    },
-    /// The store does not answer, or no longer takes our credentials: it may pass.
-    #[error("{doing}: {}; check that the store is reachable and that its credentials are valid", refusal::said(.error))]
-    Storage {
-        /// What was being done.
-        doing: String,
-        /// The store's own error.
-        error: object_store::Error,
-    },
-    /// The store refuses our credentials, or what was asked for: the user must change something.
-    #[error("{doing}: {}", refusal::said(.error))]
-    Denied {
-        /// What was being done.
-        doing: String,
-        /// The store's own error.
-        error: object_store::Error,
-    },
-    /// The table's files contradict each other or the log, or are not there.
-    #[error(
-        "table {table} is damaged: {what}. Bring back what is missing, from a copy or from older versions that the store keeps; then \
-         run `floodmark verify`"
-    )]
-    Corrupt {
-        /// Name of the table.
-        table: String,
-        /// What was found, where.
-        what: String,
-    },
-    /// No room for a temporary file.
-    #[error("a temporary file can not be used: {0}; set TMPDIR to a folder with room")]
-    Scratch(String),
-    /// A fault of ours; the tables are as they were.
-    #[error("{0}; this is a bug: please report it")]
-    Bug(String),
-}
-
-impl TableError {
-    /// The store's error: [`TableError::Denied`] where it is for the user to correct, else [`TableError::Storage`].
-    pub(crate) fn storage(doing: impl Into<String>, error: object_store::Error) -> Self {
-        let doing = doing.into();
-        match refusal::is_for_the_user(&error) {
-            true => TableError::Denied { doing, error },
-            false => TableError::Storage { doing, error },
-        }
-    }
-
-    /// The store's error at reading a file that the log of `table` holds: where it is not there, the table is damaged.
-    pub(crate) fn reading(table: &str, path: impl std::fmt::Display, error: object_store::Error) -> Self {
-        match error {
-            object_store::Error::NotFound { .. } => TableError::Corrupt {
-                table: table.to_owned(),
-                what: format!("{path} is in the log, but there is no such file"),
-            },
-            error => TableError::storage(format!("table {table}: reading {path}"), error),
-        }
-    }
-}
-
-impl HasExit for TableError {
-    fn exit(&self) -> Exit {
-        match self {
-            TableError::Invalid(_) | TableError::Denied { .. } => Exit::Configuration,
-            TableError::Fenced { .. } => Exit::Fenced,
-            TableError::Storage { .. } => Exit::TryAgain,
-            TableError::Lost { .. } | TableError::Corrupt { .. } | TableError::Scratch(_) | TableError::Bug(_) => {
-                Exit::Failed
-            }
-        }
-    }
-}

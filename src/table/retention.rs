@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::State;
+use super::state::State;
 
 const DEAD_FILES: &str = "delta.deletedFileRetentionDuration";
 const LOG: &str = "delta.logRetentionDuration";

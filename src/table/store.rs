@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 use url::Url;
 
-use super::TableError;
+use super::error::TableError;
 use super::refusal::{Answers, Judged};
 
 /// The folder that holds the tables `raw` and `counts`.

@@ -11,9 +11,9 @@ use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, T
 use deltalake_core::writer::{DeltaWriter, RecordBatchWriter};
 use floodmark::model::{Granularity, Period, Segment};
 use floodmark::table::counts::{self, Columns, SegmentWriter};
-use floodmark::table::log::{Definition, WRITER_GENERATION};
+use floodmark::table::log::WRITER_GENERATION;
 use floodmark::table::store::write_file;
-use floodmark::table::{Commit, File, Log, Root, State, TableError, raw};
+use floodmark::table::{Commit, Definition, File, Log, Root, State, TableError, raw};
 use futures::TryStreamExt;
 use futures::future::join_all;
 use object_store::memory::InMemory;

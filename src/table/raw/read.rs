@@ -11,8 +11,9 @@ use bytes::Bytes;
 
 use super::schema::FILE_SCHEMA;
 use crate::model::{Arrival, Epoch, Reason, RecordRef, Records, TimeUs, TimestampType, plausible_ms};
+use crate::table::error::TableError;
 use crate::table::fetch::Fetched;
-use crate::table::{File, TableError};
+use crate::table::state::File;
 
 /// Rows read back at a time, at most.
 const READ_BATCH_ROWS: usize = 4096;

@@ -7,8 +7,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Outcome, RecordRef, TimeUs, plausible_ms};
-use crate::table::log::Definition;
-use crate::table::{File, time_type};
+use crate::table::state::{Definition, File, time_type};
 
 /// The application transaction that names the newest epoch.
 pub const EPOCH: &str = "epoch";

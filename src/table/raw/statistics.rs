@@ -5,7 +5,8 @@ use serde::Deserialize;
 
 use super::schema::Kind;
 use crate::model::{Epoch, TimeUs};
-use crate::table::{File, State, TableError};
+use crate::table::error::TableError;
+use crate::table::state::{File, State};
 
 /// The least and greatest epoch in a file of `raw`.
 ///

@@ -20,8 +20,9 @@ use parquet::schema::types::ColumnPath;
 
 use super::schema::{Kind, file_schema, header_fields};
 use crate::model::{Granularity, Outcome, Period, RecordRef, Records, TimeUs, Zone, plausible_ms};
+use crate::table::error::TableError;
+use crate::table::state::File;
 use crate::table::stats::Stats;
-use crate::table::{File, TableError};
 
 /// Rows in a row group: bounds what a reader holds.
 const ROW_GROUP_ROWS: usize = 65_536;

@@ -1,0 +1,36 @@
+//! Why a job could not be checked.
+
+use crate::job::JobError;
+use crate::process::{Exit, HasExit};
+use crate::source::SourceError;
+
+/// Why a job could not be checked.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// The job file.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// The job's topics.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// Options that do not fit together.
+    #[error("{0}")]
+    Usage(String),
+    /// The sample can not be read, or holds nothing.
+    #[error("{0}")]
+    Sample(String),
+    /// The result can not be written.
+    #[error("the result can not be written to stdout: {0}")]
+    Output(#[source] std::io::Error),
+}
+
+impl HasExit for CheckError {
+    fn exit(&self) -> Exit {
+        match self {
+            CheckError::Job(error) => error.exit(),
+            CheckError::Source(error) => error.exit(),
+            CheckError::Usage(_) => Exit::Usage,
+            CheckError::Sample(_) | CheckError::Output(_) => Exit::Failed,
+        }
+    }
+}
