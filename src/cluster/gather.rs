@@ -32,7 +32,7 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// How long a place may be taken by a connection that may be dead: a host that is gone is noticed within this.
+/// How long a seat may be taken by a connection that may be dead: a host that is gone is noticed within this.
 const TAKEN_MAX: Duration = Duration::from_secs(15);
 
 /// When it is said first whom we wait for, and how often again.
@@ -54,20 +54,21 @@ struct Door {
     tried: Option<Instant>,
 }
 
-enum Place {
+/// A connection that is needed.
+enum Seat {
     Empty,
     Here(Joined),
     /// In use.
     HandedOn,
 }
 
-impl Place {
+impl Seat {
     /// Whether a process may take it: nobody has it, or this start of it, or one that is gone.
     fn is_free(&self, theirs: &Card) -> bool {
         match self {
-            Place::Empty => true,
-            Place::Here(joined) => joined.run == theirs.run || !is_alive(&joined.stream),
-            Place::HandedOn => false,
+            Seat::Empty => true,
+            Seat::Here(joined) => joined.run == theirs.run || !is_alive(&joined.stream),
+            Seat::HandedOn => false,
         }
     }
 }
@@ -83,7 +84,7 @@ struct Gathering {
     card: Card,
     ended: Ended,
     /// What is needed; `true`: for control.
-    places: Mutex<BTreeMap<Key, Place>>,
+    seats: Mutex<BTreeMap<Key, Seat>>,
     /// By index: why there is no connection yet.
     trouble: Mutex<BTreeMap<usize, String>>,
     /// What another start does not mend: who spoke our protocol and is not of this job, an address that is not ours.
@@ -147,7 +148,7 @@ impl Gathering {
             membership: membership.clone(),
             card,
             ended,
-            places: Mutex::new(keys.map(|key| (key, Place::Empty)).collect()),
+            seats: Mutex::new(keys.map(|key| (key, Seat::Empty)).collect()),
             trouble: Mutex::default(),
             refused: Mutex::default(),
             handshakes: AtomicUsize::new(0),
@@ -282,8 +283,8 @@ impl Gathering {
         if self.card.differences(theirs).is_some() {
             return Verdict::Differs;
         }
-        match lock(&self.places).get(&key(theirs.index, purpose)) {
-            Some(place) if place.is_free(theirs) => Verdict::Welcome,
+        match lock(&self.seats).get(&key(theirs.index, purpose)) {
+            Some(seat) if seat.is_free(theirs) => Verdict::Welcome,
             // Or it was led here by a wrong hostfile, and sees so from our card.
             _ => Verdict::Taken,
         }
@@ -294,11 +295,11 @@ impl Gathering {
             tracing::warn!(%error, process = theirs.index, "a connection can not be set up");
             return;
         }
-        let mut places = lock(&self.places);
-        let Some(place) = places.get_mut(&key(theirs.index, purpose)) else { return };
-        if place.is_free(theirs) {
+        let mut seats = lock(&self.seats);
+        let Some(seat) = seats.get_mut(&key(theirs.index, purpose)) else { return };
+        if seat.is_free(theirs) {
             tracing::debug!(process = theirs.index, ?purpose, "connected");
-            *place = Place::Here(Joined { stream, run: theirs.run });
+            *seat = Seat::Here(Joined { stream, run: theirs.run });
         }
     }
 
@@ -313,7 +314,7 @@ impl Gathering {
     fn call(&self, peer: usize, purpose: Purpose) {
         let mut taken: Option<Instant> = None;
         while !self.done.load(Ordering::Acquire) && self.ended.get().is_none() {
-            if matches!(lock(&self.places).get(&key(peer, purpose)), Some(Place::Empty)) {
+            if matches!(lock(&self.seats).get(&key(peer, purpose)), Some(Seat::Empty)) {
                 let said = self.call_once(peer, purpose);
                 match said {
                     Ok(Verdict::Taken) => {
@@ -364,13 +365,13 @@ impl Gathering {
     /// Whom there is no connection with, or not all; forgets those that went away.
     fn missing(&self) -> Vec<usize> {
         let mut missing = Vec::new();
-        for ((peer, _), place) in lock(&self.places).iter_mut() {
-            if let Place::Here(joined) = place
+        for ((peer, _), seat) in lock(&self.seats).iter_mut() {
+            if let Seat::Here(joined) = seat
                 && !is_alive(&joined.stream)
             {
-                *place = Place::Empty;
+                *seat = Seat::Empty;
             }
-            if matches!(place, Place::Empty) {
+            if matches!(seat, Seat::Empty) {
                 missing.push(*peer);
             }
         }
@@ -380,17 +381,17 @@ impl Gathering {
 
     /// Whether process 0 has said something.
     fn is_spoken_to(&self) -> bool {
-        match lock(&self.places).get(&(0, true)) {
-            Some(Place::Here(joined)) => looks(&joined.stream).is_ok_and(|bytes| bytes > 0),
+        match lock(&self.seats).get(&(0, true)) {
+            Some(Seat::Here(joined)) => looks(&joined.stream).is_ok_and(|bytes| bytes > 0),
             _ => false,
         }
     }
 
     /// By index, of which start each is; of who is not here, 0.
     fn runs(&self) -> Vec<u64> {
-        let places = lock(&self.places);
-        let run = |peer| match places.get(&(peer, false)) {
-            Some(Place::Here(joined)) => joined.run,
+        let seats = lock(&self.seats);
+        let run = |peer| match seats.get(&(peer, false)) {
+            Some(Seat::Here(joined)) => joined.run,
             _ if peer == self.card.index => self.card.run,
             _ => 0,
         };
@@ -398,9 +399,9 @@ impl Gathering {
     }
 
     fn take(&self, control: bool) -> Vec<Option<TcpStream>> {
-        let mut places = lock(&self.places);
-        let mut take = |peer| match std::mem::replace(places.get_mut(&(peer, control))?, Place::HandedOn) {
-            Place::Here(joined) => Some(joined.stream),
+        let mut seats = lock(&self.seats);
+        let mut take = |peer| match std::mem::replace(seats.get_mut(&(peer, control))?, Seat::HandedOn) {
+            Seat::Here(joined) => Some(joined.stream),
             _ => None,
         };
         (0..self.card.processes).map(&mut take).collect()
@@ -517,7 +518,7 @@ mod tests {
         assert_eq!(heard, Err(HelloError::Broken("it closed the connection".to_owned())));
     }
 
-    /// Its place is free for another one.
+    /// Its seat is free for another one.
     #[test]
     fn a_panic_of_who_answers_lets_the_connection_go() {
         let gathering = Arc::new(Gathering::new(&membership(0, listener().1), card_too_long(0), Ended::default()));

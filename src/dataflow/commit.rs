@@ -125,7 +125,8 @@ struct Publishing {
     idle: Vec<Lane>,
 }
 
-struct Run {
+/// How far the job is: what the committer knows beside the tables.
+struct Course {
     open: Open,
     closed: BTreeMap<Epoch, Closed>,
     /// `ingested_at` of the newest closed epoch.
@@ -160,7 +161,7 @@ impl Committer {
         let ingested_at = self.clock.now().max(self.last_ingested_at);
         let published = counts::lane_epochs(&self.counts.state);
         let size = Size { workers: self.workers, processes: self.processes };
-        let mut run = Run {
+        let mut run = Course {
             open: Open { epoch: newest + 1, ingested_at, busy: false, full: false },
             closed: BTreeMap::new(),
             closed_at: ingested_at,
@@ -212,14 +213,14 @@ impl Committer {
         }
     }
 
-    fn tell(&self, run: &Run) {
+    fn tell(&self, run: &Course) {
         self.progress.published.store(run.pace.least(), Ordering::Relaxed);
         self.progress.published_minute.store(run.pace.epoch(Lane::Minute), Ordering::Relaxed);
         let until = |lane| self.counts.state.txn(&counts::complete_until_txn(lane));
         self.progress.stand(|lane| (run.pace.epoch(lane), until(lane)));
     }
 
-    fn hear(&mut self, run: &mut Run, answer: Answer) -> Result<(), CommitError> {
+    fn hear(&mut self, run: &mut Course, answer: Answer) -> Result<(), CommitError> {
         match answer {
             Answer::Busy(epoch) => run.open.busy |= epoch == run.open.epoch,
             Answer::Full(epoch) => run.open.full |= epoch == run.open.epoch,
@@ -255,7 +256,7 @@ impl Committer {
     }
 
     /// Does the next thing that can be done; whether there was one.
-    async fn advance(&mut self, run: &mut Run) -> Result<bool, CommitError> {
+    async fn advance(&mut self, run: &mut Course) -> Result<bool, CommitError> {
         if self.may_tick(run) && self.wants_tick(run) {
             self.tick(run);
             return Ok(true);
@@ -285,7 +286,7 @@ impl Committer {
     }
 
     /// Orders the next portion of the archive, or publishes what was fed; whether something was ordered.
-    fn feed(&mut self, run: &mut Run) -> bool {
+    fn feed(&mut self, run: &mut Course) -> bool {
         // All workers have said what they hold when all closed epochs are balanced.
         if run.balanced + 1 < run.open.epoch || run.tracks.iter().any(Option::is_some) {
             return false;
@@ -320,7 +321,7 @@ impl Committer {
     }
 
     /// When the open epoch is to be closed, as far as the clock decides it.
-    fn due(&self, run: &Run) -> TimeUs {
+    fn due(&self, run: &Course) -> TimeUs {
         let seconds = match run.open.busy {
             true if run.open.epoch == run.first => self.settings.epoch_seconds.min(FIRST_EPOCH_SECONDS),
             true => self.settings.epoch_seconds,
@@ -329,12 +330,12 @@ impl Committer {
         run.open.ingested_at + seconds as TimeUs * 1_000_000
     }
 
-    fn may_tick(&self, run: &Run) -> bool {
+    fn may_tick(&self, run: &Course) -> bool {
         let in_flight = run.open.epoch - 1 - self.raw.state.txn(raw::EPOCH) as Epoch;
         run.last.is_none() && in_flight < self.settings.epochs_in_flight_max && !run.pace.pauses()
     }
 
-    fn wants_tick(&self, run: &Run) -> bool {
+    fn wants_tick(&self, run: &Course) -> bool {
         run.open.full
             || run.hurry
             || self.ends(run)
@@ -343,7 +344,7 @@ impl Committer {
     }
 
     /// Whether the open epoch is the last one.
-    fn ends(&self, run: &Run) -> bool {
+    fn ends(&self, run: &Course) -> bool {
         run.pace.is_fed()
             && match *self.request.borrow() {
                 Request::Run => false,
@@ -352,7 +353,7 @@ impl Committer {
             }
     }
 
-    fn tick(&self, run: &mut Run) {
+    fn tick(&self, run: &mut Course) {
         let closed = run.open.epoch;
         if self.ends(run) {
             run.last = Some(closed);
@@ -369,7 +370,7 @@ impl Committer {
     }
 
     /// Orders what is due; whether something was.
-    fn publish(&self, run: &mut Run) -> bool {
+    fn publish(&self, run: &mut Course) -> bool {
         let closed = run.open.epoch - 1;
         if closed < run.first {
             return false;
@@ -392,7 +393,7 @@ impl Committer {
         false
     }
 
-    fn order_lanes(&self, run: &mut Run, track: usize, lanes: Vec<Lane>, alone: bool) -> bool {
+    fn order_lanes(&self, run: &mut Course, track: usize, lanes: Vec<Lane>, alone: bool) -> bool {
         if lanes.is_empty() {
             return false;
         }
@@ -402,7 +403,7 @@ impl Committer {
     }
 
     /// Orders lanes at the newest closed epoch. `fed_up_to`: what they are at then, where that is an epoch of the archive.
-    fn give(&self, run: &mut Run, track: usize, lanes: Vec<Lane>, fed_up_to: Option<Epoch>, alone: bool) {
+    fn give(&self, run: &mut Course, track: usize, lanes: Vec<Lane>, fed_up_to: Option<Epoch>, alone: bool) {
         run.orders += 1;
         let order = Publish {
             order: run.orders,
@@ -424,7 +425,7 @@ impl Committer {
         run.tracks[track] = Some(Publishing { order, up_to, staged: 0, pieces: Vec::new(), idle: Lane::ALL.to_vec() });
     }
 
-    async fn commit_raw(&mut self, run: &mut Run, epoch: Epoch) -> Result<(), CommitError> {
+    async fn commit_raw(&mut self, run: &mut Course, epoch: Epoch) -> Result<(), CommitError> {
         let Some(closed) = run.closed.get(&epoch) else { return Ok(()) };
         let started = Instant::now();
         let positions = closed.reads.iter().flat_map(|read| &read.positions);
@@ -468,7 +469,7 @@ impl Committer {
 
     /// Commits what a track's order has staged, exactly on what it was merged from. What has lost its base, or overlaps another
     /// live file, is ordered again; the rest stays.
-    async fn commit_counts(&mut self, run: &mut Run, track: usize) -> Result<(), CommitError> {
+    async fn commit_counts(&mut self, run: &mut Course, track: usize) -> Result<(), CommitError> {
         let Some(mut publishing) = run.tracks[track].take() else { return Ok(()) };
         let started = Instant::now();
         let (epoch, up_to) = (publishing.order.epoch, publishing.up_to);

@@ -58,7 +58,7 @@ use source::Inputs;
 
 /// What a worker's dataflow is built from: the job, and the tables as they are at the start.
 #[derive(Clone)]
-pub struct Plan {
+pub struct Setup {
     /// The job.
     pub job: Arc<Job>,
     /// The table `counts`.
@@ -89,12 +89,12 @@ pub struct Plan {
 /// [`TableError::Corrupt`] when the live files of `counts` overlap.
 pub fn build(
     worker: &mut Worker,
-    plan: &Plan,
+    setup: &Setup,
     open: impl FnOnce(Waker) -> Result<Inputs, SourceError>,
     archiver: Sender<ToArchiver>,
     ends: Option<CommitterEnds>,
 ) -> Result<(), TableError> {
-    let logic = &plan.job.logic;
+    let logic = &setup.job.logic;
     let (to_source, to_raw, to_pending) = (Inbox::default(), Inbox::default(), Inbox::default());
     let inboxes = vec![to_source.clone(), to_raw.clone(), to_pending.clone()];
     let answers = control::build(worker, inboxes, ends);
@@ -102,23 +102,23 @@ pub fn build(
     let pending = Pending {
         worker: index,
         workers: peers,
-        log: plan.counts.clone(),
-        layout: Arc::new(Layout::new(plan.live.iter(), |bucket| usize::from(bucket) % peers == index)?),
+        log: setup.counts.clone(),
+        layout: Arc::new(Layout::new(setup.live.iter(), |bucket| usize::from(bucket) % peers == index)?),
         dimensions: logic.dimensions.clone().into(),
-        generation: plan.generation,
-        runtime: plan.runtime.clone(),
-        turn: Arc::clone(&plan.turn),
+        generation: setup.generation,
+        runtime: setup.runtime.clone(),
+        turn: Arc::clone(&setup.turn),
         answers: answers.clone(),
-        failures: plan.failures.clone(),
-        progress: Arc::clone(&plan.progress),
+        failures: setup.failures.clone(),
+        progress: Arc::clone(&setup.progress),
         told: [0; Lane::ALL.len()],
     };
-    let epoch_bytes = (plan.job.settings.epoch_bytes / plan.workers_per_process as u64).max(1);
-    let topics: Arc<[String]> = plan.job.source.topics.clone().into();
-    let router = Router::new(logic, plan.absorbed);
+    let epoch_bytes = (setup.job.settings.epoch_bytes / setup.workers_per_process as u64).max(1);
+    let topics: Arc<[String]> = setup.job.source.topics.clone().into();
+    let router = Router::new(logic, setup.absorbed);
     let total = finest_total(logic);
     let dimensions = &logic.dimensions;
-    let progress = &plan.progress;
+    let progress = &setup.progress;
 
     worker.dataflow_named::<Epoch, _, _>("counting", |scope| {
         let to_committer = answers.clone();
@@ -127,7 +127,7 @@ pub fn build(
         let (events, decoded) = decode::decode(records, Decoder::new(logic));
         let absorbed = archive::Absorbed { router: router.clone(), total };
         archive::archive(decoded, to_raw, topics, absorbed, archiver, answers, Arc::clone(progress));
-        let updates = combine::combine(events, dimensions.clone(), router, plan.buckets);
+        let updates = combine::combine(events, dimensions.clone(), router, setup.buckets);
         let cells = roll_up::roll_up(updates);
         let batches = pending::arrange(cells);
         pending.pending(batches, to_pending, total);

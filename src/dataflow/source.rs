@@ -18,7 +18,7 @@ use super::Progress;
 use super::control::Inbox;
 use super::protocol::{Answer, Order, Read};
 use crate::model::{Epoch, Records};
-use crate::source::archive::{Archive, Fed, Feed};
+use crate::source::feed::{Archive, Fed, Feed};
 use crate::source::{RecordSource, SourceError, Stamp, Waker};
 
 /// Bytes sent in one activation, so that other operators get their turn.

@@ -1,7 +1,7 @@
 //! What a decoder finds in one record, place by place: for people who write a job file. The job itself never asks.
 
+use super::compiled::{Customer, Finder};
 use super::found::{Found, Kind, Slot};
-use super::plan::{Customer, Finder};
 use super::{Decoder, Event, first, text, unwrapped};
 use crate::model::{Outcome, RecordRef};
 

@@ -21,7 +21,7 @@ mod line;
 mod line_format;
 #[cfg(test)]
 mod line_tests;
-mod plan;
+mod compiled;
 mod reject;
 mod scan;
 #[cfg(test)]
@@ -36,9 +36,9 @@ use crate::job::{LineField, Logic};
 use crate::model::{Outcome, Reason, RecordRef, Rejection, TimeUs, shorten};
 use crate::process::panics::guarded;
 
+use compiled::{Compiled, Customer, Parser};
 pub use explain::{Explained, FoundAt, FoundKind};
 use found::{Found, Kind, Slot};
-use plan::{Customer, Parser, Plan};
 use reject::{bad_line, parse_json, rejection, shown};
 use scan::without_mark;
 use unwrap::Unwrap;
@@ -69,7 +69,7 @@ impl Event {
 /// Decodes records by a job's logic. One for each worker.
 #[derive(Debug)]
 pub struct Decoder {
-    plan: Plan,
+    plan: Compiled,
     unwrap: Option<Unwrap>,
     found: Found,
     fields: Vec<FieldText>,
@@ -95,7 +95,7 @@ enum Time {
 impl Decoder {
     /// Compiles the logic.
     pub fn new(logic: &Logic) -> Decoder {
-        let plan = Plan::new(logic);
+        let plan = Compiled::new(logic);
         let slots = match &plan.parser {
             Parser::Json(trie) => trie.slots(),
             Parser::AccessLog => LineField::ALL.len(),
@@ -186,7 +186,7 @@ impl Decoder {
     }
 }
 
-impl Plan {
+impl Compiled {
     /// The value as text. What is not UTF-8 becomes U+FFFD: it stays in the field that holds it, as quotes and separators are ASCII.
     fn text<'v>(&self, value: &'v [u8]) -> Result<Cow<'v, str>, Box<Rejection>> {
         if value.is_empty() {

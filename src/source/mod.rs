@@ -1,6 +1,6 @@
-//! Where records come from: the topic ([`kafka`]), the archive ([`archive`]), or a script in a test ([`script`]).
+//! Where records come from: the topic ([`kafka`]), the archive ([`feed`]), or a script in a test ([`script`]).
 
-pub mod archive;
+pub mod feed;
 pub mod kafka;
 
 pub mod script;

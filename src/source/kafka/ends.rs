@@ -26,13 +26,13 @@ pub(super) struct Known {
     /// Where partitions ended in the newest epoch that was asked for.
     pub(super) ends: Mutex<Ends>,
     /// How far the partitions of this process were read.
-    pub(super) places: Mutex<Vec<Arc<Place>>>,
+    pub(super) read_up_to: Mutex<Vec<Arc<ReadUpTo>>>,
     /// Asks for the ends of an epoch; made by the first worker.
     pub(super) ask: Mutex<Option<mpsc::Sender<Epoch>>>,
 }
 
 /// How far a partition was read, for who wants to know its lag.
-pub(super) struct Place {
+pub(super) struct ReadUpTo {
     pub(super) topic: u16,
     pub(super) partition: i32,
     pub(super) end_at_start: i64,
@@ -40,7 +40,7 @@ pub(super) struct Place {
     pub(super) at_end: AtomicBool,
 }
 
-impl Place {
+impl ReadUpTo {
     /// Records that were not read yet. `end`: of the open epoch, if the brokers have said it.
     pub(super) fn lag(&self, end: Option<i64>) -> u64 {
         if self.at_end.load(Ordering::Relaxed) {
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn lag_is_what_was_not_read_up_to_the_newest_end_that_is_known() {
-        let place = |next_offset: i64, at_end: bool| Place {
+        let place = |next_offset: i64, at_end: bool| ReadUpTo {
             topic: 0,
             partition: 0,
             end_at_start: 100,

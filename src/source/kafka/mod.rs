@@ -27,7 +27,7 @@ pub(crate) use client::client_config;
 pub(crate) use record::{headers_of, record_of};
 
 use client::{consumer, offsets, partitions, silent_consumer};
-use ends::{Known, Place};
+use ends::{Known, ReadUpTo};
 use first::{From, first_records};
 use resume::Resume;
 use share::Share;
@@ -125,12 +125,12 @@ impl SourceFactory for Kafka {
 
     fn lags(&self) -> Vec<((String, i32), u64)> {
         let ends = lock(&self.known.ends);
-        let places = lock(&self.known.places);
-        let lag = |place: &Arc<Place>| {
+        let read_up_to = lock(&self.known.read_up_to);
+        let lag = |place: &Arc<ReadUpTo>| {
             let end = ends.offsets.get(&(place.topic, place.partition)).copied();
             ((self.topics[usize::from(place.topic)].clone(), place.partition), place.lag(end))
         };
-        places.iter().map(lag).collect()
+        read_up_to.iter().map(lag).collect()
     }
 
     fn open(&self, worker: usize, workers: usize, waker: Waker) -> Result<Box<dyn RecordSource>, SourceError> {

@@ -16,7 +16,7 @@ use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::client::{Context, KafkaConsumer, failed, is_nothing, no_queue, waking_consumer};
-use super::ends::{Known, Place};
+use super::ends::{Known, ReadUpTo};
 use super::record::{LastRecord, check_of, push};
 use crate::model::{Epoch, Records};
 use crate::process::lock;
@@ -61,7 +61,7 @@ struct Partition {
     end_seen: bool,
     ended: bool,
     last: Option<LastRecord>,
-    place: Arc<Place>,
+    read_up_to: Arc<ReadUpTo>,
 }
 
 impl Share {
@@ -120,14 +120,14 @@ impl Share {
                 .ok_or_else(|| no_queue(name, start.partition))?;
             let waker = Arc::clone(&self.waker);
             queue.set_nonempty_callback(move || waker());
-            let place = Arc::new(Place {
+            let read_up_to = Arc::new(ReadUpTo {
                 topic: start.topic,
                 partition: start.partition,
                 end_at_start: start.end,
                 next_offset: start.offset.into(),
                 at_end: false.into(),
             });
-            lock(&self.known.places).push(Arc::clone(&place));
+            lock(&self.known.read_up_to).push(Arc::clone(&read_up_to));
             self.partitions.push(Partition {
                 topic: start.topic,
                 number: start.partition,
@@ -139,7 +139,7 @@ impl Share {
                 end_seen: false,
                 ended: false,
                 last: None,
-                place,
+                read_up_to,
             });
         }
         consumer.assign(&list).map_err(|error| failed(&error))?;
@@ -295,8 +295,8 @@ impl Partition {
         if let Some(message) = last {
             self.last = Some(LastRecord::of(&message));
         }
-        self.place.next_offset.store(self.next_offset, Ordering::Relaxed);
-        self.place.at_end.store(self.at_end, Ordering::Relaxed);
+        self.read_up_to.next_offset.store(self.next_offset, Ordering::Relaxed);
+        self.read_up_to.at_end.store(self.at_end, Ordering::Relaxed);
         Ok(more)
     }
 
@@ -304,7 +304,7 @@ impl Partition {
     fn pass(&mut self, position: i64) {
         if position > self.next_offset {
             (self.next_offset, self.moved) = (position, true);
-            self.place.next_offset.store(position, Ordering::Relaxed);
+            self.read_up_to.next_offset.store(position, Ordering::Relaxed);
         }
     }
 

@@ -8,7 +8,7 @@ use crate::job::{Condition, FieldSpec, Format, LineField, Logic, Place, Transfor
 
 /// The logic, compiled to slots. Never changes.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct Compiled {
     pub(super) parser: Parser,
     pub(super) record_bytes_max: usize,
     pub(super) customer: Customer,
@@ -56,9 +56,9 @@ pub(super) struct FieldPlan {
     pub(super) needs_text: bool,
 }
 
-impl Plan {
+impl Compiled {
     /// Compiles the logic.
-    pub(super) fn new(logic: &Logic) -> Plan {
+    pub(super) fn new(logic: &Logic) -> Compiled {
         let mut needs: Vec<Option<bool>> = vec![None; logic.fields.len()];
         let mut need = |field: usize, text: bool| needs[field] = Some(text || needs[field] == Some(true));
         logic.dimensions.iter().filter_map(|dimension| dimension.field).for_each(|field| need(field, true));
@@ -86,7 +86,7 @@ impl Plan {
             }
         }
         let number = |index: usize| numbers[index].expect("a field that is used was numbered");
-        let mut plan = Plan {
+        let mut plan = Compiled {
             parser: Parser::AccessLog,
             record_bytes_max: logic.record_bytes_max,
             customer,

@@ -1,0 +1,223 @@
+//! A live job: check, fence, read, feed, run, end; in this process alone, or in one of several.
+//!
+//! Process 0 leads: it reads the tables ([`start`]) and hands all others what their workers ([`workers`]) start from, once all are there;
+//! its committer commits for all. The tables are the only state: a restart is a start. The first failure of a worker, a thread or
+//! another process ends the job; nothing that was not committed can be seen by anybody.
+
+mod error;
+mod start;
+mod workers;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::{oneshot, watch};
+
+use crate::cluster::{ClusterError, Member, alone, execute_in};
+use crate::dataflow::Progress;
+use crate::dataflow::commit::{Committer, Request};
+use crate::dataflow::error::CommitError;
+use crate::dataflow::protocol::Answer;
+use crate::process::Exit;
+use crate::process::panics::caught_in;
+use crate::table::{Root, TableError};
+use crate::upkeep::Upkeep;
+pub use error::LiveError;
+pub use start::Live;
+use start::{Start, check, lead};
+use workers::{Ends, Workers, committer_ends};
+
+/// How long the end waits for checkpoints under way. Ended in the middle, what writes them panics.
+const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the orderly end of several processes waits for all workers to have ended. All is published by then.
+const WORKERS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Runs a job until it is asked to end, in this process alone.
+///
+/// # Errors
+/// [`LiveError`]; nothing that was not committed can be seen by anybody, and the next start goes on from the tables.
+pub fn run(live: Live, request: watch::Receiver<Request>) -> Result<(), LiveError> {
+    let (root, progress) = (live.root.clone(), Arc::clone(&live.progress));
+    let run = |runtime: &Runtime| {
+        runtime.block_on(check(&live))?;
+        let (lead, start) = runtime.block_on(lead(&live, 1))?;
+        run_alone(runtime, live, lead, start, request)
+    };
+    on_runtime(&root, &progress, run, |_| ())
+}
+
+/// Runs this process of a job over several until all are asked to end, or one of them is lost.
+///
+/// # Errors
+/// [`LiveError`], as [`run`]; [`LiveError::Cluster`] for what another process ended with.
+pub fn run_as(member: Member, live: Live, request: watch::Receiver<Request>) -> Result<(), LiveError> {
+    let (root, progress) = (live.root.clone(), Arc::clone(&live.progress));
+    let run = |runtime: &Runtime| match member.index() {
+        0 => run_leading(runtime, &member, live, request),
+        _ => run_following(runtime, &member, live, request),
+    };
+    on_runtime(&root, &progress, run, |result| match result {
+        Ok(()) => member.end(Exit::Done, ""),
+        Err(error) => member.end(error.exit(), &error.to_string()),
+    })
+}
+
+/// `ended` hears of the end at once, before checkpoints are waited for.
+fn on_runtime(
+    root: &Root,
+    progress: &Progress,
+    run: impl FnOnce(&Runtime) -> Result<(), LiveError>,
+    ended: impl FnOnce(&Result<(), LiveError>),
+) -> Result<(), LiveError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("storage")
+        .enable_all()
+        .build()
+        .map_err(|error| LiveError::Thread(error.to_string()))?;
+    // The committer runs on this thread.
+    let result =
+        caught_in("the committer", || run(&runtime)).unwrap_or_else(|panic| Err(TableError::Bug(panic).into()));
+    if let Err(error) = &result {
+        progress.fails(&error.to_string());
+    }
+    ended(&result);
+    runtime.block_on(root.finish(CHECKPOINT_PATIENCE));
+    // Uploads of a job that has failed are of no use to anybody.
+    runtime.shutdown_background();
+    result
+}
+
+fn run_alone(
+    runtime: &Runtime,
+    live: Live,
+    lead: Lead,
+    start: Start,
+    request: watch::Receiver<Request>,
+) -> Result<(), LiveError> {
+    let _upkeep = upkeep(&live).start(runtime.handle(), request.clone());
+    let (ends, waiting) = committer_ends();
+    let (failures, failed) = unbounded_channel();
+    let workers = Workers::new(runtime, &live, start, 0, Ends { committer: Some(ends), failures })?;
+    let abort = Arc::clone(&workers.abort);
+    let generation = workers.setup.generation;
+    let joined = alone(live.workers)
+        .and_then(|network| execute_in(network, move |worker| workers.run(worker)))
+        .map_err(LiveError::Thread)?;
+    let progress = Arc::clone(&live.progress);
+    let result = match waiting.committer(lead, live, generation, 1, request) {
+        Ok(committer) => runtime.block_on(unless_failed(committer, failed)),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = &result {
+        // Before the workers have ended, whatever they are at.
+        progress.fails(&error.to_string());
+        abort.store(true, Ordering::Relaxed);
+    }
+    // No answer means the same.
+    runtime.block_on(joined).ok();
+    Ok(result?)
+}
+
+/// Process 0: reads for all, commits for all.
+fn run_leading(
+    runtime: &Runtime,
+    member: &Member,
+    live: Live,
+    request: watch::Receiver<Request>,
+) -> Result<(), LiveError> {
+    runtime.block_on(member.unless_ended(check(&live)))?;
+    member.ready()?;
+    let (lead, start) = runtime.block_on(member.unless_ended(lead(&live, member.processes())))?;
+    member.hand_out(&start)?;
+    let network = member.network()?;
+    let _upkeep = upkeep(&live).start(runtime.handle(), request.clone());
+    let (ends, waiting) = committer_ends();
+    let (failures, failed) = unbounded_channel();
+    let workers = Workers::new(runtime, &live, start, 0, Ends { committer: Some(ends), failures })?;
+    let generation = workers.setup.generation;
+    let joined = execute_in(network, move |worker| workers.run(worker)).map_err(LiveError::Thread)?;
+    let committer = waiting.committer(lead, live, generation, member.processes(), request)?;
+    let committed = async { unless_failed(committer, failed).await.map_err(LiveError::from) };
+    runtime.block_on(member.unless_ended(committed))?;
+    // All is published: what is left is to end together.
+    member.end(Exit::Done, "");
+    runtime.block_on(until_joined(joined));
+    Ok(())
+}
+
+/// Any other process: workers.
+fn run_following(
+    runtime: &Runtime,
+    member: &Member,
+    live: Live,
+    mut request: watch::Receiver<Request>,
+) -> Result<(), LiveError> {
+    runtime.block_on(member.unless_ended(check(&live)))?;
+    member.ready()?;
+    let start: Start = member.receive()?;
+    let generation = start.generation;
+    live.source.start_at(start.partitions.clone());
+    let network = member.network()?;
+    let (failures, mut failed) = unbounded_channel();
+    let workers = Workers::new(runtime, &live, start, member.index(), Ends { committer: None, failures })?;
+    let joined = execute_in(network, move |worker| workers.run(worker)).map_err(LiveError::Thread)?;
+    tracing::info!(generation, process = member.index(), workers = live.workers, "workers started");
+    let end = runtime.block_on(async {
+        let mut asked = false;
+        loop {
+            tokio::select! {
+                end = member.ended() => break Ok(end),
+                error = first(&mut failed) => break Err(error),
+                stop = request.wait_for(|request| *request == Request::Stop), if !asked => {
+                    asked = true;
+                    if stop.is_ok() {
+                        member.ask_to_stop();
+                    }
+                }
+            }
+        }
+    })?;
+    match end.exit {
+        Exit::Done => {
+            runtime.block_on(until_joined(joined));
+            Ok(())
+        }
+        _ => Err(ClusterError::Ended(end).into()),
+    }
+}
+
+/// Commits until all is done; or until a worker, thread or task of this process fails, also while a commit waits for a store that
+/// is away.
+async fn unless_failed(committer: Committer, mut failed: UnboundedReceiver<Answer>) -> Result<(), CommitError> {
+    tokio::select! {
+        biased;
+        error = first(&mut failed) => Err(error),
+        done = committer.run() => done,
+    }
+}
+
+/// The first failure; for ever where there is none.
+async fn first(failed: &mut UnboundedReceiver<Answer>) -> CommitError {
+    while let Some(answer) = failed.recv().await {
+        if let Answer::Failed { exit, what } = answer {
+            return CommitError::Worker { exit, what };
+        }
+    }
+    std::future::pending().await
+}
+
+/// All was published when this is waited for: what does not end in time is left.
+async fn until_joined(joined: impl Future<Output = Result<(), oneshot::error::RecvError>>) {
+    if tokio::time::timeout(WORKERS_PATIENCE, joined).await.is_err() {
+        tracing::debug!("workers did not end in time, left");
+    }
+}
+
+fn upkeep(live: &Live) -> Upkeep {
+    Upkeep { root: live.root.clone(), settings: live.job.settings.clone(), clock: live.clock.clone() }
+}
