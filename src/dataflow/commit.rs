@@ -9,6 +9,8 @@
 //! ([`Backlog`]). State: reports of epochs that are not yet balanced, and the live files of `counts`. Failure: a commit waits
 //! while the store is away, and the epoch with it; what has lost its base to another commit is merged again; a newer writer
 //! ends us ([`TableError::Fenced`]). Restart: the tables are the state.
+//!
+//! More than 500 lines: each step reads and changes the same state, and where it stands tells what may come next.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
