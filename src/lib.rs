@@ -8,10 +8,10 @@
 //!                                                      └─► status, verify, replay, table_command
 //! ```
 //!
-//! The modules stand in the order in which a record meets them: what all else is made of, the way from the topic to the tables, the
-//! job that runs it, and the commands that look at what came of it. No module uses one that follows it in this list.
+//! The modules are listed in the order in which a record meets them: what everything is made of, the way from the topic to the tables,
+//! the job that runs it, and the commands that look at the tables. No module uses one that follows it in this list.
 
-// What all else is made of.
+// What everything is made of.
 pub mod model; // Time, cells, records and outcomes as plain types; no I/O.
 pub mod process; // One process: how it ends, its panics, its clock.
 pub mod job; // The job file: what is counted, from where and to where.

@@ -10,7 +10,7 @@
 //! while the store is away, and the epoch with it; what has lost its base to another commit is merged again; a newer writer
 //! ends us ([`TableError::Fenced`]). Restart: the tables are the state.
 //!
-//! More than 500 lines: each step reads and changes the same state, and where it stands tells what may come next.
+//! More than 500 lines, as every step reads and changes the same state.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
