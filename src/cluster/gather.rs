@@ -121,7 +121,7 @@ pub(super) fn gather(
         for purpose in purposes {
             let gathering = Arc::clone(&gathering);
             let call = move || {
-                let name = |index| name(&gathering.membership, index);
+                let name = |index| gathering.membership.name_of(index);
                 if let Err(panic) = caught_in(&format!("calling {}", name(peer)), || gathering.call(peer, purpose)) {
                     gathering.ended.set(End::panicked(&name(gathering.membership.index), &panic));
                 }

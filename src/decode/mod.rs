@@ -40,7 +40,6 @@ use compiled::{Compiled, Customer, Parser};
 pub use explain::{Explained, FoundAt, FoundKind};
 use found::{Found, Kind, Slot};
 use reject::{bad_line, parse_json, rejection, shown};
-use scan::without_mark;
 use unwrap::Unwrap;
 
 /// A decoded record; a buffer that [`Decoder::decode`] fills anew each time.

@@ -3,6 +3,7 @@
 use super::found::{Found, Kind, Slot};
 use super::json::{self, Trie};
 use super::line::BadLine;
+use super::scan::without_mark;
 use crate::model::{Reason, Rejection};
 
 /// What stands at a slot, for an error.

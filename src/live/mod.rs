@@ -21,13 +21,13 @@ use crate::dataflow::Progress;
 use crate::dataflow::commit::{Committer, Request};
 use crate::dataflow::error::CommitError;
 use crate::dataflow::protocol::Answer;
-use crate::process::Exit;
 use crate::process::panics::caught_in;
+use crate::process::{Exit, HasExit};
 use crate::table::{Root, TableError};
 use crate::upkeep::Upkeep;
 pub use error::LiveError;
 pub use start::Live;
-use start::{Start, check, lead};
+use start::{Lead, Start, check, lead};
 use workers::{Ends, Workers, committer_ends};
 
 /// How long the end waits for checkpoints under way. Ended in the middle, what writes them panics.

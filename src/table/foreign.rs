@@ -20,6 +20,7 @@
 //! sorted file with the same rows too, can not be told from one that is not so.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 use serde::Deserialize;
 use serde_json::Value;

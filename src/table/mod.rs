@@ -30,5 +30,6 @@ pub use error::TableError;
 pub use load::{Listing, Tombstones};
 pub use log::{Commit, Log};
 pub use seen::{FORMAT, FORMAT_NEWEST, Seen};
+pub(crate) use state::time_type;
 pub use state::{Definition, File, State};
 pub use store::Root;

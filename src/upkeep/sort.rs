@@ -243,7 +243,7 @@ mod tests {
 
     use super::*;
     use crate::model::{Outcome, RecordRef, Records, TimestampType};
-    use crate::table::raw::Rows;
+    use crate::table::raw::RawRows;
 
     /// Rows with everything that may be null, empty or there; event times in no order.
     fn batches(number: usize, rows: usize) -> Vec<RecordBatch> {
@@ -254,7 +254,7 @@ mod tests {
             seed ^= seed << 17;
             seed % below
         };
-        let mut gathered = Rows::new(Arc::from(["a".to_owned(), "b".to_owned()]));
+        let mut gathered = RawRows::new(Arc::from(["a".to_owned(), "b".to_owned()]));
         (0..number)
             .map(|batch| {
                 for row in 0..rows {
