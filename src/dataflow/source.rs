@@ -63,7 +63,7 @@ pub fn source<'scope>(
         };
         match inputs {
             Ok(inputs) => state.inputs = Some(inputs),
-            Err(error) => state.fail(&error, &answer),
+            Err(error) => state.fail(Answer::failed(&error), &answer),
         }
         move |output| {
             let _span = tracing::trace_span!("source").entered();
@@ -99,8 +99,8 @@ pub fn source<'scope>(
                             }
                         }
                     }
-                    Err(error) => {
-                        state.fail(&error, &answer);
+                    Err(failed) => {
+                        state.fail(failed, &answer);
                         break;
                     }
                 }
@@ -144,8 +144,8 @@ impl State {
         self.capability.is_some() && self.stamp.is_some() && !self.failed
     }
 
-    /// A chunk of the archive and one of the topic, as far as they are there and may be read.
-    fn turn(&mut self, worker: usize, answer: &impl Fn(Answer), progress: &Progress) -> Result<Turn, SourceError> {
+    /// A chunk of the archive and one of the topic, as far as they are there and may be read; or the answer that says what failed.
+    fn turn(&mut self, worker: usize, answer: &impl Fn(Answer), progress: &Progress) -> Result<Turn, Answer> {
         let mut turn = Turn::default();
         let Some(stamp) = self.stamp else { return Ok(turn) };
         if self.bytes < self.epoch_bytes
@@ -167,14 +167,14 @@ impl State {
                     turn.more = true;
                 }
                 Ok(Fed::Wait) => {}
-                Err(error) => return Err(SourceError::Retry(format!("the archive can not be fed: {error}"))),
+                Err(error) => return Err(Answer::failed(&error)),
             }
         }
         if self.reads
             && self.bytes < self.epoch_bytes
             && let Some(inputs) = &mut self.inputs
         {
-            turn.more |= inputs.topic.read(stamp, &mut turn.read)?;
+            turn.more |= inputs.topic.read(stamp, &mut turn.read).map_err(|error| Answer::failed(&error))?;
             self.account(stamp, &turn.read, answer, progress);
         }
         Ok(turn)
@@ -219,8 +219,8 @@ impl State {
         }
     }
 
-    fn fail(&mut self, error: &SourceError, answer: &impl Fn(Answer)) {
+    fn fail(&mut self, failed: Answer, answer: &impl Fn(Answer)) {
         self.failed = true;
-        answer(Answer::failed(error));
+        answer(failed);
     }
 }

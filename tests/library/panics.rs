@@ -184,7 +184,11 @@ fn upkeep_panics() {
 #[tokio::test]
 async fn a_checkpoint_panics() {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
-    let log = tracing_subscriber::fmt().with_writer(Arc::new(file.reopen().expect("opened"))).with_ansi(false).finish();
+    let log = tracing_subscriber::fmt()
+        .with_writer(Arc::new(file.reopen().expect("opened")))
+        .with_ansi(false)
+        .with_max_level(tracing::Level::WARN)
+        .finish();
     let _here = tracing::subscriber::set_default(log);
     let store = Faulty::new(Arc::new(InMemory::new()));
     let root = Root::on(Arc::new(store.clone()));
@@ -203,8 +207,5 @@ async fn a_checkpoint_panics() {
     }
     let said = std::fs::read_to_string(file.path()).expect("UTF-8");
     let lines: Vec<&str> = said.lines().filter(|line| line.contains("no checkpoint")).collect();
-    assert!(
-        matches!(lines[..], [line] if line.contains("writing a checkpoint panicked: by the test at counts/")),
-        "{said}"
-    );
+    assert!(matches!(lines[..], [line] if line.contains("writing a checkpoint panicked: ")), "{said}");
 }
