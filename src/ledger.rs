@@ -141,6 +141,20 @@ pub enum Known {
 }
 
 impl Known {
+    /// What this build makes of the text of a logic, as [`text`] reads it.
+    pub fn of(fingerprint: Fingerprint, text: Result<LogicText, String>) -> Known {
+        match text {
+            Ok(LogicText { counting: COUNTING, logic }) => match Fingerprint::of(&logic) {
+                found if found == fingerprint => Known::Logic(Box::new(logic)),
+                found => Known::Gone(format!("the text under its name is of logic {found}")),
+            },
+            Ok(text) => {
+                Known::Gone(format!("it was counted by code number {}, this build has {COUNTING}", text.counting))
+            }
+            Err(why) => Known::Gone(why),
+        }
+    }
+
     /// The logic, where it is not gone.
     pub fn logic(&self) -> Option<&Logic> {
         match self {
@@ -179,14 +193,7 @@ pub async fn text(root: &Root, fingerprint: Fingerprint) -> Result<Result<LogicT
 /// # Errors
 /// [`TableError::Storage`].
 pub async fn known(root: &Root, fingerprint: Fingerprint) -> Result<Known, TableError> {
-    Ok(match text(root, fingerprint).await? {
-        Ok(LogicText { counting: COUNTING, logic }) => match Fingerprint::of(&logic) {
-            found if found == fingerprint => Known::Logic(Box::new(logic)),
-            found => Known::Gone(format!("the text under its name is of logic {found}")),
-        },
-        Ok(text) => Known::Gone(format!("it was counted by code number {}, this build has {COUNTING}", text.counting)),
-        Err(why) => Known::Gone(why),
-    })
+    Ok(Known::of(fingerprint, text(root, fingerprint).await?))
 }
 
 fn text_path(fingerprint: Fingerprint) -> String {

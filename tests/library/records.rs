@@ -21,9 +21,9 @@ use floodmark::job::Job;
 use floodmark::live::{Live, run};
 use floodmark::model::{Outcome, RecordRef, TimestampType};
 use floodmark::process::{Clock, ManualClock};
-use floodmark::replay::plan::{self, prepare};
-use floodmark::replay::recount::{self, Replay};
-use floodmark::replay::submission::Asked;
+use floodmark::replay::request::prepare::{ReplayRequest, prepare};
+use floodmark::replay::request::submission::Asked;
+use floodmark::replay::run::{self, Replayer};
 use floodmark::source::script::{Envelope, Script, ScriptRecord};
 use floodmark::table::fetch::Batches;
 use floodmark::table::raw::{FileWriter, Kind, RawRows, read_records};
@@ -498,13 +498,13 @@ impl World {
         // 1999-12-27 to 2100-02-01, the first a Monday.
         let range = 946_252_800 * SECOND..4_105_123_200 * SECOND;
         let request =
-            plan::Request { id: "r".to_owned(), asked: Asked::EventTimes(range), customers: None, chunk_bytes: 1 };
+            ReplayRequest { id: "r".to_owned(), asked: Asked::EventTimes(range), customers: None, chunk_bytes: 1 };
         let summary = runtime.block_on(async {
             let prepared = prepare(&self.job, &self.root(), request, 0).await.expect("it may be replayed");
             let submission = prepared.submission.submit(&self.root()).await.expect("submitted");
             let (job, root) = (self.job.clone(), self.root());
-            let replay = Replay { job, root, workers, memory_bytes: 1 << 20, progress: Arc::default(), member: None };
-            recount::run(&replay, &submission).await.expect("a replay")
+            let replay = Replayer { job, root, workers, memory_bytes: 1 << 20, progress: Arc::default(), member: None };
+            run::run(&replay, &submission).await.expect("a replay")
         });
         assert_eq!(summary.cells.total(), 0, "{:#?}", summary.largest);
         let others: Vec<_> = summary.outcomes.iter().filter(|outcomes| outcomes.on_arrival != outcomes.now).collect();

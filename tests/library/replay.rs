@@ -18,11 +18,13 @@ use floodmark::job::{COUNTING, Job};
 use floodmark::ledger::{Fingerprint, Ledger, LogicText};
 use floodmark::live::{Live, LiveError, run};
 use floodmark::process::{Clock, Exit, HasExit, ManualClock};
-use floodmark::replay::dataset::{self, Summary};
-use floodmark::replay::plan::{self, prepare};
-use floodmark::replay::publish::{Direction, Published, Publisher};
-use floodmark::replay::recount::{self, Replay};
-use floodmark::replay::submission::{Asked, Submission};
+use floodmark::replay::compare::dataset;
+use floodmark::replay::compare::summary::Summary;
+use floodmark::replay::publish::admission::Direction;
+use floodmark::replay::publish::publisher::{Published, Publisher};
+use floodmark::replay::request::prepare::{ReplayRequest, prepare};
+use floodmark::replay::request::submission::{Asked, Submission};
+use floodmark::replay::run::{self, Replayer};
 use floodmark::source::script::{Script, ScriptRecord};
 use floodmark::table::counts::lane_txn;
 use floodmark::table::{Commit, Log, Root, State, counts, raw};
@@ -458,12 +460,12 @@ fn whole_only(submission: &Submission, row: &Row<'_>) -> bool {
         .any(|(granularity, dimension)| granularity.name() == row.granularity && dimension == row.dimension)
 }
 
-fn request(id: &str, range: Range<i64>, customers: Option<Vec<String>>, chunk_bytes: u64) -> plan::Request {
-    plan::Request { id: id.to_owned(), asked: Asked::EventTimes(range), customers, chunk_bytes }
+fn request(id: &str, range: Range<i64>, customers: Option<Vec<String>>, chunk_bytes: u64) -> ReplayRequest {
+    ReplayRequest { id: id.to_owned(), asked: Asked::EventTimes(range), customers, chunk_bytes }
 }
 
 fn replayed(world: &World, logic: &Logic, submission: &Submission, workers: usize, memory_bytes: usize) -> Summary {
-    let replay = Replay {
+    let replay = Replayer {
         job: logic.job(""),
         root: world.root(),
         workers,
@@ -471,7 +473,7 @@ fn replayed(world: &World, logic: &Logic, submission: &Submission, workers: usiz
         progress: Arc::default(),
         member: None,
     };
-    block_on(recount::run(&replay, submission)).expect("a replay")
+    block_on(run::run(&replay, submission)).expect("a replay")
 }
 
 proptest! {
@@ -593,7 +595,7 @@ proptest! {
         } else {
             BASE - DAY..middle
         };
-        let asked = plan::Request { asked: Asked::IngestTimes(ingested.clone()), ..request("i", 0..1, None, 20_000) };
+        let asked = ReplayRequest { asked: Asked::IngestTimes(ingested.clone()), ..request("i", 0..1, None, 20_000) };
         let prepared = match block_on(prepare(&job, &world.root(), asked, 0)) {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -687,7 +689,7 @@ fn what_can_not_be_answered_exactly_is_refused() {
     let mut world = World::new();
     world.live(&a, 1, &vec![(vec![sent.clone(); 3], 10)], true);
     let asked =
-        |logic: &Logic, request: plan::Request| match block_on(prepare(&logic.job(""), &world.root(), request, 0)) {
+        |logic: &Logic, request: ReplayRequest| match block_on(prepare(&logic.job(""), &world.root(), request, 0)) {
             Ok(_) => panic!("not refused"),
             Err(error) => (error.exit().code(), error.to_string()),
         };
@@ -722,5 +724,5 @@ fn what_can_not_be_answered_exactly_is_refused() {
     assert!(error.contains("ingested on 2026-02-01;") && error.contains("begin at 2026-02-02T00:00:00Z"), "{error}");
     let (start, end) = window("day", world.now + DAY);
     asked(start..end).expect("the archive holds it");
-    assert_eq!(futures::executor::block_on(floodmark::replay::list::list(&world.root())).expect("a list"), []);
+    assert_eq!(futures::executor::block_on(floodmark::replay::command::list::list(&world.root())).expect("a list"), []);
 }

@@ -12,11 +12,17 @@ use floodmark::dataflow::commit::Request;
 use floodmark::ledger::{self, Entry, Fingerprint, Ledger, LogicText, Orders};
 use floodmark::model::{Granularity, Lane, bucket_of};
 use floodmark::process::{Clock, Exit, HasExit};
-use floodmark::replay::dataset::{Change, Changes, Part, Summary, Writer};
-use floodmark::replay::list::{Standing, discard, list};
-use floodmark::replay::publish::{Direction, Progress, PublishError, Published, Publisher};
-use floodmark::replay::submission::{Asked, Submission};
-use floodmark::replay::{ReplayError, plan};
+use floodmark::replay::PublishError;
+use floodmark::replay::ReplayError;
+use floodmark::replay::command::list::{ReplayStanding, list};
+use floodmark::replay::compare::dataset::{CellFile, Change, DatasetWriter};
+use floodmark::replay::compare::summary::{CellChanges, Summary};
+use floodmark::replay::discard::discard;
+use floodmark::replay::publish::admission::Direction;
+use floodmark::replay::publish::publisher::{Published, Publisher};
+use floodmark::replay::publish::slices::PublishProgress;
+use floodmark::replay::request::prepare::{ReplayRequest, prepare};
+use floodmark::replay::request::submission::{Asked, Submission};
 use floodmark::table::layout::Layout;
 use floodmark::table::store::write_file;
 use floodmark::table::{Log, Root, State, TableError};
@@ -138,7 +144,7 @@ fn replay(world: &World, submission: &Submission, wishes: &[Wish]) {
 
 async fn dataset(counted: &BTreeMap<Cell, i64>, root: &Root, id: &str, wishes: &[Wish]) -> Summary {
     let mut groups: BTreeMap<(Granularity, u16), Vec<Change>> = BTreeMap::new();
-    let mut cells = Changes::default();
+    let mut cells = CellChanges::default();
     for (cell, new) in wishes {
         let (granularity, customer, dimension, window_start, value) = cell.clone();
         let granularity: Granularity = granularity.parse().expect("a granularity");
@@ -148,10 +154,10 @@ async fn dataset(counted: &BTreeMap<Cell, i64>, root: &Root, id: &str, wishes: &
         let cell = floodmark::model::Cell { customer, dimension, window_start, value };
         groups.entry((granularity, bucket)).or_default().push(Change { cell, old, new: *new });
     }
-    let mut parts: Vec<Part> = Vec::new();
+    let mut parts: Vec<CellFile> = Vec::new();
     for ((granularity, bucket), mut changes) in groups {
         changes.sort_by(|a, b| a.cell.cmp(&b.cell));
-        let mut writer = Writer::new(root, id, granularity, bucket);
+        let mut writer = DatasetWriter::new(root, id, granularity, bucket);
         for (number, change) in changes.iter().enumerate() {
             writer.push(change).expect("encoded");
             // Several parts, although they are small.
@@ -205,12 +211,12 @@ fn steps(world: &World, prefix: &str) -> usize {
 /// A publisher in the background.
 struct Publishing {
     thread: JoinHandle<Result<Published, PublishError>>,
-    progress: Arc<Mutex<Progress>>,
+    progress: Arc<Mutex<PublishProgress>>,
 }
 
 fn begin(world: &World, store: &Faulty, id: &str, direction: Direction) -> Publishing {
     let publisher = publisher(world, store, id, direction, 1);
-    let progress = Arc::new(Mutex::new(Progress::default()));
+    let progress = Arc::new(Mutex::new(PublishProgress::default()));
     let told = Arc::clone(&progress);
     let thread = std::thread::spawn(move || {
         RUNTIME.block_on(publisher.run(|progress| *told.lock().expect("no panic") = *progress))
@@ -219,7 +225,7 @@ fn begin(world: &World, store: &Faulty, id: &str, direction: Direction) -> Publi
 }
 
 impl Publishing {
-    fn end(self) -> (Result<Published, PublishError>, Progress) {
+    fn end(self) -> (Result<Published, PublishError>, PublishProgress) {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !self.thread.is_finished() {
             assert!(Instant::now() < deadline, "hangs");
@@ -343,7 +349,7 @@ fn the_budget_changes_nothing_but_the_slices() {
     let mut found = Vec::new();
     for budget_bytes in [0, 121, 1000, LARGE] {
         let store = Faulty::new(Arc::new(world.inner.fork()));
-        let (mut slices, mut last) = (0, Progress::default());
+        let (mut slices, mut last) = (0, PublishProgress::default());
         let publisher = publisher(&world, &store, "r", Direction::Publish, budget_bytes);
         let published = RUNTIME.block_on(publisher.run(|progress| {
             slices += 1;
@@ -524,7 +530,7 @@ impl Stage {
         mut self,
         publishing: Publishing,
         mut play: impl FnMut(usize),
-    ) -> (Result<Published, PublishError>, Progress) {
+    ) -> (Result<Published, PublishError>, PublishProgress) {
         let mut number = 0;
         let deadline = Instant::now() + Duration::from_secs(60);
         while !publishing.thread.is_finished() {
@@ -799,8 +805,8 @@ fn a_published_replay_of_other_code_bars_no_range_of_ingest_times() {
         let path = format!("logic/{logic}.json");
         block_on(write_file(root.store().as_ref(), &path, text.to_string().into())).expect("written");
         let asked = Asked::IngestTimes(TODAY..TODAY + DAY);
-        let request = plan::Request { id: "i".to_owned(), asked, customers: None, chunk_bytes: 1 };
-        RUNTIME.block_on(plan::prepare(&world.job(), &root, request, BASE / 1000))
+        let request = ReplayRequest { id: "i".to_owned(), asked, customers: None, chunk_bytes: 1 };
+        RUNTIME.block_on(prepare(&world.job(), &root, request, BASE / 1000))
     };
     let same = prepared(&[]).map(|prepared| prepared.submission.coverage).expect("prepared");
     assert!(!same.is_empty());
@@ -864,10 +870,10 @@ fn replays_are_listed_and_discarded() {
     world.expected = world.counted();
     publish(&world, "c");
     undo(&world, "c");
-    let b = ("b".to_owned(), Standing::Published(1), Some(3));
-    let c = ("c".to_owned(), Standing::Undone(3), Some(3));
-    let d = ("d".to_owned(), Standing::Complete, Some(3));
-    assert_eq!(standing(&world), [d, b.clone(), c, ("a".to_owned(), Standing::Running, None)]);
+    let b = ("b".to_owned(), ReplayStanding::Published(1), Some(3));
+    let c = ("c".to_owned(), ReplayStanding::Undone(3), Some(3));
+    let d = ("d".to_owned(), ReplayStanding::Complete, Some(3));
+    assert_eq!(standing(&world), [d, b.clone(), c, ("a".to_owned(), ReplayStanding::Running, None)]);
 
     let discards = |id: &str| block_on(discard(&root, id));
     assert!(matches!(discards("nothing"), Err(PublishError::Unknown(_))));

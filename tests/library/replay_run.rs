@@ -19,13 +19,18 @@ use floodmark::ledger::{Fingerprint, Ledger, Orders};
 use floodmark::live::{Live, run};
 use floodmark::model::Lane;
 use floodmark::process::{Clock, Exit, HasExit, ManualClock};
+use floodmark::replay::PublishError;
 use floodmark::replay::ReplayError;
-use floodmark::replay::dataset::{self, Changes, Outcomes, Summary};
-use floodmark::replay::list::discard;
-use floodmark::replay::plan::{self, chunks, prepare, raw_files};
-use floodmark::replay::publish::{Direction, PublishError, Published, Publisher};
-use floodmark::replay::recount::{self, Replay};
-use floodmark::replay::submission::{Asked, Submission};
+use floodmark::replay::compare::dataset;
+use floodmark::replay::compare::summary::{CellChanges, OutcomeChange, Summary};
+use floodmark::replay::count::chunks::chunks;
+use floodmark::replay::discard::discard;
+use floodmark::replay::publish::admission::Direction;
+use floodmark::replay::publish::publisher::{Published, Publisher};
+use floodmark::replay::request::prepare::{ReplayRequest, prepare};
+use floodmark::replay::request::submission::{Asked, Submission};
+use floodmark::replay::request::versions::raw_files;
+use floodmark::replay::run::{self, Replayer};
 use floodmark::source::script::{Script, ScriptRecord};
 use floodmark::table::counts::lane_txn;
 use floodmark::table::log::commit_path;
@@ -299,11 +304,11 @@ fn try_submit(
     customers: Option<Vec<String>>,
     chunk_bytes: u64,
 ) -> Result<Submission, ReplayError> {
-    let request = plan::Request { id: "r".to_owned(), asked: Asked::EventTimes(range), customers, chunk_bytes };
+    let request = ReplayRequest { id: "r".to_owned(), asked: Asked::EventTimes(range), customers, chunk_bytes };
     try_request(inner, logic, request)
 }
 
-fn try_request(inner: &Arc<InMemory>, logic: Logic, request: plan::Request) -> Result<Submission, ReplayError> {
+fn try_request(inner: &Arc<InMemory>, logic: Logic, request: ReplayRequest) -> Result<Submission, ReplayError> {
     runtime().block_on(async {
         let root = root_of(inner);
         let prepared = prepare(&logic.job(), &root, request, 0).await?;
@@ -326,9 +331,9 @@ type Means = (usize, usize);
 
 fn begin(store: &Faulty, logic: Logic, submission: &Submission, (workers, memory_bytes): Means) -> Recounting {
     let root = Root::on(Arc::new(store.clone()));
-    let replay = Replay { job: logic.job(), root, workers, memory_bytes, progress: Arc::default(), member: None };
+    let replay = Replayer { job: logic.job(), root, workers, memory_bytes, progress: Arc::default(), member: None };
     let submission = submission.clone();
-    let thread = std::thread::spawn(move || runtime().block_on(recount::run(&replay, &submission)));
+    let thread = std::thread::spawn(move || runtime().block_on(run::run(&replay, &submission)));
     Recounting { store: store.clone(), thread }
 }
 
@@ -511,8 +516,11 @@ fn rows_with_another_outcome_are_those_of_a_recount_by_hand() {
     rows.sort();
     assert!(rows.len() > 50 && outcomes.len() > 4, "{outcomes:?}");
     assert_eq!(found.rows, rows);
-    let of =
-        |((then, now), rows): ((&str, &str), u64)| Outcomes { on_arrival: then.to_owned(), now: now.to_owned(), rows };
+    let of = |((then, now), rows): ((&str, &str), u64)| OutcomeChange {
+        on_arrival: then.to_owned(),
+        now: now.to_owned(),
+        rows,
+    };
     assert_eq!(summary.outcomes, outcomes.into_iter().map(of).collect::<Vec<_>>());
     assert_eq!((summary.rows_in_range, summary.rows_counted), (in_range, counted));
 }
@@ -904,7 +912,7 @@ fn is_empty(inner: &Arc<InMemory>, logic: Logic, range: Range<i64>, customers: O
     let submission = try_submit(inner, logic, range, customers, 1).expect("submitted");
     let before = both(inner);
     let summary = begin(&on(inner), logic, &submission, (2, 64)).end().expect("a replay");
-    assert_eq!(summary.cells, Changes::default());
+    assert_eq!(summary.cells, CellChanges::default());
     assert!(summary.groups.is_empty() && summary.largest.is_empty() && summary.parts.is_empty(), "{summary:?}");
     assert_eq!(both(inner), before);
     dataset_of(inner, &summary);
@@ -1034,7 +1042,7 @@ fn promise_1_two_overlapping_replays_in_turn_beside_live() {
     let two = RANGE.start + DAY..RANGE.end + DAY;
     let submitted = |world: &World, id: &str, range: &Range<i64>| {
         let asked = Asked::EventTimes(range.clone());
-        let request = plan::Request { id: id.to_owned(), asked, customers: None, chunk_bytes: 1 };
+        let request = ReplayRequest { id: id.to_owned(), asked, customers: None, chunk_bytes: 1 };
         let submission = try_request(&world.inner, NEW, request).expect("submitted");
         begin(&on(&world.inner), NEW, &submission, (2, 4096))
     };

@@ -8,7 +8,8 @@ use deltalake_core::kernel::StructType;
 use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel;
 use floodmark::ledger::{logic_txn, replay_txn, turn_txn, undo_txn};
 use floodmark::model::{Cell, Granularity, Lane};
-use floodmark::replay::{arrivals, dataset};
+use floodmark::replay::compare::dataset;
+use floodmark::replay::count::arrivals;
 use floodmark::table::log::WRITER_GENERATION;
 use floodmark::table::{Definition, Log, Root, counts, raw};
 use object_store::ObjectStoreExt;
@@ -152,7 +153,7 @@ async fn what_replays_leave_behind_is_as_described() {
     let text = cells["description"].as_str().expect("a text");
     assert_eq!(cells["dataset"], "replays/<id>/cells");
     assert!(text.contains("granularity=<granularity>/bucket=<bucket>/part-<n>.parquet"), "{text}");
-    let mut writer = dataset::Writer::new(&root, "an-id", Granularity::Hour, 3);
+    let mut writer = dataset::DatasetWriter::new(&root, "an-id", Granularity::Hour, 3);
     let cell = Cell { customer: "c".into(), dimension: "total".into(), value: String::new(), window_start: 0 };
     writer.push(&dataset::Change { cell, old: 1, new: 2 }).expect("encoded");
     let parts = writer.finish().await.expect("written");

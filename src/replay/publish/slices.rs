@@ -1,9 +1,9 @@
-//! Cuts the changes of a replay into slices of windows that fit into memory, and stages one after the other.
+//! Cuts a replay's changes into slices that fit into memory, and stages one after the other.
 //!
-//! In: the parts of the dataset with their rows by day, the live files of `counts`. Out: merged segments, stored, not committed.
-//! A slice is days of one granularity and bucket; it never ends inside the file that its last windows go to, or two slices would
-//! make two files of one segment. State: one slice's updates (`budget_bytes`, but at least one file's), besides one part of
-//! the dataset and what [`Merge`] holds. Failure: what was stored is an orphan; `upkeep` deletes it by its age.
+//! In: the files of the dataset with their rows by day, the live files of `counts`. Out: merged segments, stored, not committed. A
+//! slice is days of one granularity and bucket; it never ends inside the file that its last windows go to, or two slices would make
+//! two files of one segment. State: one slice's updates (`budget_bytes`, but at least one file's), one file of the dataset, and what
+//! [`Merge`] holds. Failure: what was stored is an orphan; `upkeep` deletes it by its age.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,24 +12,24 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use super::admission::Direction;
-use super::dataset::{self, Part};
 use crate::dataflow::merge::Merge;
 use crate::dataflow::plan::Wanted;
 use crate::dataflow::protocol::Piece;
 use crate::dataflow::run::Run;
 use crate::model::{Cell, Granularity, Period, Segment, Tally, TimeUs};
+use crate::replay::compare::dataset::{self, CellFile};
 use crate::table::layout::Layout;
 use crate::table::{Log, Root, TableError};
 
 /// What an update takes in memory, about: its key, its tally, its place in the plan, and room for the next one.
 const ROW_BYTES: u64 = 120;
 
-/// Segments that are merged at once: live works beside us.
+/// Segments that are merged at the same time: few, since live works beside this.
 const AT_ONCE: usize = 2;
 
-/// How far a publish or undo has come.
+/// How far a publish or undo is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
+pub struct PublishProgress {
     /// Changes that are merged; those of what was merged again count again.
     pub cells: u64,
     /// Changes in all.
@@ -41,10 +41,10 @@ pub struct Progress {
 }
 
 /// The changes of one granularity and bucket.
-struct Group<'a> {
+struct BucketChanges<'a> {
     granularity: Granularity,
     bucket: u16,
-    parts: Vec<&'a Part>,
+    parts: Vec<&'a CellFile>,
     days: BTreeMap<TimeUs, u64>,
 }
 
@@ -52,7 +52,7 @@ struct Group<'a> {
 pub(super) struct Staging<'a> {
     pub(super) root: &'a Root,
     pub(super) log: &'a Log,
-    pub(super) parts: &'a [Part],
+    pub(super) parts: &'a [CellFile],
     pub(super) direction: Direction,
     pub(super) budget_bytes: u64,
     /// Decides which periods are old.
@@ -69,8 +69,8 @@ impl Staging<'_> {
         layout: &Arc<Layout>,
         only: Option<&[Segment]>,
         name: &str,
-        progress: &mut Progress,
-        tell: &mut impl FnMut(&Progress),
+        progress: &mut PublishProgress,
+        tell: &mut impl FnMut(&PublishProgress),
     ) -> Result<Vec<Piece>, TableError> {
         let merge =
             Merge { name: name.to_owned(), log: self.log.clone(), at_once: AT_ONCE, turn: Arc::new(Semaphore::new(1)) };
@@ -107,7 +107,7 @@ impl Staging<'_> {
     /// The updates of a slice.
     async fn read(
         &self,
-        group: &Group<'_>,
+        group: &BucketChanges<'_>,
         windows: &Range<TimeUs>,
         only: Option<&[Segment]>,
     ) -> Result<Run, TableError> {
@@ -146,8 +146,8 @@ fn holds(segment: &Segment, window_start: TimeUs) -> bool {
 }
 
 /// Parts by granularity and bucket, each group in its order.
-fn groups(parts: &[Part]) -> Vec<Group<'_>> {
-    let mut groups: BTreeMap<(Granularity, u16), Vec<&Part>> = BTreeMap::new();
+fn groups(parts: &[CellFile]) -> Vec<BucketChanges<'_>> {
+    let mut groups: BTreeMap<(Granularity, u16), Vec<&CellFile>> = BTreeMap::new();
     for part in parts {
         groups.entry((part.granularity, part.bucket)).or_default().push(part);
     }
@@ -157,12 +157,12 @@ fn groups(parts: &[Part]) -> Vec<Group<'_>> {
         for (day, rows) in parts.iter().flat_map(|part| &part.days) {
             *days.entry(*day).or_default() += rows;
         }
-        found.push(Group { granularity, bucket, parts, days });
+        found.push(BucketChanges { granularity, bucket, parts, days });
     }
     found
 }
 
-impl Group<'_> {
+impl BucketChanges<'_> {
     /// Slices of windows of at most so many rows, where the least slice is not larger.
     fn slices(&self, layout: &Layout, only: Option<&[Segment]>, rows_max: u64) -> Vec<Range<TimeUs>> {
         let wanted = |day: TimeUs| {
@@ -231,9 +231,9 @@ mod tests {
         Layout::new(&periods.iter().map(file).collect::<Vec<_>>(), |_| true).expect("no overlap")
     }
 
-    fn group(granularity: Granularity, days: &[(&str, u64)]) -> Group<'static> {
+    fn group(granularity: Granularity, days: &[(&str, u64)]) -> BucketChanges<'static> {
         let days = days.iter().map(|(day, rows)| (at(day), *rows)).collect();
-        Group { granularity, bucket: 3, parts: Vec::new(), days }
+        BucketChanges { granularity, bucket: 3, parts: Vec::new(), days }
     }
 
     fn days(slices: &[Range<TimeUs>]) -> Vec<(String, String)> {

@@ -1,12 +1,12 @@
-//! `gather`: what a replay has counted, until it is compared.
+//! `gather`: holds what a worker has counted until it is compared.
 //!
-//! In: batches of `(key, moment, tally)`, sorted and consolidated by differential; what `arrivals` tells. Out: per chunk sorted
-//! runs, without lanes: what each lane has of a cell is one sum. State: runs in memory up to the worker's budget; beyond it they
-//! go to the store as one file. When a chunk is whole, all of it is on the store and a manifest says so, so that a killed
-//! replay goes on after it; of a process without others the last chunk stays in memory. Files are encoded and stored by a task, one
-//! at a time, never on the worker's thread: while the store is away the task waits, the worker steps on and hears when it is to
-//! end. Flow control: the source is told how far all is gathered only when no file is under way, so what comes in meanwhile is a few
-//! of its steps. Failure: said to the run, which ends. Restart: chunks without all their manifests are counted again.
+//! In: batches of `(key, moment, tally)`, sorted and consolidated by differential; what `arrivals` reports. Out: per chunk, sorted
+//! runs without lanes: what all lanes have of a cell is one sum. When all workers have counted a chunk, its runs and a manifest of
+//! each worker are on the store, so that a killed replay goes on after it; a process without others keeps the last chunk in memory.
+//! State: runs in memory up to the worker's budget; beyond it they go to the store as one file. A task encodes and stores, one file
+//! at a time: while the store is away the task waits, and the worker steps on and hears when it is to end. Flow control: the source
+//! learns how far all is gathered only when no file is under way, so what comes in meanwhile is a few of its steps. Failure:
+//! reported to the run, which ends. Restart: chunks without all their manifests are counted again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -16,51 +16,27 @@ use arrow::array::RecordBatch;
 use bytes::Bytes;
 use differential_dataflow::difference::Semigroup;
 use differential_dataflow::trace::cursor::{Cursor, Navigable};
-use parquet::arrow::arrow_writer::ArrowWriter;
-use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::operator::Operator;
 use timely::scheduling::SyncActivator;
 
-use super::arrivals::{Tallies, Told, schema};
-use super::runs::{Kept, RunFile, RunSet, push_merging, write};
-use super::source::{Chunk, Gathered, chunk_of};
-use super::submission::Submission;
+use super::arrivals::{OutcomeBatch, encode_rows};
+use super::chunks::{Chunk, chunk_of};
+use super::manifest::{Manifest, Rest, manifest_path};
+use super::runs::{Kept, RunSet, StoredRun, push_merging, write};
+use super::source::Gathered;
 use crate::dataflow::pending::Batch;
 use crate::dataflow::run::Run;
 use crate::model::{Cell, Epoch, Tally};
 use crate::process::lock;
 use crate::process::panics::{caught, of_task};
+use crate::replay::request::submission::Submission;
 use crate::table::store::write_file;
 use crate::table::{Root, TableError};
 
 /// Rows whose outcome is another one wait in memory up to so many bytes.
 const ROWS_BYTES_MAX: usize = 16 << 20;
-
-/// What a worker has counted of a chunk, on the store.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Manifest {
-    /// Sorted runs.
-    pub runs: Vec<RunFile>,
-    /// Rows whose outcome is another one: paths of Parquet files.
-    pub rows: Vec<String>,
-    /// Outcomes.
-    pub tallies: Tallies,
-    /// How often the budget was used up.
-    pub spilled: u64,
-}
-
-/// What a worker has counted of the last chunk, where that stays in memory.
-#[derive(Default)]
-pub struct Rest {
-    /// In memory.
-    pub memory: Vec<Arc<Run>>,
-    /// The rest.
-    pub manifest: Manifest,
-    /// Rows whose outcome is another one, in memory.
-    pub rows: Vec<RecordBatch>,
-}
 
 /// What the operator needs beside its inputs.
 pub struct Gather {
@@ -86,11 +62,6 @@ pub struct Gather {
     pub rest: Arc<Mutex<Vec<Rest>>>,
 }
 
-/// Where a worker says that it is done with a chunk.
-pub fn manifest_path(id: &str, chunk: Chunk, attempt: &str, worker: usize, workers: usize) -> String {
-    Submission::path(id, &format!("chunks/{chunk:06}/{attempt}-{worker}-of-{workers}.json"))
-}
-
 #[derive(Default)]
 struct Held {
     runs: Vec<Arc<Run>>,
@@ -106,10 +77,10 @@ impl Held {
     }
 }
 
-/// Builds the operator. `fail` is told what went wrong.
+/// Builds the operator. `fail` is called with what went wrong.
 pub fn gather<'scope>(
     batches: StreamVec<'scope, Epoch, Batch>,
-    told: StreamVec<'scope, Epoch, Told>,
+    outcomes: StreamVec<'scope, Epoch, OutcomeBatch>,
     mut gather: Gather,
     gathered: Gathered,
     fail: impl Fn(TableError) + 'static,
@@ -117,7 +88,7 @@ pub fn gather<'scope>(
     let scope = batches.scope();
     let mut chunks: BTreeMap<Chunk, Held> = BTreeMap::new();
     batches.binary_frontier::<_, timely::container::CapacityContainerBuilder<Vec<()>>, _, _, _, _>(
-        told,
+        outcomes,
         Pipeline,
         Pipeline,
         "gather",
@@ -125,23 +96,23 @@ pub fn gather<'scope>(
             // Held to the end: files may be under way when both inputs have ended.
             let mut held = Some(capability);
             let mut storing = Storing::new(scope.worker().sync_activator_for(info.address.to_vec()));
-            move |(batches, batches_frontier), (told, told_frontier), _output| {
+            move |(batches, batches_frontier), (outcomes, outcomes_frontier), _output| {
                 let _span = tracing::trace_span!("gather").entered();
                 batches.for_each(|_capability, batches| {
                     batches.drain(..).for_each(|batch| receive(&batch, &mut chunks));
                 });
-                told.for_each(|capability, told| {
+                outcomes.for_each(|capability, outcomes| {
                     let held = chunks.entry(chunk_of(*capability.time())).or_default();
-                    for told in told.drain(..) {
-                        held.manifest.tallies.merge(&told.tallies);
-                        if let Some(rows) = told.rows {
+                    for batch in outcomes.drain(..) {
+                        held.manifest.tallies.merge(&batch.tallies);
+                        if let Some(rows) = batch.rows {
                             held.rows_bytes += rows.get_array_memory_size();
                             held.rows.push(rows);
                         }
                     }
                 });
                 let frontiers =
-                    [batches_frontier.frontier().first().copied(), told_frontier.frontier().first().copied()];
+                    [batches_frontier.frontier().first().copied(), outcomes_frontier.frontier().first().copied()];
                 let open = frontiers.into_iter().flatten().min();
                 if held.is_none() || storing.failed {
                     return;
@@ -203,7 +174,7 @@ enum ToStore {
 
 /// A file that is stored.
 enum Stored {
-    Runs(RunFile),
+    Runs(StoredRun),
     Rows(String),
     Manifest,
 }
@@ -254,7 +225,7 @@ fn encode(path: String, what: ToStore) -> Result<(Stored, Bytes), TableError> {
             held.into_iter().for_each(|run| runs.push(run));
             let mut bytes = Vec::new();
             let groups = write(&runs, &mut bytes)?;
-            Ok((Stored::Runs(RunFile { path, groups }), Bytes::from(bytes)))
+            Ok((Stored::Runs(StoredRun { path, groups }), Bytes::from(bytes)))
         }
         ToStore::Rows(rows) => Ok((Stored::Rows(path), encode_rows(&rows)?)),
         ToStore::Manifest(manifest) => {
@@ -332,15 +303,4 @@ impl Gather {
         let name = format!("chunks/{chunk:06}/{}-{}-{:05}.{what}.parquet", self.attempt, self.worker, held.files);
         Submission::path(&self.id, &name)
     }
-}
-
-/// Rows whose outcome is another one, as one file.
-pub(super) fn encode_rows(rows: &[RecordBatch]) -> Result<Bytes, TableError> {
-    let encoding =
-        |error: parquet::errors::ParquetError| TableError::Bug(format!("rows of a replay can not be encoded: {error}"));
-    let mut writer = ArrowWriter::try_new(Vec::new(), schema(), None).map_err(encoding)?;
-    for batch in rows {
-        writer.write(batch).map_err(encoding)?;
-    }
-    writer.into_inner().map(Bytes::from).map_err(encoding)
 }

@@ -1,9 +1,9 @@
-//! The windows that rows touch which were ingested in a range: for a job that finds the event time elsewhere than before.
+//! Finds the windows that rows ingested in a range touch, for a job that finds the event time elsewhere than before.
 //!
-//! In: rows of `raw`, decoded with the replay's logic and, where they differ in the event time, with those of published replays.
-//! Out: the base windows of the event times that they count at, now and then. All rows of those windows are recounted, so a row
-//! that was ingested outside the range may only be in them if it was counted with the new event time already. State: the set of
-//! windows.
+//! In: rows of `raw`, decoded with the replay's logic and with the logics of published replays that find another event time. Out: the
+//! base windows of every event time that a row counts at, or counted at. All rows of those windows are recounted, so a row that
+//! was ingested outside the range may be in them only if it was already counted at its new event time; otherwise the range is
+//! refused. State: the set of windows.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -11,15 +11,15 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 
-use super::ReplayError;
 use crate::decode::{Decoder, Event};
 use crate::job::Logic;
 use crate::model::{Arrival, Epoch, Granularity, Outcome, RecordRef, TimeUs, Zone, covers, rfc3339};
 use crate::process::panics::of_task;
+use crate::replay::error::ReplayError;
 use crate::table::fetch::fetch;
 use crate::table::{File, Log, TableError, raw};
 
-/// Files that are looked at, at once.
+/// Files that are read at the same time.
 const AT_ONCE: usize = 4;
 
 /// What rows are looked at with.
@@ -43,19 +43,19 @@ pub(super) struct Look {
 
 /// What was written beside a record on arrival.
 #[derive(Clone, Copy)]
-struct OnRecord {
+struct OnArrival {
     arrival: Arrival,
     event_time: Option<TimeUs>,
 }
 
 /// The event times at which a row counts, now and then.
-struct Times {
+struct RowTimes {
     decoders: Vec<Decoder>,
     event: Event,
 }
 
-impl Times {
-    fn of(&mut self, record: RecordRef<'_>, before: OnRecord, mut take: impl FnMut(TimeUs)) {
+impl RowTimes {
+    fn of(&mut self, record: RecordRef<'_>, before: OnArrival, mut take: impl FnMut(TimeUs)) {
         if before.arrival == Arrival::Counted {
             before.event_time.into_iter().for_each(&mut take);
         }
@@ -68,16 +68,16 @@ impl Times {
 }
 
 impl Look {
-    fn times(&self) -> Times {
+    fn times(&self) -> RowTimes {
         let decoders = std::iter::once(&*self.ours).chain(self.others.iter()).map(Decoder::new).collect();
-        Times { decoders, event: Event::default() }
+        RowTimes { decoders, event: Event::default() }
     }
 
-    /// Calls `row` for the rows of some files, several at once; returns what each file came to.
+    /// Calls `row` for each row of the files that `wants` chooses, several files at a time; returns the result for each file.
     async fn rows<T: Default + Send + 'static>(
         &self,
         wants: impl Fn(TimeUs, TimeUs) -> bool,
-        row: impl Fn(&Look, &mut Times, &mut T, RecordRef<'_>, OnRecord) + Clone + Send + 'static,
+        row: impl Fn(&Look, &mut RowTimes, &mut T, RecordRef<'_>, OnArrival) + Clone + Send + 'static,
     ) -> Result<Vec<T>, ReplayError> {
         let mut files = Vec::new();
         for file in self.files.iter() {
@@ -98,7 +98,7 @@ impl Look {
                     for records in raw::read_arrived(&file, &fetched, Arc::new([]), move |epoch, _| epoch <= up_to)? {
                         let records = records?;
                         for (record, &(arrival, event_time)) in records.iter().zip(records.arrivals()) {
-                            row(&look, &mut times, &mut found, record, OnRecord { arrival, event_time });
+                            row(&look, &mut times, &mut found, record, OnArrival { arrival, event_time });
                         }
                     }
                     Ok::<T, TableError>(found)
@@ -117,12 +117,15 @@ impl Look {
     /// [`ReplayError`] when a file can not be read.
     pub(super) async fn windows(&self) -> Result<Vec<Range<TimeUs>>, ReplayError> {
         let meets = |least, greatest| least < self.ingested.end && self.ingested.start <= greatest;
-        let row =
-            |look: &Look, times: &mut Times, found: &mut BTreeSet<TimeUs>, record: RecordRef<'_>, before: OnRecord| {
-                if look.ingested.contains(&record.ingested_at) {
-                    times.of(record, before, |time| _ = found.insert(look.base.window_start(time, Zone::Utc)));
-                }
-            };
+        let row = |look: &Look,
+                   times: &mut RowTimes,
+                   found: &mut BTreeSet<TimeUs>,
+                   record: RecordRef<'_>,
+                   before: OnArrival| {
+            if look.ingested.contains(&record.ingested_at) {
+                times.of(record, before, |time| _ = found.insert(look.base.window_start(time, Zone::Utc)));
+            }
+        };
         let windows: BTreeSet<TimeUs> = self.rows(meets, row).await?.into_iter().flatten().collect();
         let mut stretches: Vec<Range<TimeUs>> = Vec::new();
         for start in windows {
@@ -148,10 +151,10 @@ impl Look {
         let leaves = |least, greatest| least < self.ingested.start || self.ingested.end <= greatest;
         let windows: Arc<[Range<TimeUs>]> = windows.into();
         let row = move |look: &Look,
-                        times: &mut Times,
+                        times: &mut RowTimes,
                         found: &mut Option<Outside>,
                         record: RecordRef<'_>,
-                        before: OnRecord| {
+                        before: OnArrival| {
             if look.ingested.contains(&record.ingested_at) || as_ours(record.epoch) {
                 return;
             }

@@ -1,124 +1,52 @@
-//! What a replay found, as people read it; and its dataset by filters.
+//! Results of the `replay` commands on stdout: text for people, or JSON.
 //!
-//! In: a replay's summary and dataset. Out: text, or what stands in the JSON. State: sums by granularity, dimension and day, and the
-//! largest changes.
+//! In: an estimate, a summary, a diff, a list of replays. Out: tables of text, cut where they would be long, and one sentence that
+//! says what it comes to. State: none.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::io::Write;
 
 use serde::Serialize;
 
-use super::ReplayError;
-use super::compare::push_largest;
-use super::dataset::{self, Changes, Group, Groups, Largest, Outcomes, Partly, Summary};
-use super::list::{Listed, Standing};
-use super::plan::Plan;
-use super::publish::PublishError;
-use super::submission::{Asked, Submission};
-use crate::model::{Granularity, TimeUs, rfc3339};
-use crate::table::{Root, counts};
-use crate::terminal::{bytes, columns, duration, grouped, head};
+use super::list::{Listed, ReplayStanding};
+use crate::model::{Granularity, rfc3339};
+use crate::process::Exit;
+use crate::replay::compare::summary::{CellChanges, ChangeGroup, Largest, OutcomeChange, Summary};
+use crate::replay::error::ReplayError;
+use crate::replay::request::coverage::Partly;
+use crate::replay::request::estimate::Estimate;
+use crate::replay::request::submission::{Asked, Submission};
+use crate::terminal::{Output, bytes, columns, duration, grouped, head};
 
 /// Lines of a table before it is cut.
 const LINES_MAX: usize = 40;
 
-/// Which changes are shown.
-#[derive(Clone, Debug)]
-pub struct Filter {
-    /// Of this granularity.
-    pub granularity: Option<Granularity>,
-    /// Of this dimension.
-    pub dimension: Option<String>,
-    /// Of this customer.
-    pub customer: Option<String>,
-    /// Of windows that begin in this stretch.
-    pub windows: Range<TimeUs>,
-    /// So many of the largest changes.
-    pub top: usize,
-}
-
-/// What a replay changes, as far as it was asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Diff {
-    /// What was submitted.
-    pub submission: Submission,
-    /// How many cells.
-    pub cells: Changes,
-    /// By granularity, dimension and day.
-    pub groups: Vec<Group>,
-    /// The largest.
-    pub largest: Vec<Largest>,
-    /// Rows of `raw` whose outcome is another one; of the whole replay.
-    pub outcomes: Vec<Outcomes>,
-    /// Windows that lie only partly in the range; of the whole replay.
-    pub partly: Vec<Partly>,
-}
-
-/// Reads a replay's dataset through a filter.
+/// Writes a result to stdout.
 ///
 /// # Errors
-/// [`ReplayError`] when there is no such replay, or it is not complete.
-pub async fn diff(root: &Root, id: &str, filter: &Filter) -> Result<Diff, ReplayError> {
-    let unknown = || PublishError::Unknown(id.to_owned());
-    let submission = Submission::load(root, id).await?.ok_or_else(unknown)?;
-    let summary = Summary::load(root, id).await?.ok_or_else(|| PublishError::Incomplete(id.to_owned()))?;
-    let bucket = match &filter.customer {
-        Some(customer) => {
-            let counts = crate::table::Log::new(root, "counts").load().await?.unwrap_or_default();
-            Some(crate::model::bucket_of(customer.as_bytes(), counts::buckets(&counts)?))
-        }
-        None => None,
+/// [`ReplayError::Output`].
+pub(super) fn print(
+    output: Output,
+    value: &impl Serialize,
+    text: impl FnOnce() -> String,
+) -> Result<Exit, ReplayError> {
+    let text = match output {
+        Output::Json => serde_json::to_string(value).map_err(|error| ReplayError::Bug(error.to_string()))?,
+        Output::Text => text(),
     };
-    let mut groups = Groups::default();
-    let mut largest: BTreeMap<Granularity, Vec<dataset::Change>> = BTreeMap::new();
-    for part in &summary.parts {
-        let wanted = filter.granularity.is_none_or(|granularity| granularity == part.granularity);
-        if !wanted || bucket.is_some_and(|bucket| bucket != part.bucket) {
-            continue;
-        }
-        for change in dataset::read(root, part, filter.windows.clone()).await? {
-            let change = change?;
-            let cell = &change.cell;
-            if filter.dimension.as_ref().is_some_and(|dimension| *dimension != cell.dimension)
-                || filter.customer.as_ref().is_some_and(|customer| *customer != cell.customer)
-            {
-                continue;
-            }
-            groups.add(part.granularity, &cell.dimension, cell.window_start, change.old, change.new);
-            push_largest(largest.entry(part.granularity).or_default(), &change, filter.top);
-        }
-    }
-    let largest = (largest.into_iter())
-        .flat_map(|(granularity, changes)| changes.into_iter().map(move |change| Largest::of(granularity, change)))
-        .collect();
-    Ok(Diff {
-        submission,
-        cells: groups.changes(),
-        groups: groups.finish(),
-        largest: top(largest, filter.top),
-        outcomes: summary.outcomes,
-        partly: summary.partly,
-    })
+    writeln!(std::io::stdout(), "{}", text.trim_end()).map_err(ReplayError::Output)?;
+    Ok(Exit::Done)
 }
 
 /// The largest of all granularities.
-fn top(mut largest: Vec<Largest>, most: usize) -> Vec<Largest> {
+pub(super) fn top(mut largest: Vec<Largest>, most: usize) -> Vec<Largest> {
     largest.sort_by_key(|largest| std::cmp::Reverse((largest.new_count - largest.old_count).abs()));
     largest.truncate(most);
     largest
 }
 
-impl Diff {
-    /// As people read it.
-    pub fn text(&self) -> String {
-        let mut text = tables(&self.groups, &self.largest, &self.outcomes, &self.partly);
-        text += &format!("\nreplay {} ({}): {}", self.submission.id, range(&self.submission), changes(self.cells));
-        text
-    }
-}
-
 /// `1,200 cells change: 12 added, 1,180 changed, 8 removed`.
-pub fn changes(changes: Changes) -> String {
+pub(super) fn changes(changes: CellChanges) -> String {
     match changes.total() {
         0 => "no cell changes".to_owned(),
         total => format!(
@@ -132,7 +60,7 @@ pub fn changes(changes: Changes) -> String {
 }
 
 /// What a replay covers.
-pub fn range(submission: &Submission) -> String {
+pub(super) fn range(submission: &Submission) -> String {
     let (what, range) = match &submission.asked {
         Asked::EventTimes(range) => ("", range),
         Asked::IngestTimes(range) => ("ingested ", range),
@@ -142,7 +70,7 @@ pub fn range(submission: &Submission) -> String {
 }
 
 /// A replay's summary, with so many of the largest changes.
-pub fn summary(submission: &Submission, summary: &Summary, most: usize) -> String {
+pub(super) fn summary(submission: &Submission, summary: &Summary, most: usize) -> String {
     let largest = top(summary.largest.clone(), most);
     let mut text = tables(&summary.groups, &largest, &summary.outcomes, &summary.partly);
     let of = if submission.customers.is_some() { " (of all customers)" } else { "" };
@@ -155,12 +83,17 @@ pub fn summary(submission: &Submission, summary: &Summary, most: usize) -> Strin
     text
 }
 
-fn tables(groups: &[Group], largest: &[Largest], outcomes: &[Outcomes], partly: &[Partly]) -> String {
+pub(super) fn tables(
+    groups: &[ChangeGroup],
+    largest: &[Largest],
+    outcomes: &[OutcomeChange],
+    partly: &[Partly],
+) -> String {
     let mut text = String::new();
     let number =
         |number: i64| if number < 0 { format!("-{}", grouped(number.unsigned_abs())) } else { grouped(number as u64) };
     if !groups.is_empty() {
-        let mut sums: BTreeMap<(Granularity, &str), (Changes, i64, i64)> = BTreeMap::new();
+        let mut sums: BTreeMap<(Granularity, &str), (CellChanges, i64, i64)> = BTreeMap::new();
         for group in groups {
             let (changes, old, new) = sums.entry((group.granularity, &group.dimension)).or_default();
             changes.merge(group.changes);
@@ -235,23 +168,23 @@ fn tables(groups: &[Group], largest: &[Largest], outcomes: &[Outcomes], partly: 
     text
 }
 
-/// A plan.
-pub fn plan(plan: &Plan) -> String {
-    let mut text = tables(&[], &[], &[], &plan.partly);
-    let ranges: Vec<_> = plan.ranges.iter().map(|[from, to]| format!("{from} to {to}")).collect();
+/// What a replay would read and touch.
+pub(super) fn estimate(estimate: &Estimate) -> String {
+    let mut text = tables(&[], &[], &[], &estimate.partly);
+    let ranges: Vec<_> = estimate.ranges.iter().map(|[from, to]| format!("{from} to {to}")).collect();
     let epochs =
-        plan.epochs.map_or_else(|| "no epochs".to_owned(), |[first, last]| format!("epochs {first} to {last}"));
+        estimate.epochs.map_or_else(|| "no epochs".to_owned(), |[first, last]| format!("epochs {first} to {last}"));
     text += &format!(
         "\n{}: reads {} files of raw ({}, at most {} rows, {epochs}), compares with {} files of counts ({}); about {}",
         ranges.join(", "),
-        grouped(plan.raw_files),
-        bytes(plan.raw_bytes),
-        grouped(plan.raw_rows),
-        grouped(plan.counts_files),
-        bytes(plan.counts_bytes),
-        duration(plan.estimate_seconds as f64)
+        grouped(estimate.raw_files),
+        bytes(estimate.raw_bytes),
+        grouped(estimate.raw_rows),
+        grouped(estimate.counts_files),
+        bytes(estimate.counts_bytes),
+        duration(estimate.estimate_seconds as f64)
     );
-    text += if plan.can_be_published {
+    text += if estimate.can_be_published {
         "\nit can be published: live counts with this logic"
     } else {
         "\nonly a preview: live counts with another logic; restart live with this job file before you publish"
@@ -260,18 +193,18 @@ pub fn plan(plan: &Plan) -> String {
 }
 
 /// All replays.
-pub fn list(replays: &[Listed]) -> String {
+pub(super) fn list(replays: &[Listed]) -> String {
     if replays.is_empty() {
         return "there are no replays; floodmark replay run JOB --from TIME --to TIME makes one".to_owned();
     }
     let mut rows = vec![head(&["id", "state", "submitted", "range", "logic", "cells"])];
     rows.extend(replays.iter().map(|replay| {
         let state = match replay.standing {
-            Standing::Running => "running, or ended before its end".to_owned(),
-            Standing::Complete if replay.submission.before.is_none() => "complete, a preview".to_owned(),
-            Standing::Complete => "complete".to_owned(),
-            Standing::Published(order) => format!("published (order {order})"),
-            Standing::Undone(order) => format!("undone (order {order})"),
+            ReplayStanding::Running => "running, or ended before its end".to_owned(),
+            ReplayStanding::Complete if replay.submission.before.is_none() => "complete, a preview".to_owned(),
+            ReplayStanding::Complete => "complete".to_owned(),
+            ReplayStanding::Published(order) => format!("published (order {order})"),
+            ReplayStanding::Undone(order) => format!("undone (order {order})"),
         };
         let cells = replay.cells.map_or_else(|| "?".to_owned(), |cells| grouped(cells.total()));
         let submitted = rfc3339(replay.submission.submitted_ms * 1000);

@@ -1,10 +1,10 @@
-//! Sorted runs of a replay: in memory, in files of the store, and several as one.
+//! Sorted runs of a replay: in memory, in files of the store, and several to be read as one.
 //!
-//! A key is what it is kept as ([`Kept`]), bucket and cell, as in [`Run`]. A file is Parquet, `key` (front-coded) and `count`, with
-//! one row group for each of those and bucket, so that one of them can be read alone. State of a merge: one batch of each input; fewer than [`FAN_IN`] of those that
-//! were merged equally often before.
+//! In: runs of `(kept as, bucket, cell) → count`, the key as in [`Run`]. Out: the cells of one kind and bucket, in order. A file is
+//! Parquet with columns `key` (front-coded) and `count`, and a row group for each kind and bucket, so that one can be read alone.
+//! State: every [`FAN_IN`] files that were merged equally often become one, on disk, so a merge holds one batch of each of a
+//! bounded number of inputs. Failure: a file that can not be read is corrupt; scratch space that is full says so.
 
-use std::io::Seek;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
@@ -16,6 +16,7 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use serde::{Deserialize, Serialize};
 
+use super::sorted::{MergedCells, SortedCells};
 use crate::dataflow::run::Run;
 #[cfg(test)]
 use crate::model::Tally;
@@ -76,7 +77,7 @@ impl Kept {
 
 /// A run in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunFile {
+pub struct StoredRun {
     /// Its path beside the tables.
     pub path: String,
     /// What its row groups are of, in their order.
@@ -87,28 +88,13 @@ fn corrupt(error: impl ToString) -> TableError {
     TableError::Corrupt { table: "replays".to_owned(), what: format!("a sorted run: {}", error.to_string()) }
 }
 
-/// What comes in the order of cells, each with a count.
-pub trait Sorted {
-    /// The cell at hand; `None` at the end.
-    fn cell(&self) -> Option<&[u8]>;
-
-    /// Its count.
-    fn count(&self) -> i64;
-
-    /// Goes to the next one.
-    ///
-    /// # Errors
-    /// [`TableError`] when it can not be read.
-    fn advance(&mut self) -> Result<(), TableError>;
-}
-
 /// The part of a run in memory that is of one granularity and bucket.
-struct Slice {
+struct MemorySlice {
     run: Arc<Run>,
     range: Range<usize>,
 }
 
-impl Sorted for Slice {
+impl SortedCells for MemorySlice {
     fn cell(&self) -> Option<&[u8]> {
         (!self.range.is_empty()).then(|| self.run.cell(self.range.start))
     }
@@ -124,16 +110,16 @@ impl Sorted for Slice {
 }
 
 /// Some row groups of a run in a file.
-struct Rows {
+struct FileSlice {
     batches: Batches,
     batch: Option<(BinaryArray, Int64Array)>,
     row: usize,
 }
 
-impl Rows {
-    fn open(file: &Fetched, row_groups: Vec<usize>) -> Result<Rows, TableError> {
+impl FileSlice {
+    fn open(file: &Fetched, row_groups: Vec<usize>) -> Result<FileSlice, TableError> {
         let batches = file.batches(None, Some(row_groups), BATCH_ROWS).map_err(corrupt)?;
-        let mut rows = Rows { batches, batch: None, row: 0 };
+        let mut rows = FileSlice { batches, batch: None, row: 0 };
         rows.next_batch()?;
         Ok(rows)
     }
@@ -157,7 +143,7 @@ impl Rows {
     }
 }
 
-impl Sorted for Rows {
+impl SortedCells for FileSlice {
     fn cell(&self) -> Option<&[u8]> {
         self.key().map(|key| &key[Run::HEAD.len()..])
     }
@@ -169,83 +155,6 @@ impl Sorted for Rows {
     fn advance(&mut self) -> Result<(), TableError> {
         self.row += 1;
         if self.batch.as_ref().is_some_and(|(keys, _)| self.row >= keys.len()) { self.next_batch() } else { Ok(()) }
-    }
-}
-
-/// Several inputs as one, with the counts of equal cells summed; a sum may be zero.
-pub struct Merged<'a> {
-    inputs: Vec<Box<dyn Sorted + 'a>>,
-    /// Those that are not at their end, as a heap: the least cell first.
-    heap: Vec<usize>,
-    cell: Vec<u8>,
-    count: Option<i64>,
-}
-
-impl<'a> Merged<'a> {
-    /// Of any inputs, each of which has a cell once.
-    ///
-    /// # Errors
-    /// As [`Sorted::advance`].
-    pub fn of(mut inputs: Vec<Box<dyn Sorted + 'a>>) -> Result<Box<dyn Sorted + 'a>, TableError> {
-        if inputs.len() == 1 {
-            return Ok(inputs.remove(0));
-        }
-        let heap = (0..inputs.len()).filter(|input| inputs[*input].cell().is_some()).collect();
-        let mut merged = Merged { inputs, heap, cell: Vec::new(), count: None };
-        for at in (0..merged.heap.len() / 2).rev() {
-            merged.sift(at);
-        }
-        merged.advance()?;
-        Ok(Box::new(merged))
-    }
-
-    fn sift(&mut self, mut at: usize) {
-        let less = |heap: &[usize], a: usize, b: usize| self.inputs[heap[a]].cell() < self.inputs[heap[b]].cell();
-        loop {
-            let mut least = at;
-            for child in [2 * at + 1, 2 * at + 2] {
-                if child < self.heap.len() && less(&self.heap, child, least) {
-                    least = child;
-                }
-            }
-            if least == at {
-                return;
-            }
-            self.heap.swap(at, least);
-            at = least;
-        }
-    }
-}
-
-impl Sorted for Merged<'_> {
-    fn cell(&self) -> Option<&[u8]> {
-        self.count.map(|_| self.cell.as_slice())
-    }
-
-    fn count(&self) -> i64 {
-        self.count.unwrap_or(0)
-    }
-
-    fn advance(&mut self) -> Result<(), TableError> {
-        self.count = None;
-        while let Some(&input) = self.heap.first() {
-            let least = &mut self.inputs[input];
-            match self.count {
-                None => {
-                    self.cell.clear();
-                    self.cell.extend_from_slice(least.cell().unwrap_or_default());
-                    self.count = Some(least.count());
-                }
-                Some(_) if least.cell() != Some(&self.cell) => break,
-                Some(sum) => self.count = Some(sum + least.count()),
-            }
-            least.advance()?;
-            if least.cell().is_none() {
-                self.heap.swap_remove(0);
-            }
-            self.sift(0);
-        }
-        Ok(())
     }
 }
 
@@ -303,12 +212,12 @@ impl RunSet {
     ///
     /// # Errors
     /// [`TableError`] when a file can not be read.
-    pub fn of(&self, kept: Kept, bucket: u16) -> Result<Vec<Box<dyn Sorted + '_>>, TableError> {
-        let mut inputs: Vec<Box<dyn Sorted>> = Vec::new();
+    pub fn of(&self, kept: Kept, bucket: u16) -> Result<Vec<Box<dyn SortedCells + '_>>, TableError> {
+        let mut inputs: Vec<Box<dyn SortedCells>> = Vec::new();
         for run in &self.memory {
             for (of, in_bucket, range) in groups_of(run) {
                 if (of, in_bucket) == (kept, bucket) {
-                    inputs.push(Box::new(Slice { run: Arc::clone(run), range }));
+                    inputs.push(Box::new(MemorySlice { run: Arc::clone(run), range }));
                 }
             }
         }
@@ -320,7 +229,7 @@ impl RunSet {
                 .map(|(index, _)| index)
                 .collect();
             if !row_groups.is_empty() {
-                inputs.push(Box::new(Rows::open(file, row_groups)?));
+                inputs.push(Box::new(FileSlice::open(file, row_groups)?));
             }
         }
         Ok(inputs)
@@ -360,7 +269,7 @@ pub fn write<W: std::io::Write + Send>(runs: &RunSet, sink: W) -> Result<Vec<(Ke
     let mut written = Vec::new();
     let mut key = Vec::new();
     for (kept, bucket) in runs.groups() {
-        let mut merged = Merged::of(runs.of(kept, bucket)?)?;
+        let mut merged = MergedCells::of(runs.of(kept, bucket)?)?;
         let (mut keys, mut counts) = (BinaryBuilder::new(), Int64Builder::new());
         let mut rows = 0;
         while let Some(cell) = merged.cell() {
@@ -404,81 +313,6 @@ pub fn push_merging(runs: &mut Vec<Arc<Run>>, mut run: Run) {
     }
 }
 
-/// A sequence of cells and counts, in order, that goes to disk when it is long.
-pub struct Spool {
-    file: tempfile::SpooledTempFile,
-    entries: u64,
-}
-
-/// A spool stays in memory up to here.
-const SPOOL_BYTES_MAX: usize = 8 << 20;
-
-impl Default for Spool {
-    fn default() -> Self {
-        Spool { file: tempfile::SpooledTempFile::new(SPOOL_BYTES_MAX), entries: 0 }
-    }
-}
-
-impl Spool {
-    /// Appends a cell; cells come in order.
-    ///
-    /// # Errors
-    /// [`TableError`] when there is no room.
-    pub fn push(&mut self, cell: &[u8], count: i64) -> Result<(), TableError> {
-        use std::io::Write;
-        let mut write = |bytes: &[u8]| self.file.write_all(bytes).map_err(scratch);
-        write(&(cell.len() as u32).to_le_bytes())?;
-        write(cell)?;
-        write(&count.to_le_bytes())?;
-        self.entries += 1;
-        Ok(())
-    }
-
-    /// Reads it from its beginning.
-    ///
-    /// # Errors
-    /// [`TableError`] when it can not be read back.
-    pub fn read(mut self) -> Result<impl Sorted, TableError> {
-        self.file.rewind().map_err(scratch)?;
-        let mut read = Spooled { file: std::io::BufReader::new(self.file), left: self.entries, entry: None };
-        read.advance()?;
-        Ok(read)
-    }
-}
-
-struct Spooled {
-    file: std::io::BufReader<tempfile::SpooledTempFile>,
-    left: u64,
-    entry: Option<(Vec<u8>, i64)>,
-}
-
-impl Sorted for Spooled {
-    fn cell(&self) -> Option<&[u8]> {
-        self.entry.as_ref().map(|(cell, _)| cell.as_slice())
-    }
-
-    fn count(&self) -> i64 {
-        self.entry.as_ref().map_or(0, |(_, count)| *count)
-    }
-
-    fn advance(&mut self) -> Result<(), TableError> {
-        use std::io::Read;
-        if self.left == 0 {
-            self.entry = None;
-            return Ok(());
-        }
-        self.left -= 1;
-        let (mut len, mut count) = ([0; 4], [0; 8]);
-        self.file.read_exact(&mut len).map_err(scratch)?;
-        let mut cell = self.entry.take().map(|(cell, _)| cell).unwrap_or_default();
-        cell.resize(u32::from_le_bytes(len) as usize, 0);
-        self.file.read_exact(&mut cell).map_err(scratch)?;
-        self.file.read_exact(&mut count).map_err(scratch)?;
-        self.entry = Some((cell, i64::from_le_bytes(count)));
-        Ok(())
-    }
-}
-
 /// A run of some updates, for tests: what they are kept as, a bucket, cells in order.
 #[cfg(test)]
 pub(super) fn run_of(updates: &[(Kept, u16, &[u8], i64)]) -> Run {
@@ -494,6 +328,7 @@ pub(super) fn run_of(updates: &[(Kept, u16, &[u8], i64)]) -> Run {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::io::Seek;
 
     use proptest::prelude::*;
 
@@ -515,7 +350,7 @@ mod tests {
     fn read(runs: &RunSet) -> Updates {
         let mut found = Updates::new();
         for (kept, bucket) in runs.groups() {
-            let mut merged = Merged::of(runs.of(kept, bucket).expect("readable")).expect("readable");
+            let mut merged = MergedCells::of(runs.of(kept, bucket).expect("readable")).expect("readable");
             let mut last: Option<Vec<u8>> = None;
             while let Some(cell) = merged.cell().map(<[u8]>::to_vec) {
                 assert!(last.as_ref().is_none_or(|last| *last < cell), "ascending, each once");
@@ -556,19 +391,6 @@ mod tests {
             }
             sum.retain(|_, count| *count != 0);
             prop_assert_eq!(read(&runs), sum);
-        }
-
-        #[test]
-        fn a_spool_reads_back(cells in prop::collection::btree_map(prop::collection::vec(any::<u8>(), 0..5), any::<i64>(), 0..20)) {
-            let mut spool = Spool::default();
-            cells.iter().for_each(|(cell, count)| spool.push(cell, *count).expect("room"));
-            let mut read = spool.read().expect("readable");
-            let mut found = Vec::new();
-            while let Some(cell) = read.cell() {
-                found.push((cell.to_vec(), read.count()));
-                read.advance().expect("readable");
-            }
-            prop_assert_eq!(found, cells.into_iter().collect::<Vec<_>>());
         }
     }
 }

@@ -1,21 +1,20 @@
-//! Publishes a replay: its changes, merged into the live files of `counts`, in one atomic commit; or takes them back.
+//! Publishes a replay: merges its changes into the live files of `counts`, in one atomic commit; or takes them back.
 //!
 //! In: `replays/<id>`. Out: one commit with `replay/<id>` or `undo/<id>` → order, without a writer's generation. Live runs on: what has
-//! lost its base to one of its commits is merged again, the rest stays; after three such rounds it is asked for a turn. State: the
-//! names of what is staged, and one slice of updates ([`super::slices`]). Failure: a kill at any step leaves orphans and perhaps the
-//! entry, which nobody reads without the transaction; the same call again does it once. What is done already is not done again.
+//! lost its base to one of live's commits is merged again, the rest is kept; after three such rounds live is asked for a turn. State:
+//! the names of what is staged, and one slice of updates ([`super::slices`]). Failure: a kill at any step leaves orphans and
+//! perhaps the entry, which nobody reads without the transaction. Restart: the same call again; what is done is not done again.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::admission::{Admitted, Replay};
-pub use super::admission::{Direction, PublishError};
-pub use super::slices::Progress;
-use super::slices::Staging;
+use super::admission::{Admitted, CompleteReplay, Direction};
+use super::slices::{PublishProgress, Staging};
 use crate::dataflow::protocol::Piece;
 use crate::ledger::{replay_txn, turn_txn, undo_txn};
 use crate::model::Segment;
 use crate::process::Clock;
+use crate::replay::error::PublishError;
 use crate::table::layout::Layout;
 use crate::table::{Commit, Log, Root, State, TableError, retention};
 
@@ -65,11 +64,11 @@ pub struct Published {
 }
 
 impl Publisher {
-    /// Publishes or undoes the replay; `tell` hears of every slice. Needs a runtime of tokio's.
+    /// Publishes or undoes the replay; `tell` is called after every slice. Runs on tokio.
     ///
     /// # Errors
     /// [`PublishError`]; nothing of it can be seen then, but for [`PublishError::OutcomeUnknown`].
-    pub async fn run(&self, mut tell: impl FnMut(&Progress)) -> Result<Published, PublishError> {
+    pub async fn run(&self, mut tell: impl FnMut(&PublishProgress)) -> Result<Published, PublishError> {
         let log = Log::new(&self.root, "counts");
         let Some(state) = log.load().await? else {
             return Err(TableError::Invalid(format!(
@@ -78,7 +77,7 @@ impl Publisher {
             ))
             .into());
         };
-        let replay = Replay::load(&self.root, &self.id).await?;
+        let replay = CompleteReplay::load(&self.root, &self.id).await?;
         let work = match replay.admit(&self.root, &state, self.direction).await? {
             Admitted::Already(order) => {
                 if self.direction == Direction::Publish {
@@ -105,7 +104,7 @@ impl Publisher {
         Ok(published)
     }
 
-    fn already(&self, replay: &Replay, state: &State, order: i64) -> Published {
+    fn already(&self, replay: &CompleteReplay, state: &State, order: i64) -> Published {
         Published {
             id: self.id.clone(),
             version: state.version,
@@ -134,12 +133,12 @@ impl Publisher {
 /// A replay that may be published or undone on the version that is known.
 struct UnderWay<'a> {
     publisher: &'a Publisher,
-    replay: Replay,
+    replay: CompleteReplay,
     log: Log,
     state: State,
     layout: Arc<Layout>,
     order: i64,
-    /// What is staged, and stands.
+    /// What is staged, and still has its base.
     pieces: Vec<Piece>,
     began_ms: i64,
 }
@@ -148,17 +147,17 @@ struct UnderWay<'a> {
 enum Left {
     /// These are to be merged again.
     Lost(Vec<Segment>),
-    /// Nothing is left to do: somebody else has published it, at this order.
+    /// Nothing is left to do: another process has published it, at this order.
     Already(i64),
 }
 
 impl UnderWay<'_> {
-    async fn run(mut self, tell: &mut impl FnMut(&Progress)) -> Result<Published, PublishError> {
+    async fn run(mut self, tell: &mut impl FnMut(&PublishProgress)) -> Result<Published, PublishError> {
         let id = self.publisher.id.as_str();
         let cells = self.replay.summary.cells.total();
-        // Two processes may do this at once, so names are not only theirs by order and attempt.
+        // Two processes may do this at the same time, so the order and the attempt do not make a name unique.
         let nonce = rand::random::<u64>();
-        let mut progress = Progress { cells_total: cells, ..Progress::default() };
+        let mut progress = PublishProgress { cells_total: cells, ..PublishProgress::default() };
         // What is to be merged; first everything.
         let mut only: Option<Vec<Segment>> = None;
         loop {
@@ -211,7 +210,7 @@ impl UnderWay<'_> {
         self.publisher.txn().replace('/', "-")
     }
 
-    /// Commits what is staged, exactly on the version that is known; false when somebody else's commit was faster.
+    /// Commits what is staged, exactly on the version that is known; false when another commit was faster.
     async fn commit(&mut self) -> Result<bool, PublishError> {
         let now_ms = self.publisher.clock.now_ms();
         let id = || self.publisher.id.clone();

@@ -1,8 +1,8 @@
-//! `source` of a replay: the rows of a worker's share of the archive, chunk after chunk.
+//! `source` of a replay: reads a worker's files of the archive, chunk after chunk.
 //!
-//! In: files of `raw`, read by a thread of its own. Out: records with what became of them on arrival. Time: `chunk << 32 | step`; a
-//! step is [`STEP_BYTES`] of one worker, so that what is sorted at once stays small. State: a few batches of rows. Flow control:
-//! a worker is at most [`STEPS_AHEAD`] steps ahead of what all workers have gathered. Failure: said to the run, which ends.
+//! In: files of `raw`, read by a thread of its own. Out: records, each with its outcome on arrival. Time: `chunk << 32 | step`; a
+//! step is [`STEP_BYTES`] of one worker, so that what is sorted at once stays small. State: a few batches of rows. Flow control: a
+//! worker is at most [`STEPS_AHEAD`] steps ahead of what all workers have gathered. Failure: reported to the run, which ends.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -15,10 +15,11 @@ use timely::dataflow::operators::generic::operator::source as source_operator;
 use timely::dataflow::{Scope, StreamVec};
 use timely::scheduling::Activator;
 
-use super::fetch_kept;
+use super::chunks::{Chunk, start_of};
 use crate::dataflow::route::Scope as Range;
 use crate::model::{Epoch, Records};
 use crate::process::panics::caught_in;
+use crate::replay::request::versions::fetch_kept;
 use crate::table::{File, Log, TableError, raw};
 
 /// Bytes of records in a step.
@@ -33,21 +34,8 @@ const TURN_BYTES: usize = 2 << 20;
 /// Batches of rows that may wait for the worker.
 const BATCHES_WAITING: usize = 4;
 
-/// The number of a chunk of files.
-pub type Chunk = u32;
-
-/// The first moment of a chunk.
-pub fn start_of(chunk: Chunk) -> Epoch {
-    Epoch::from(chunk) << 32
-}
-
-/// The chunk of a moment.
-pub fn chunk_of(epoch: Epoch) -> Chunk {
-    (epoch >> 32) as Chunk
-}
-
 /// What a worker reads.
-pub struct Share {
+pub struct ToRead {
     /// The archive.
     pub log: Log,
     /// Its files, by chunk; chunks ascend.
@@ -60,22 +48,22 @@ pub struct Share {
     pub prunes: Option<Arc<Range>>,
 }
 
-enum Message {
+enum FromReader {
     Begin(Chunk),
     Records(Records),
     End,
     Failed(TableError),
 }
 
-impl Share {
-    fn open(self, runtime: &tokio::runtime::Handle, wake: impl Fn() + Send + 'static) -> Receiver<Message> {
+impl ToRead {
+    fn open(self, runtime: &tokio::runtime::Handle, wake: impl Fn() + Send + 'static) -> Receiver<FromReader> {
         let (sender, receiver) = sync_channel(BATCHES_WAITING);
         let handle = runtime.clone();
         runtime.spawn_blocking(move || {
             let read = caught_in("reading the archive", || self.read(&handle, &sender, &wake));
             let end = match read.unwrap_or_else(|panic| Err(TableError::Bug(panic))) {
-                Ok(()) => Message::End,
-                Err(error) => Message::Failed(error),
+                Ok(()) => FromReader::End,
+                Err(error) => FromReader::Failed(error),
             };
             // A worker that is gone needs no end.
             sender.send(end).ok();
@@ -88,13 +76,13 @@ impl Share {
     fn read(
         self,
         runtime: &tokio::runtime::Handle,
-        sender: &SyncSender<Message>,
+        sender: &SyncSender<FromReader>,
         wake: &impl Fn(),
     ) -> Result<(), TableError> {
         let prunes = self.prunes.clone();
         let up_to = self.up_to;
         for (chunk, files) in self.files {
-            if sender.send(Message::Begin(chunk)).is_err() {
+            if sender.send(FromReader::Begin(chunk)).is_err() {
                 return Ok(());
             }
             wake();
@@ -106,7 +94,7 @@ impl Share {
                 };
                 for records in raw::read_arrived(&file, &fetched, Arc::clone(&self.topics), keep)? {
                     let records = records?;
-                    if !records.is_empty() && sender.send(Message::Records(records)).is_err() {
+                    if !records.is_empty() && sender.send(FromReader::Records(records)).is_err() {
                         return Ok(());
                     }
                     wake();
@@ -134,10 +122,10 @@ impl Gathered {
     }
 }
 
-/// Builds the operator. `fail` is told what went wrong; `read` counts rows.
+/// Builds the operator. `fail` is called with what went wrong; `read` counts rows.
 pub fn source<'scope>(
     scope: Scope<'scope, Epoch>,
-    share: Share,
+    to_read: ToRead,
     runtime: &tokio::runtime::Handle,
     gathered: Gathered,
     fail: impl Fn(TableError) + 'static,
@@ -148,7 +136,7 @@ pub fn source<'scope>(
         gathered.0.borrow_mut().1 = Some(scope.activator_for(Rc::clone(&info.address)));
         let sync = scope.worker().sync_activator_for(info.address.to_vec());
         // A worker that has ended needs no waking.
-        let receiver = share.open(runtime, move || sync.activate().unwrap_or_default());
+        let receiver = to_read.open(runtime, move || sync.activate().unwrap_or_default());
         let mut capability = Some(capability);
         let mut steps = VecDeque::new();
         let mut step_bytes = 0;
@@ -167,13 +155,13 @@ pub fn source<'scope>(
                     return;
                 }
                 match receiver.try_recv() {
-                    Ok(Message::Begin(chunk)) => {
+                    Ok(FromReader::Begin(chunk)) => {
                         // Of a replay that goes on, chunks are left out: the first ones, and any between.
                         steps.push_back(*held.time());
                         held.downgrade(&start_of(chunk));
                         step_bytes = 0;
                     }
-                    Ok(Message::Records(records)) => {
+                    Ok(FromReader::Records(records)) => {
                         read.fetch_add(records.len() as u64, Ordering::Relaxed);
                         sent += records.bytes();
                         step_bytes += records.bytes();
@@ -185,12 +173,12 @@ pub fn source<'scope>(
                             step_bytes = 0;
                         }
                     }
-                    Ok(Message::Failed(error)) => {
+                    Ok(FromReader::Failed(error)) => {
                         // The capability is held: dropping it would look like the end of the archive.
                         fail(error);
                         return;
                     }
-                    Ok(Message::End) => capability = None,
+                    Ok(FromReader::End) => capability = None,
                     Err(TryRecvError::Empty) => return,
                     Err(TryRecvError::Disconnected) => {
                         fail(TableError::Bug("the thread that reads the archive is gone without a word".to_owned()));

@@ -1,27 +1,25 @@
-//! How each dimension's windows are recounted: which a range must hold whole, and what happens to those that it holds in part.
+//! What a range does to each dimension: which windows it must hold whole, and what becomes of windows that it holds in part.
 //!
-//! In: the replay's logic, and the logics that count now: live's of all epochs before the replay's, and those of published
-//! replays. Out: per dimension its base, the windows that the range must be whole windows of, and what becomes of longer ones.
-//! A longer window that is only partly in the range gets the difference of the part, summed from base windows; where that can not
-//! be told from the cells that are there, it is left alone. Pure.
+//! In: the replay's logic, and the logics that count now. Out: per dimension its base, the window length that a range must be made
+//! of whole; longer windows that get the difference of their part in the range, summed from base windows; and windows that are left
+//! alone unless they are wholly in range, because the cells that are there do not say what to add to them. Pure.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use crate::job::Logic;
-use crate::model::{Granularity, TimeUs, Zone};
+use crate::model::Granularity;
 
 /// A logic that counts now.
-pub struct Present<'a> {
+pub struct Present {
     /// The logic.
-    pub logic: &'a Logic,
+    pub logic: Logic,
     /// What it counts only in whole windows of some range, where it is a replay's.
-    pub whole_only: &'a [(Granularity, String)],
+    pub whole_only: Vec<(Granularity, String)>,
 }
 
 /// What a range does to each dimension.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shape {
+pub struct RangeShape {
     /// By name; of the replay's logic and of those that count now.
     pub dimensions: BTreeMap<String, DimensionShape>,
 }
@@ -50,13 +48,13 @@ fn counted<'a>(logic: &'a Logic, dimension: &str) -> Option<&'a [Granularity]> {
     logic.dimensions.iter().find(|known| known.name == dimension).map(|known| known.granularities.as_slice())
 }
 
-impl Shape {
+impl RangeShape {
     /// The shape of replays with `ours` where `present` count now.
-    pub fn new(ours: &Logic, present: &[Present<'_>]) -> Shape {
-        let logics = present.iter().map(|present| present.logic).chain([ours]);
+    pub fn new(ours: &Logic, present: &[Present]) -> RangeShape {
+        let logics = present.iter().map(|present| &present.logic).chain([ours]);
         let names = logics.flat_map(|logic| logic.dimensions.iter().map(|dimension| dimension.name.clone()));
         let dimensions = names.map(|name| (name.clone(), DimensionShape::new(&name, ours, present)));
-        Shape { dimensions: dimensions.collect() }
+        RangeShape { dimensions: dimensions.collect() }
     }
 
     /// The longest base: a range is whole windows of it.
@@ -74,9 +72,10 @@ impl Shape {
 }
 
 impl DimensionShape {
-    fn new(name: &str, ours: &Logic, present: &[Present<'_>]) -> DimensionShape {
-        let theirs: Vec<_> =
-            (present.iter()).filter_map(|present| Some((counted(present.logic, name)?, present.whole_only))).collect();
+    fn new(name: &str, ours: &Logic, present: &[Present]) -> DimensionShape {
+        let theirs: Vec<_> = (present.iter())
+            .filter_map(|present| Some((counted(&present.logic, name)?, &present.whole_only)))
+            .collect();
         let new = counted(ours, name);
         // Every cell of these granularities is a sum over the same rows as that of any other of them.
         let by_all = |granularity: Granularity| {
@@ -100,7 +99,7 @@ impl DimensionShape {
                 continue;
             }
             // Base windows hold live's rows of the new logic too; where that counts the dimension, but not in these windows, they
-            // do not, so what to take out of them can not be told.
+            // do not, so they do not say what to take out.
             let can_be_told = is_counted || new.is_none();
             if common.is_some() && granularity > base && by_all(granularity) && can_be_told {
                 shape.parts.push(PartOf { granularity, is_counted });
@@ -109,28 +108,6 @@ impl DimensionShape {
             }
         }
         shape
-    }
-}
-
-/// How a window lies to a range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lies {
-    /// All of it is in the range.
-    Inside,
-    /// Some of it is.
-    Partly,
-    /// Nothing of it is.
-    Outside,
-}
-
-/// How the window of a granularity that starts at `start` lies to stretches that do not touch, ascending.
-pub fn lies(coverage: &[Range<TimeUs>], granularity: Granularity, start: TimeUs) -> Lies {
-    let end = granularity.window_end(start, Zone::Utc);
-    let first = coverage.partition_point(|stretch| stretch.end <= start);
-    match coverage.get(first) {
-        Some(stretch) if stretch.start <= start && end <= stretch.end => Lies::Inside,
-        Some(stretch) if stretch.start < end => Lies::Partly,
-        _ => Lies::Outside,
     }
 }
 
@@ -153,10 +130,10 @@ mod tests {
         Job::parse(&text, "job.toml", &|_| None).expect("a job").logic
     }
 
-    fn shape(ours: &[(&str, &[Granularity])], theirs: &[&[(&str, &[Granularity])]]) -> Shape {
-        let theirs: Vec<_> = theirs.iter().map(|theirs| logic(theirs)).collect();
-        let present: Vec<_> = theirs.iter().map(|logic| Present { logic, whole_only: &[] }).collect();
-        Shape::new(&logic(ours), &present)
+    fn shape(ours: &[(&str, &[Granularity])], theirs: &[&[(&str, &[Granularity])]]) -> RangeShape {
+        let present: Vec<_> =
+            theirs.iter().map(|theirs| Present { logic: logic(theirs), whole_only: Vec::new() }).collect();
+        RangeShape::new(&logic(ours), &present)
     }
 
     fn parts(shape: &DimensionShape) -> Vec<(Granularity, bool)> {
@@ -197,31 +174,8 @@ mod tests {
         let shape = super::tests::shape(&[], &[&[("page", &[Hour, Month])]]);
         assert_eq!(parts(&shape.dimensions["page"]), [(Month, false)]);
         // What a replay counted in whole windows only.
-        let (a, whole_only) = (logic(&[("page", &[Hour, Month])]), [(Month, "page".to_owned())]);
-        let shape = Shape::new(&a, &[Present { logic: &a, whole_only: &whole_only }]);
+        let (a, whole_only) = (logic(&[("page", &[Hour, Month])]), vec![(Month, "page".to_owned())]);
+        let shape = RangeShape::new(&a, &[Present { logic: a.clone(), whole_only }]);
         assert_eq!(shape.dimensions["page"].whole_only, [Month]);
-    }
-
-    #[test]
-    fn windows_lie_inside_partly_or_outside() {
-        let at = |text: &str| text.parse::<chrono::DateTime<chrono::Utc>>().expect("a time").timestamp_micros();
-        let coverage = [
-            at("2026-01-12T00:00:00Z")..at("2026-01-14T00:00:00Z"),
-            at("2026-02-01T00:00:00Z")..at("2026-03-01T00:00:00Z"),
-        ];
-        let lies = |granularity: Granularity, time: &str| {
-            lies(&coverage, granularity, granularity.window_start(at(time), Zone::Utc))
-        };
-        assert_eq!(lies(Day, "2026-01-13T05:00:00Z"), Lies::Inside);
-        assert_eq!(lies(Day, "2026-01-14T00:00:00Z"), Lies::Outside);
-        assert_eq!(lies(Week, "2026-01-13T05:00:00Z"), Lies::Partly);
-        assert_eq!(
-            (lies(Month, "2026-01-01T00:00:00Z"), lies(Month, "2026-02-07T00:00:00Z")),
-            (Lies::Partly, Lies::Inside)
-        );
-        assert_eq!(
-            (lies(Year, "2026-07-01T00:00:00Z"), lies(Year, "2027-07-01T00:00:00Z")),
-            (Lies::Partly, Lies::Outside)
-        );
     }
 }

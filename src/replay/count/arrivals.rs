@@ -1,7 +1,7 @@
-//! `arrivals`: which rows have another outcome than when they arrived.
+//! `arrivals`: finds the rows whose outcome is another one than when they arrived.
 //!
-//! In: decoded records with what became of them on arrival. Out: how many rows there are of each pair of outcomes, and the rows
-//! whose outcome is another one, as a batch. Only rows in range: those that count now at their event time now, the others at the
+//! In: decoded records, each with its outcome on arrival. Out: how many rows there are of each pair of outcomes, and the rows whose
+//! outcome has changed, as a batch. Only rows in range: a row that counts now at the event time that it has now, any other at the
 //! one on record. State: none.
 
 use std::collections::BTreeMap;
@@ -9,6 +9,8 @@ use std::sync::{Arc, LazyLock};
 
 use arrow::array::{Int32Builder, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use bytes::Bytes;
+use parquet::arrow::arrow_writer::ArrowWriter;
 use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
@@ -17,7 +19,7 @@ use timely::dataflow::operators::generic::operator::Operator;
 use crate::dataflow::decode::Decoded;
 use crate::dataflow::route::Scope;
 use crate::model::{Arrival, Epoch, Outcome, RecordRef, TimeUs};
-use crate::table::time_type;
+use crate::table::{TableError, time_type};
 
 static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
@@ -41,11 +43,29 @@ pub fn schema() -> SchemaRef {
 
 /// Numbers of rows by their outcome on arrival and now, as they are written: `counted`, `filtered`, or `rejected` with its reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tallies(pub BTreeMap<String, BTreeMap<String, u64>>);
+pub struct OutcomeTallies(pub BTreeMap<String, BTreeMap<String, u64>>);
 
-impl Tallies {
+impl OutcomeTallies {
+    /// All rows.
+    pub fn rows(&self) -> u64 {
+        self.0.values().flat_map(BTreeMap::values).sum()
+    }
+
+    /// Rows that count now.
+    pub fn rows_counted(&self) -> u64 {
+        self.0.values().filter_map(|by_now| by_now.get("counted")).sum()
+    }
+
+    /// Rows whose outcome is another one now, whatever the reason: on arrival, now, how many.
+    pub fn changed(&self) -> impl Iterator<Item = (&str, &str, u64)> {
+        let all = self.0.iter().flat_map(|(on_arrival, by_now)| {
+            by_now.iter().map(move |(now, rows)| (on_arrival.as_str(), now.as_str(), *rows))
+        });
+        all.filter(|(on_arrival, now, _)| on_arrival.split(':').next() != now.split(':').next())
+    }
+
     /// Adds another's.
-    pub fn merge(&mut self, other: &Tallies) {
+    pub fn merge(&mut self, other: &OutcomeTallies) {
         for (on_arrival, by_now) in &other.0 {
             for (now, rows) in by_now {
                 *self.0.entry(on_arrival.clone()).or_default().entry(now.clone()).or_default() += rows;
@@ -54,11 +74,11 @@ impl Tallies {
     }
 }
 
-/// What a chunk of records tells.
+/// What one chunk of records says.
 #[derive(Clone, Debug, Default)]
-pub struct Told {
+pub struct OutcomeBatch {
     /// All rows in range.
-    pub tallies: Tallies,
+    pub tallies: OutcomeTallies,
     /// Rows whose outcome is another one; none where there are none.
     pub rows: Option<RecordBatch>,
 }
@@ -93,23 +113,23 @@ pub fn arrivals<'scope>(
     decoded: StreamVec<'scope, Epoch, Decoded>,
     scope: Arc<Scope>,
     topics: Arc<[String]>,
-) -> StreamVec<'scope, Epoch, Told> {
+) -> StreamVec<'scope, Epoch, OutcomeBatch> {
     decoded.unary(Pipeline, "arrivals", move |_capability, _info| {
         move |input, output| {
             let _span = tracing::trace_span!("arrivals").entered();
             input.for_each(|capability, chunks| {
                 for decoded in chunks.drain(..) {
-                    output.session(&capability).give(told(&decoded, &scope, &topics));
+                    output.session(&capability).give(batch_of(&decoded, &scope, &topics));
                 }
             });
         }
     })
 }
 
-fn told(decoded: &Decoded, scope: &Scope, topics: &[String]) -> Told {
+fn batch_of(decoded: &Decoded, scope: &Scope, topics: &[String]) -> OutcomeBatch {
     let mut counted_still = 0;
-    let mut told = Told::default();
-    let mut rows = Rows::default();
+    let mut batch = OutcomeBatch::default();
+    let mut rows = RowColumns::default();
     let outcomes = decoded.outcomes.iter().zip(decoded.records.arrivals());
     for (record, ((outcome, time_now), (arrival, time_then))) in decoded.records.iter().zip(outcomes) {
         let time = if matches!(outcome, Outcome::Counted) { time_now } else { time_then };
@@ -121,21 +141,32 @@ fn told(decoded: &Decoded, scope: &Scope, topics: &[String]) -> Told {
             counted_still += 1;
             continue;
         }
-        *told.tallies.0.entry(on_arrival(*arrival)).or_default().entry(now(outcome)).or_default() += 1;
+        *batch.tallies.0.entry(on_arrival(*arrival)).or_default().entry(now(outcome)).or_default() += 1;
         if is_other(*arrival, outcome) {
             rows.push(record, *time, *arrival, outcome, topics);
         }
     }
     if counted_still > 0 {
         let counted = Outcome::Counted.name().to_owned();
-        *told.tallies.0.entry(counted.clone()).or_default().entry(counted).or_default() += counted_still;
+        *batch.tallies.0.entry(counted.clone()).or_default().entry(counted).or_default() += counted_still;
     }
-    told.rows = rows.finish();
-    told
+    batch.rows = rows.finish();
+    batch
+}
+
+/// Rows whose outcome is another one, as one file.
+pub fn encode_rows(rows: &[RecordBatch]) -> Result<Bytes, TableError> {
+    let encoding =
+        |error: parquet::errors::ParquetError| TableError::Bug(format!("rows of a replay can not be encoded: {error}"));
+    let mut writer = ArrowWriter::try_new(Vec::new(), schema(), None).map_err(encoding)?;
+    for batch in rows {
+        writer.write(batch).map_err(encoding)?;
+    }
+    writer.into_inner().map(Bytes::from).map_err(encoding)
 }
 
 #[derive(Default)]
-struct Rows {
+struct RowColumns {
     count: usize,
     epoch: Int64Builder,
     topic: StringBuilder,
@@ -145,7 +176,7 @@ struct Rows {
     texts: [StringBuilder; 5],
 }
 
-impl Rows {
+impl RowColumns {
     fn push(
         &mut self,
         record: RecordRef<'_>,

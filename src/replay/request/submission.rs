@@ -1,5 +1,8 @@
-//! What a replay is: the range, the logic, the versions that it reads. Written first, as `replays/<id>/plan.json`, and never
-//! changed: who submits the same id again goes on with the same replay.
+//! What a replay is: the range, the logic, the versions of both tables that it reads.
+//!
+//! In: what `prepare` draws up. Out: `replays/<id>/plan.json`, and the folder of everything else that the replay leaves. It is
+//! written first, and never changed: whoever submits the same id again goes on with the same replay, even if two do so at the same
+//! time. State: none.
 
 use std::ops::Range;
 
@@ -8,6 +11,7 @@ use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStore, PutMode, PutOptions};
 use serde::{Deserialize, Serialize};
 
+use crate::dataflow::route::Scope;
 use crate::ledger::{Entry, Fingerprint};
 use crate::model::{Epoch, Granularity, Lane, TimeUs};
 use crate::table::store::load_json;
@@ -24,6 +28,19 @@ pub enum Asked {
     EventTimes(Range<TimeUs>),
     /// All windows that rows ingested in this stretch touch, in µs.
     IngestTimes(Range<TimeUs>),
+}
+
+impl Asked {
+    /// The stretch.
+    pub fn range(&self) -> &Range<TimeUs> {
+        let (Asked::EventTimes(range) | Asked::IngestTimes(range)) = self;
+        range
+    }
+
+    /// Whether rows are chosen by the event time that they have on record.
+    pub fn is_by_event_time(&self) -> bool {
+        matches!(self, Asked::EventTimes(_))
+    }
 }
 
 /// A replay as it was submitted.
@@ -89,6 +106,20 @@ impl Submission {
                 Ok(Submission::load(root, &self.id).await?.unwrap_or(self))
             }
             Err(error) => Err(TableError::storage(format!("writing {path}"), error)),
+        }
+    }
+
+    /// The newest epoch that some lane has: rows of later ones are not published yet.
+    pub fn up_to(&self) -> Epoch {
+        self.lanes.into_iter().max().unwrap_or(0)
+    }
+
+    /// What is counted at all.
+    pub fn scope(&self) -> Scope {
+        let customers = self.customers.as_ref();
+        Scope {
+            coverage: self.coverage.clone(),
+            customers: customers.map(|all| all.iter().map(|customer| customer.as_bytes().into()).collect()),
         }
     }
 

@@ -1,14 +1,12 @@
-//! May a replay be published, or taken back, on a version of `counts`? Asked before anything is staged, and again after every
-//! lost race.
+//! Decides whether a replay may be published, or taken back, on a version of `counts`.
 //!
 //! In: what the replay left behind, and what `counts` has on record. Out: the order number of its commit; or that it is done
-//! already; or a refusal that says what to do. State: none.
+//! already; or a refusal that says what to do. It is asked before anything is staged, and again after every lost race. State: none.
 
-use super::dataset::Summary;
-use super::submission::Submission;
-use crate::ledger::{Entry, Fingerprint, Ledger, Orders};
-use crate::model::Epoch;
-use crate::process::{Exit, HasExit};
+use crate::ledger::{Entry, Ledger, Orders};
+use crate::replay::compare::summary::Summary;
+use crate::replay::error::PublishError;
+use crate::replay::request::submission::Submission;
 use crate::table::store::load_json;
 use crate::table::{Root, State, TableError};
 
@@ -21,125 +19,6 @@ pub enum Direction {
     Undo,
 }
 
-/// Why a replay was not published or undone; nothing of it can be seen then.
-#[derive(Debug, thiserror::Error)]
-pub enum PublishError {
-    /// A table, or the replay's files.
-    #[error(transparent)]
-    Table(#[from] TableError),
-    /// No such replay.
-    #[error("there is no replay {0:?}: `floodmark replay list` shows those that there are")]
-    Unknown(String),
-    /// It has not come to its end.
-    #[error(
-        "replay {0} is not complete: submit it again under the same id, it goes on where it ended; then publish it"
-    )]
-    Incomplete(String),
-    /// It was never published.
-    #[error("replay {0} was never published, so there is nothing to undo")]
-    NotPublished(String),
-    /// Its logic was not the newest on record.
-    #[error(
-        "replay {id} is a preview: live did not count with its logic ({logic}) when it was submitted. Run the job with that \
-         logic first (`floodmark run`), then submit the replay again with a new id"
-    )]
-    Preview {
-        /// The replay.
-        id: String,
-        /// Its logic.
-        logic: Fingerprint,
-    },
-    /// Live counts with another logic now.
-    #[error(
-        "replay {id} counts with logic {ours} (live: from epoch {before} on), but the newest on record is {found}: submit it again \
-         with a new id and the job file that runs now"
-    )]
-    LogicChanged {
-        /// The replay.
-        id: String,
-        /// Its logic.
-        ours: Fingerprint,
-        /// From which epoch on live counted with it.
-        before: Epoch,
-        /// What is on record.
-        found: String,
-    },
-    /// The id was that of another replay before.
-    #[error(
-        "replay {0} is not the one that was published under this id before (its plan.json and its entry.json differ): submit it \
-         again with a new id"
-    )]
-    Reused(String),
-    /// What it was compared with is no more.
-    #[error(
-        "replay {id} was compared before replay {other} was published or undone, and both cover the same windows: submit it again \
-         with a new id"
-    )]
-    Overtaken {
-        /// The replay.
-        id: String,
-        /// The one that was faster.
-        other: String,
-    },
-    /// Another one stands on top of it.
-    #[error(
-        "replay {other} was published after {id} and covers the same windows: the newest goes first, so run `floodmark replay undo \
-         {other}` before"
-    )]
-    UndoFirst {
-        /// The replay.
-        id: String,
-        /// The one that is newer.
-        other: String,
-    },
-    /// The tables count with it.
-    #[error("replay {0} is published, and its files are needed to undo it: run `floodmark replay undo {0}` before")]
-    InForce(String),
-    /// What was staged may be taken for an orphan soon.
-    #[error(
-        "replay {id} took {hours} h so far, and files that are not committed are deleted after {keep_hours} h: raise \
-         settings.dead_files_keep_hours, or submit a shorter range"
-    )]
-    TooSlow {
-        /// The replay.
-        id: String,
-        /// Hours since it began.
-        hours: u64,
-        /// How long the table keeps orphans.
-        keep_hours: u64,
-    },
-    /// The store did not answer to the commit.
-    #[error(
-        "the store did not answer to the commit of replay {id} (the last that was heard: {said}); whether it was done shows when \
-         the same command is run again"
-    )]
-    OutcomeUnknown {
-        /// The replay.
-        id: String,
-        /// The last complaint of the store's client.
-        said: String,
-    },
-}
-
-impl HasExit for PublishError {
-    fn exit(&self) -> Exit {
-        match self {
-            PublishError::Table(error) => error.exit(),
-            PublishError::OutcomeUnknown { .. } => Exit::TryAgain,
-            PublishError::Unknown(_)
-            | PublishError::Incomplete(_)
-            | PublishError::NotPublished(_)
-            | PublishError::Preview { .. }
-            | PublishError::LogicChanged { .. }
-            | PublishError::Reused(_)
-            | PublishError::Overtaken { .. }
-            | PublishError::UndoFirst { .. }
-            | PublishError::InForce(_)
-            | PublishError::TooSlow { .. } => Exit::Failed,
-        }
-    }
-}
-
 /// Whether it may be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admitted {
@@ -150,20 +29,20 @@ pub(super) enum Admitted {
 }
 
 /// A replay that is complete.
-pub(super) struct Replay {
+pub(super) struct CompleteReplay {
     pub(super) submission: Submission,
     pub(super) summary: Summary,
 }
 
-impl Replay {
+impl CompleteReplay {
     /// Reads what it left behind.
     ///
     /// # Errors
     /// [`PublishError::Unknown`], [`PublishError::Incomplete`], [`PublishError::Table`].
-    pub(super) async fn load(root: &Root, id: &str) -> Result<Replay, PublishError> {
+    pub(super) async fn load(root: &Root, id: &str) -> Result<CompleteReplay, PublishError> {
         let submission = Submission::load(root, id).await?.ok_or_else(|| PublishError::Unknown(id.to_owned()))?;
         let summary = Summary::load(root, id).await?.ok_or_else(|| PublishError::Incomplete(id.to_owned()))?;
-        Ok(Replay { submission, summary })
+        Ok(CompleteReplay { submission, summary })
     }
 
     /// Whether it may be done on this version of `counts`.

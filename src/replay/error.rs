@@ -1,0 +1,220 @@
+//! Why a replay ends without what was asked for.
+//!
+//! In: what the rooms of a replay found. Out: a message that says what to do next, and the exit code of the command. Nothing of the
+//! tables has changed, but for [`PublishError::OutcomeUnknown`].
+
+use crate::cluster::ClusterError;
+use crate::job::JobError;
+use crate::ledger::Fingerprint;
+use crate::model::Epoch;
+use crate::process::{Exit, HasExit};
+use crate::table::TableError;
+use crate::terminal::LocationError;
+
+/// Why a replay was not made, published or undone.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The job file.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// A table, or what lies beside it.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// There are no tables.
+    #[error(
+        "{url} holds no table {table}: run the job first (floodmark run JOB), or set tables.url to where its tables are"
+    )]
+    NoTable {
+        /// Where it should be.
+        url: String,
+        /// Its name.
+        table: &'static str,
+    },
+    /// Publishing or undoing it.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// Where the tables are.
+    #[error(transparent)]
+    Location(#[from] LocationError),
+    /// The other processes of the replay.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// The command line.
+    #[error("{0}")]
+    Usage(String),
+    /// It can not be answered exactly, or not now; what, and what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// The versions that it reads are no longer kept.
+    #[error(
+        "replay {id} compares with version {version} of table {table}, whose log is no longer kept: discard it (floodmark replay \
+         discard) and submit it again under another id"
+    )]
+    Gone {
+        /// The replay.
+        id: String,
+        /// The table.
+        table: &'static str,
+        /// The version.
+        version: u64,
+    },
+    /// A logic on record can not be read.
+    #[error(
+        "what logic {fingerprint} counts can not be read: {why}; without it nobody can say which windows a range changes. Put the \
+         file back, from a copy of the tables"
+    )]
+    LogicGone {
+        /// The logic.
+        fingerprint: Fingerprint,
+        /// Why.
+        why: String,
+    },
+    /// The system gave no thread.
+    #[error("the system gave no thread: {0}; raise the limit of processes, or use fewer workers")]
+    Thread(String),
+    /// The result can not be written.
+    #[error("the result can not be written to stdout: {0}")]
+    Output(#[source] std::io::Error),
+    /// A fault of ours.
+    #[error("{0}; this is a bug: please report it")]
+    Bug(String),
+}
+
+impl HasExit for ReplayError {
+    fn exit(&self) -> Exit {
+        match self {
+            ReplayError::Usage(_) => Exit::Usage,
+            ReplayError::NoTable { .. } => Exit::Configuration,
+            ReplayError::Job(error) => error.exit(),
+            ReplayError::Table(error) => error.exit(),
+            ReplayError::Publish(error) => error.exit(),
+            ReplayError::Location(error) => error.exit(),
+            ReplayError::Cluster(error) => error.exit(),
+            ReplayError::Refused(_)
+            | ReplayError::Gone { .. }
+            | ReplayError::LogicGone { .. }
+            | ReplayError::Thread(_)
+            | ReplayError::Output(_)
+            | ReplayError::Bug(_) => Exit::Failed,
+        }
+    }
+}
+
+/// Why a replay was not published or undone; nothing of it can be seen then.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// A table, or the replay's files.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// No such replay.
+    #[error("there is no replay {0:?}: `floodmark replay list` shows those that there are")]
+    Unknown(String),
+    /// It is not complete.
+    #[error(
+        "replay {0} is not complete: submit it again under the same id, it goes on where it ended; then publish it"
+    )]
+    Incomplete(String),
+    /// It was never published.
+    #[error("replay {0} was never published, so there is nothing to undo")]
+    NotPublished(String),
+    /// Its logic was not the newest on record.
+    #[error(
+        "replay {id} is a preview: live did not count with its logic ({logic}) when it was submitted. Run the job with that \
+         logic first (`floodmark run`), then submit the replay again with a new id"
+    )]
+    Preview {
+        /// The replay.
+        id: String,
+        /// Its logic.
+        logic: Fingerprint,
+    },
+    /// Live counts with another logic now.
+    #[error(
+        "replay {id} counts with logic {ours} (live: from epoch {before} on), but the newest on record is {found}: submit it again \
+         with a new id and the job file that runs now"
+    )]
+    LogicChanged {
+        /// The replay.
+        id: String,
+        /// Its logic.
+        ours: Fingerprint,
+        /// From which epoch on live counted with it.
+        before: Epoch,
+        /// What is on record.
+        found: String,
+    },
+    /// The id was that of another replay before.
+    #[error(
+        "replay {0} is not the one that was published under this id before (its plan.json and its entry.json differ): submit it \
+         again with a new id"
+    )]
+    Reused(String),
+    /// What it was compared with is no more.
+    #[error(
+        "replay {id} was compared before replay {other} was published or undone, and both cover the same windows: submit it again \
+         with a new id"
+    )]
+    Overtaken {
+        /// The replay.
+        id: String,
+        /// The one that was faster.
+        other: String,
+    },
+    /// A newer replay covers the same windows.
+    #[error(
+        "replay {other} was published after {id} and covers the same windows: the newest goes first, so run `floodmark replay undo \
+         {other}` before"
+    )]
+    UndoFirst {
+        /// The replay.
+        id: String,
+        /// The one that is newer.
+        other: String,
+    },
+    /// The tables count with it.
+    #[error("replay {0} is published, and its files are needed to undo it: run `floodmark replay undo {0}` before")]
+    InForce(String),
+    /// What was staged may be taken for an orphan soon.
+    #[error(
+        "replay {id} took {hours} h so far, and files that are not committed are deleted after {keep_hours} h: raise \
+         settings.dead_files_keep_hours, or submit a shorter range"
+    )]
+    TooSlow {
+        /// The replay.
+        id: String,
+        /// Hours since it began.
+        hours: u64,
+        /// How long the table keeps orphans.
+        keep_hours: u64,
+    },
+    /// The store did not answer to the commit.
+    #[error(
+        "the store did not answer to the commit of replay {id} (the last that was heard: {said}); whether it was done shows when \
+         the same command is run again"
+    )]
+    OutcomeUnknown {
+        /// The replay.
+        id: String,
+        /// The last complaint of the store's client.
+        said: String,
+    },
+}
+
+impl HasExit for PublishError {
+    fn exit(&self) -> Exit {
+        match self {
+            PublishError::Table(error) => error.exit(),
+            PublishError::OutcomeUnknown { .. } => Exit::TryAgain,
+            PublishError::Unknown(_)
+            | PublishError::Incomplete(_)
+            | PublishError::NotPublished(_)
+            | PublishError::Preview { .. }
+            | PublishError::LogicChanged { .. }
+            | PublishError::Reused(_)
+            | PublishError::Overtaken { .. }
+            | PublishError::UndoFirst { .. }
+            | PublishError::InForce(_)
+            | PublishError::TooSlow { .. } => Exit::Failed,
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! What a replay would read and touch, and about how long it would take.
+//!
+//! In: a [`Prepared`] replay. Out: an [`Estimate`], from the statistics of the tables' files alone: no row is read, nothing is
+//! written. Its rows are an upper bound, since a file counts whole where some of it may be in range.
+
+use std::ops::Range;
+
+use serde::Serialize;
+
+use super::coverage::{Partly, partly};
+use super::prepare::Prepared;
+use super::versions::raw_files;
+use crate::model::{Epoch, TimeUs, rfc3339};
+use crate::table::{TableError, counts, raw};
+
+/// Rows that one worker recounts in a second.
+const ROWS_PER_SECOND: u64 = 100_000;
+
+/// What a replay reads and touches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Estimate {
+    /// The range, as stretches of event time.
+    pub ranges: Vec<[String; 2]>,
+    /// Files of `raw` to read.
+    pub raw_files: u64,
+    /// Their size.
+    pub raw_bytes: u64,
+    /// Their rows: an upper bound of those that are decoded.
+    pub raw_rows: u64,
+    /// First and last epoch of those files.
+    pub epochs: Option<[Epoch; 2]>,
+    /// Live files of `counts` in range.
+    pub counts_files: u64,
+    /// Their size.
+    pub counts_bytes: u64,
+    /// Windows that lie only partly in the range.
+    pub partly: Vec<Partly>,
+    /// Whether it can be published: live counts with its logic.
+    pub can_be_published: bool,
+    /// Seconds that it may take.
+    pub estimate_seconds: u64,
+}
+
+impl Estimate {
+    /// For so many workers.
+    ///
+    /// # Errors
+    /// [`TableError`] when statistics can not be read.
+    pub fn of(prepared: &Prepared, workers: usize) -> Result<Estimate, TableError> {
+        let submission = &prepared.submission;
+        let files = raw_files(&prepared.versions.raw.1, submission)?;
+        let mut epochs: Option<[Epoch; 2]> = None;
+        for file in &files {
+            let (least, greatest) = raw::epochs_of(file)?;
+            let [first, last] = epochs.get_or_insert([least, greatest]);
+            (*first, *last) = (least.min(*first), greatest.max(*last));
+        }
+        let rows: u64 = files.iter().map(|file| file.rows).sum();
+        let (mut counts_files, mut counts_bytes) = (0, 0);
+        for file in prepared.versions.counts.1.files.values() {
+            let segment = counts::segment_of(file)?;
+            let meets = |range: &Range<TimeUs>| range.start < segment.period_end() && segment.period_start < range.end;
+            if submission.coverage.iter().any(meets) {
+                counts_files += 1;
+                counts_bytes += file.size;
+            }
+        }
+        Ok(Estimate {
+            ranges: submission.coverage.iter().map(|range| [rfc3339(range.start), rfc3339(range.end)]).collect(),
+            raw_files: files.len() as u64,
+            raw_bytes: files.iter().map(|file| file.size).sum(),
+            raw_rows: rows,
+            epochs,
+            counts_files,
+            counts_bytes,
+            partly: partly(&submission.coverage, &prepared.shape),
+            can_be_published: submission.before.is_some(),
+            estimate_seconds: rows.div_ceil(ROWS_PER_SECOND * workers.max(1) as u64),
+        })
+    }
+}

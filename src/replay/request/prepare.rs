@@ -1,0 +1,129 @@
+//! Checks what was asked for, and draws up the submission.
+//!
+//! In: the job, a [`ReplayRequest`], the newest versions of both tables, the logics on record. Out: a [`Prepared`] replay; nothing is
+//! written. Time: a range of ingest times becomes all windows that its rows touch, under their old or new event times. What can not
+//! be recounted exactly is refused here, with what to do instead.
+
+use std::sync::Arc;
+
+use super::checks::{check_order, check_range, check_whole};
+use super::logics::LogicsOnRecord;
+use super::shape::RangeShape;
+use super::submission::{Asked, Submission};
+use super::touched::Look;
+use super::versions::Versions;
+use crate::job::Job;
+use crate::ledger::{Fingerprint, Ledger, Orders};
+use crate::model::TimeUs;
+use crate::replay::error::ReplayError;
+use crate::table::{Root, counts};
+
+/// What a user asks for.
+#[derive(Clone, Debug)]
+pub struct ReplayRequest {
+    /// The id; made up where there is none.
+    pub id: String,
+    /// The range.
+    pub asked: Asked,
+    /// Only these customers.
+    pub customers: Option<Vec<String>>,
+    /// Bytes of files in a chunk.
+    pub chunk_bytes: u64,
+}
+
+/// A replay that may be made.
+pub struct Prepared {
+    /// What it reads.
+    pub versions: Versions,
+    /// What is to be submitted.
+    pub submission: Submission,
+    /// What it does to each dimension.
+    pub shape: RangeShape,
+}
+
+/// Checks a request, and draws up what is to be submitted.
+///
+/// # Errors
+/// [`ReplayError`] when it can not be answered exactly.
+pub async fn prepare(job: &Job, root: &Root, request: ReplayRequest, now_ms: i64) -> Result<Prepared, ReplayError> {
+    let versions = Versions::newest(root).await?;
+    let counts = &versions.counts.1;
+    let buckets = counts::buckets(counts)?;
+    if buckets != job.tables.buckets {
+        return Err(ReplayError::Refused(format!(
+            "tables.buckets = {}, but the table was made with {buckets}; put {buckets} into the job file",
+            job.tables.buckets
+        )));
+    }
+    check_order(request.asked.range())?;
+    check_whole(&versions.raw.1, &request.asked)?;
+    let mut customers = request.customers;
+    if let Some(customers) = &mut customers {
+        customers.sort_unstable();
+        customers.dedup();
+    }
+    let logic = Fingerprint::of(&job.logic);
+    let before = Ledger::of(counts).newest().filter(|(_, newest)| *newest == logic).map(|(from, _)| from);
+    let mut submission = Submission {
+        id: request.id,
+        job: job.name.clone(),
+        submitted_ms: now_ms,
+        coverage: vec![request.asked.range().clone()],
+        asked: request.asked,
+        customers,
+        logic,
+        before,
+        whole_only: Vec::new(),
+        raw_version: versions.raw.1.version,
+        counts_version: counts.version,
+        lanes: counts::lane_epochs(counts),
+        order: Orders::of(counts).newest(),
+        chunk_bytes: request.chunk_bytes,
+    };
+    let on_record = LogicsOnRecord::read(root, counts).await?;
+    let shape = match &submission.asked {
+        Asked::EventTimes(range) => {
+            let present = on_record.present(&submission)?;
+            if !present.time_is_same(&job.logic) {
+                return Err(ReplayError::Refused(
+                    "the job finds the event time elsewhere than the logic on record does: a row that moves over the edge of a range \
+                     of event times would be lost or doubled; choose the rows by when they were ingested: --ingest-from, --ingest-to"
+                        .to_owned(),
+                ));
+            }
+            let shape = present.shape(&job.logic);
+            check_range(range, &shape)?;
+            shape
+        }
+        Asked::IngestTimes(range) => {
+            // Which windows it touches is not known yet: all that counts anywhere is looked at.
+            submission.coverage = std::iter::once(TimeUs::MIN..TimeUs::MAX).collect();
+            let present = on_record.present(&submission)?;
+            let shape = present.shape(&job.logic);
+            let look = Look {
+                log: versions.raw.0.clone(),
+                files: versions.raw.1.files.values().cloned().collect(),
+                up_to: submission.up_to(),
+                ingested: range.clone(),
+                ours: Arc::new(job.logic.clone()),
+                others: on_record.replays_of_other_times(&job.logic)?.into(),
+                base: shape.base(),
+            };
+            let windows = look.windows().await?;
+            if !present.time_is_same(&job.logic) {
+                look.check(&windows, on_record.epochs_timed_as(&job.logic)).await?;
+            }
+            submission.coverage = windows;
+            shape
+        }
+    };
+    if submission.customers.is_some() && !on_record.present(&submission)?.customer_is_same(&job.logic) {
+        return Err(ReplayError::Refused(
+            "the job finds the customer elsewhere than the logic on record does: a row may move from one customer to another; \
+             leave --customers out"
+                .to_owned(),
+        ));
+    }
+    submission.whole_only = shape.whole_only();
+    Ok(Prepared { versions, submission, shape })
+}
