@@ -1,13 +1,16 @@
-//! `backlog`: in which portions the archive is fed at a start, so that what is not yet published stays within the budget.
+//! `backlog`: decides how the archive is fed after a start, so that the updates it makes stay within the pending budget.
 //!
-//! In: how many rows of which epochs are to be fed, what workers hold pending, what they have carried out. Out: what is to be done
-//! next. What fits into the budget is fed at once, newest epoch first and beside Kafka. Otherwise Kafka waits, and the oldest epochs
-//! are fed, a portion that fits after the other; when the next epoch does not fit and half of the budget is used, what was fed is
-//! published, each lane up to the last epoch that was fed. Where less is used, the next epoch is fed all the same: a publish costs
-//! the same for little and for much. Whether something fits is an estimate: a row makes at most twice the bytes that rows before it
-//! made in the same lane, and where none were measured yet, all the updates that it can. So what is held stays within the budget, or
-//! within half of it and a single epoch of the archive. A job whose budget is as large as that of the job before held all of it in
-//! memory once: then there is no bound to keep to (`counts::feed_bytes_max`). Pure.
+//! In: the epochs to be fed, with their numbers of rows; the bytes that workers hold pending; which orders were carried out. Out: the
+//! next order ([`Next`]): feed some epochs, or publish what was fed. If everything fits, it is fed at once, while Kafka is read. If
+//! not, Kafka waits: the oldest epochs are fed and published, portion by portion, until the rest fits.
+//!
+//! Whether epochs fit is an estimate. A row is taken to make at most twice the bytes that earlier rows made in the same lane; before
+//! that was measured, all the updates that it can make. A publish costs much the same for few updates as for many, so a portion is
+//! published only when more than half of the budget is used; below that, one more epoch is fed even if it may not fit. So workers
+//! hold at most the budget, or half of it and one epoch. (The caller sets no bound if the budget is at least that of the job before,
+//! which held all of this in memory: `counts::feed_bytes_max`.)
+//!
+//! State: the epochs that are left, and what was measured. Restart: begins anew from the tables. No I/O.
 
 use std::collections::VecDeque;
 

@@ -1,8 +1,10 @@
-//! Walks over JSON text byte by byte: strict about what is asked for, lenient about what is passed over.
+//! A position in JSON text that moves forward, byte by byte; [`super::json`] reads values with it.
 //!
-//! What is passed over only has to end: a string at its quote, an object or array at the bracket that closes it, anything else before
-//! `,`, `}`, `]` or white space. So `NaN`, `\xFA`, a bad number or half an escape in a value that nobody asks for does no harm.
-//! Nothing here recurses.
+//! In: text, and a position in it. Out: the strings, numbers and literals that the job asks for, which must be right JSON; or a
+//! [`Fault`]: where something is wrong, and what was expected there. Values that the job does not ask for are skipped. They only have
+//! to end: a string at its quote, an object or array at the bracket that closes it, anything else before `,`, `}`, `]` or white space.
+//! So `NaN`, `\xFA`, a bad number or half an escape in such a value does no harm. State: the position. Nothing recurses, so deep
+//! nesting is no danger.
 
 use super::escapes::json_escape;
 

@@ -1,7 +1,9 @@
-//! What the processes of a job know of its partitions: which there are, where they end, how far they were read.
+//! The partitions of a job's topics, as one process knows them: which there are, where they end, how far they were read.
 //!
-//! In: questions to the brokers, by one thread of a process: for new partitions at an interval, for ends at each epoch. Out: new
-//! partitions for the workers' shares, which are woken; lags. State: one entry per partition; grows.
+//! A thread of the process asks the brokers: for new partitions at an interval, and for the ends of all partitions when an epoch begins.
+//! In: the brokers' answers; from the workers, how far they have read. Out: new partitions, for the workers, which are woken; the ends
+//! by which a worker sees that it has read everything that came before the epoch; lags, for the metrics. State: one entry for each
+//! partition. Failure: a question without an answer, or a panic, is logged and asked again; reading goes on meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
