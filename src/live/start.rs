@@ -81,6 +81,7 @@ pub(super) async fn lead(live: &Live, processes: usize) -> Result<(Lead, Start),
     let budget_bytes = live.job.settings.budget_bytes(processes);
     let mut tables = open(live, budget_bytes).await?;
     // Before the fence, so that a start that must be refused does not end the job that runs.
+    belong_together(&mut tables).await?;
     let resumed_from = resume(live, &tables.raw.state).await?;
     changes_from(&tables, &live.job)?;
     let generation = take(&mut tables, live.clock.now_ms()).await?;
@@ -238,17 +239,31 @@ fn progress_of(raw: &State) -> Txns {
     raw.txns.iter().filter(|(id, _)| *id != WRITER_GENERATION).map(|(id, value)| (id.clone(), *value)).collect()
 }
 
-fn feed_plan(raw_table: &Table, absorbed: [Epoch; Lane::ALL.len()]) -> Result<FeedPlan, TableError> {
-    let newest = raw_table.state.txn(raw::EPOCH) as Epoch;
-    let ahead = absorbed.into_iter().max().unwrap_or(0);
+/// Refuses `counts` that has taken in epochs that `raw` does not have.
+///
+/// # Errors
+/// [`TableError::Corrupt`].
+async fn belong_together(tables: &mut Tables) -> Result<(), TableError> {
+    let Tables { raw, counts, .. } = tables;
+    let ahead = counts::lane_epochs(&counts.state).into_iter().max().unwrap_or(0);
+    if ahead > raw.state.txn(raw::EPOCH) as Epoch {
+        // It was read first: a job that runs may have committed to both since then.
+        raw.log.refresh(&mut raw.state).await?;
+    }
+    let newest = raw.state.txn(raw::EPOCH) as Epoch;
     if ahead > newest {
         return Err(TableError::Corrupt {
             table: "counts".to_owned(),
             what: format!(
-                "a lane stands at epoch {ahead}, but raw ends at {newest}: these two tables do not belong together"
+                "a lane is at epoch {ahead}, but raw ends at {newest}: raw has lost commits, or these two tables do not belong together"
             ),
         });
     }
+    Ok(())
+}
+
+fn feed_plan(raw_table: &Table, absorbed: [Epoch; Lane::ALL.len()]) -> Result<FeedPlan, TableError> {
+    let newest = raw_table.state.txn(raw::EPOCH) as Epoch;
     let after = absorbed.into_iter().min().unwrap_or(0);
     FeedPlan::new(raw_table.log.clone(), &raw_table.state, after, newest)
 }

@@ -21,7 +21,8 @@ use floodmark::table::log::WRITER_GENERATION;
 use floodmark::table::store::write_file;
 use floodmark::table::{Commit, File, Log, Root, TableError, raw};
 use floodmark::verify::{Options, Verdict, verify};
-use object_store::ObjectStore;
+use futures::TryStreamExt;
+use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::support::faulty::Fault;
 use crate::support::live::{BASE, CUSTOMERS, MINUTE, PATIENCE, Running, SECOND, World, block_on};
@@ -878,10 +879,45 @@ fn counts_ahead_of_raw_is_refused() {
     job.ends_in_order(Request::Stop);
     let ahead = |commit: &mut Commit| commit.txns.push((counts::lane_txn(Lane::Hour), 9));
     block_on(commits(world.log("counts"), ahead));
+    let versions = |world: &World| (world.table("raw").version, world.table("counts").version);
+    let before = versions(&world);
     let result = world.start(1, world.store()).end();
+    assert_eq!(code(&result), 1, "{result:?}");
     assert!(matches!(&result, Err(LiveError::Table(TableError::Corrupt { .. }))), "{result:?}");
     let said = result.expect_err("refused").to_string();
     assert!(said.contains("epoch 9") && said.contains("raw ends at 2") && said.contains("do not belong"), "{said}");
+    assert_eq!(versions(&world), before, "refused before the fence");
+}
+
+/// All of `raw` is gone: nothing is taken from what `counts` says, and its writer is no rival.
+#[test]
+fn a_new_archive_beside_old_counts_is_refused() {
+    let mut world = World::new("");
+    let job = world.start(1, world.store());
+    one_epoch(&mut world, &job);
+    job.ends_in_order(Request::Stop);
+    block_on(async {
+        let paths: Vec<_> = world.inner.list(Some(&"raw".into())).try_collect().await.expect("listed");
+        for path in paths {
+            world.inner.delete(&path.location).await.expect("deleted");
+        }
+    });
+    let result = world.start(1, world.store()).end();
+    assert_eq!(code(&result), 1, "{result:?}");
+    assert!(result.expect_err("refused").to_string().contains("raw ends at 0: raw has lost commits"));
+}
+
+/// A file of the archive is gone that must be fed: starting again would not bring it back.
+#[test]
+fn a_missing_file_of_the_archive_ends_the_feeding_as_damage() {
+    let mut world = World::new("");
+    only_archived(&mut world, 2, 10);
+    let path = world.table("raw").files.into_keys().next().expect("a file");
+    block_on(world.inner.delete(&format!("raw/{path}").into())).expect("deleted");
+    let result = world.start(1, world.store()).end();
+    assert_eq!(code(&result), 1, "{result:?}");
+    let said = result.expect_err("it can not be fed").to_string();
+    assert!(said.contains("the archive can not be fed") && said.contains(&path), "{said}");
 }
 
 /// A file of `raw` that another program rewrote without statistics of our columns: an error that says so, not a job that hangs.
