@@ -365,6 +365,22 @@ def test_files_that_are_cited_are_there(_):
         assert not cited, f"{name} cites {cited}"
 
 
+def test_the_design(_):
+    """Its map has every module, in the order of src/lib.rs; each test that it names is in the file beside whose link it is."""
+    design = PAPERS["src/README.md"]
+    [rooms] = re.findall(r"^## Code map\n(.*?)^## ", design, re.MULTILINE | re.DOTALL)
+    cells = "".join(row.split("|")[1] for row in rooms.splitlines() if row.startswith("| ["))
+    mapped = [name for name in re.findall(r"\[(\w+)(?:\.rs)?\]\(", cells) if name not in ("main", "cli")]
+    modules = re.findall(r"^pub mod (\w+);", (ROOT / "src/lib.rs").read_text(), re.MULTILINE)
+    assert mapped == modules, (mapped, modules)
+    named = re.findall(r"\]\(([^)]+\.rs)\)((?:,? `\w+`)+)", design)
+    for file, tests in named:
+        text = (ROOT / "src" / file).read_text()
+        missing = [test for test in re.findall(r"\w+", tests) if not re.search(rf"\bfn {test}\b", text)]
+        assert not missing, f"{file}: {missing}"
+    assert len(named) > 20, named
+
+
 def test_blocks_are_run(_):
     """A block of a language that is run belongs to a test that runs it."""
     for name, paper in PAPERS.items():
