@@ -3,6 +3,7 @@
 # All that the scripts download, build or run goes in one ignored folder of the checkout, .work:
 #   tools/   Kafka, the S3 server, Debian programs     venv/    Python and what reads the tables
 #   run/     folders of running servers         test/    logs and tables of the last test run
+#   target/  what scripts/test compiles
 
 umask 077 # run folders hold keys
 

@@ -28,7 +28,7 @@ from deltalake import DeltaTable, QueryBuilder
 from runner import run
 
 ROOT = Path(__file__).resolve().parent.parent
-BINARY = Path(os.environ.get("FLOODMARK", ROOT / "target/release/floodmark"))
+BINARY = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/floodmark"
 
 JOB = """
 name = "readers"
