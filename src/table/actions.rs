@@ -111,7 +111,7 @@ pub(super) struct Found {
 pub(super) fn live_file(found: Found) -> Result<File, String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Rows {
+    struct RowCount {
         num_records: u64,
     }
     if found.vector.is_some() {
@@ -122,7 +122,7 @@ pub(super) fn live_file(found: Found) -> Result<File, String> {
         return Err("its path is absolute, as in a shallow clone".to_owned());
     }
     let stats = found.stats.ok_or("it has no statistics")?;
-    let rows: Rows = serde_json::from_str(&stats).map_err(|error| format!("its statistics {stats}: {error}"))?;
+    let rows: RowCount = serde_json::from_str(&stats).map_err(|error| format!("its statistics {stats}: {error}"))?;
     Ok(File { path, size: found.size, rows: rows.num_records, partition: found.partition, stats })
 }
 
