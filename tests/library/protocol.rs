@@ -917,7 +917,7 @@ fn a_missing_file_of_the_archive_ends_the_feeding_as_damage() {
     let result = world.start(1, world.store()).end();
     assert_eq!(code(&result), 1, "{result:?}");
     let said = result.expect_err("it can not be fed").to_string();
-    assert!(said.contains("the archive can not be fed") && said.contains(&path), "{said}");
+    assert!(said.contains("table raw is damaged") && said.contains(&path), "{said}");
 }
 
 /// A file of `raw` that another program rewrote without statistics of our columns: an error that says so, not a job that hangs.

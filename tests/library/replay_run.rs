@@ -879,7 +879,11 @@ fn a_store_that_hangs_does_not_hold_up_the_end() {
         let store = on(&inner);
         store.on("/chunks/", Fault::Delay(Duration::from_secs(24 * 3600))).on("/chunks/", Fault::Denied);
         let error = begin(&store, NEW, &submission, (workers, memory_bytes)).end().expect_err("denied");
-        assert!(matches!(&error, ReplayError::Table(TableError::Denied { .. })), "{error:?}");
+        // Which of the two depends on whether the store had taken another file before it denied this one.
+        assert!(
+            matches!(&error, ReplayError::Table(TableError::Denied { .. } | TableError::Storage { .. })),
+            "{error:?}"
+        );
         nothing_is_told(&inner, &before);
         let summary = recounted(&inner, &submission, (1, LARGE));
         dataset_of(&inner, &summary).is(&reference(1), "again");
