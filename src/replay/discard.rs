@@ -8,10 +8,10 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
-use super::compare::summary::Summary;
-use super::error::PublishError;
-use super::request::submission::{FOLDER, Submission};
 use crate::ledger::{Entry, Orders};
+use crate::replay::compare::summary::Summary;
+use crate::replay::error::PublishError;
+use crate::replay::request::submission::{FOLDER, Submission};
 use crate::table::{Log, Root, State, TableError};
 
 /// Deletes a replay's files, but for its entry; how many. Also what a run of it wrote that went on after it was discarded.

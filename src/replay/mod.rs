@@ -13,14 +13,17 @@
 //! compares its part of the buckets; process 0 does all else. Nothing of the tables is changed before `publish`, and a replay that
 //! is killed at any step goes on when it is run again.
 
-pub mod request;
-pub mod count;
-pub mod compare;
-pub mod run;
-pub mod publish;
-pub mod discard;
-pub mod command;
 mod error;
 pub mod times;
+
+// The way of a replay.
+pub mod request; // What is asked for, and can it be answered exactly?
+pub mod count; // The range is counted anew, into sorted runs.
+pub mod compare; // What was counted beside what the table counts: the dataset, the summary.
+pub mod discard; // The files of a replay are deleted.
+pub mod run; // From a submission to its summary, in one process or several.
+pub mod publish; // One atomic commit of what was found, or of its opposite.
+
+pub mod command; // The command line.
 
 pub use error::{PublishError, ReplayError};
