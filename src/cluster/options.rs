@@ -1,4 +1,8 @@
-//! Who belongs to the job: from flags, environment, hostfile and secret to a [`Membership`] that can not be wrong afterwards.
+//! The options of a job over several processes, checked.
+//!
+//! In: flags, their environment variables, the hostfile, the secret. Out: [`Membership`], which can not be wrong afterwards: this
+//! process' index, where each one listens, the secret that proves membership; or `None` for a single process. Failure: options
+//! that do not fit together are a usage error, hostfile and secret one of configuration. The secret is never printed.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

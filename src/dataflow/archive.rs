@@ -15,10 +15,10 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::operator::Operator;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::Progress;
 use super::control::{Answers, Inbox};
 use super::decode::Decoded;
 use super::epoch_watch::EpochWatch;
+use super::progress::Progress;
 use super::protocol::{Answer, Archived, Outcomes};
 use super::route::Router;
 use crate::model::{Epoch, Granularity, Outcome};

@@ -19,12 +19,12 @@ use timely::dataflow::operators::generic::operator::Operator;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::Progress;
 use super::chunker::Chunker;
 use super::control::{Answers, Inbox};
 use super::epoch_watch::EpochWatch;
 use super::merge::Merge;
 use super::plan::Wanted;
+use super::progress::Progress;
 use super::protocol::{Answer, Order, Publish, Received, Staged};
 use super::roll_up::Triple;
 use super::run::Run;

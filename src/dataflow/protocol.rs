@@ -1,4 +1,9 @@
-//! What the committer tells the workers, and what they answer: the messages of the control dataflow.
+//! The messages of the control dataflow: orders of the committer to every worker, and the workers' answers.
+//!
+//! In the order of a usual round: `Tick` closes an epoch; `Read`, `Archived` and `Received` say what was read, archived and
+//! counted in it; `Publish` asks for some lanes up to an epoch, and each worker answers with exactly one `Staged`; `Published`
+//! says that it is committed, `Replaced` which files are live now. Beside these: `Feed` and `Fed` after a start, `Busy`, `Full`
+//! and `Pending` for the pace, `Stop` and `Failed` for the end. Plain data.
 
 use std::collections::BTreeMap;
 

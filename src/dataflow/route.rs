@@ -1,4 +1,10 @@
-//! Which lane each of a record's windows is published in: a function of the record and of which rows each lane wants.
+//! Routes: which lane publishes a record for each of its windows.
+//!
+//! In: a record's epoch, `ingested_at` and event time; per lane the epochs whose rows it still wants; of a replay, what is in its
+//! range. Out: for each dimension a [`Route`], four bits for each granularity, that travels in the key of the record's updates. A
+//! record is late for a minute, hour or day if `ingested_at ≥ window_end + grace`, and is then published in the late lane. After
+//! a start, a row of the archive goes only to lanes that have not absorbed its epoch. In a replay, a row counts if its lane had
+//! absorbed its epoch in the version that is compared; apart from that, late or not makes no difference. Pure.
 
 use std::collections::HashSet;
 use std::ops::{Range, RangeInclusive};

@@ -1,6 +1,9 @@
-//! A sorted run of updates: what `pending` holds and `plan` cuts up.
+//! A sorted run of one lane's updates: what `pending` holds, and `plan` cuts up.
 //!
-//! A key is granularity, bucket and cell, sorted as bytes; the lane stands outside. Everything is in two allocations.
+//! In: updates, their keys ascending. Out: key and tally by index; the stretch of each granularity and bucket; two runs merged
+//! into one, in which equal keys are summed and sums of zero left out. A key is granularity, bucket and cell, as bytes that sort
+//! in the order of the files. State: two allocations, one for all keys and one for all tallies, so millions of updates cost
+//! little beside their bytes.
 
 use std::cmp::Ordering;
 use std::ops::Range;

@@ -14,8 +14,8 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::operator::source as source_operator;
 use timely::dataflow::{Scope, StreamVec};
 
-use super::Progress;
 use super::control::Inbox;
+use super::progress::Progress;
 use super::protocol::{Answer, Order, Read};
 use crate::model::{Epoch, Records};
 use crate::source::feed::{Archive, Fed, Feed};

@@ -1,4 +1,8 @@
-//! Takes the string of a server's configuration apart: the statement around the format, its quotes and escapes, and the variables in it.
+//! Takes apart the string of a server's configuration that describes its log.
+//!
+//! In: nginx's `log_format` or Apache's `LogFormat`, bare or as the whole statement. Out: how the server escapes values, and the
+//! format in pieces: variables, and the texts between them. Whose string it is follows from the statement, or from the first
+//! variable. Failure: what was found, at which column, and what was expected. Pure.
 
 use super::line_names;
 use super::variable::{Escapes, LineTime, Meaning, Pieces, Wrong};

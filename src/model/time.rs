@@ -1,4 +1,7 @@
-//! Epochs, windows, periods and lanes: all arithmetic on time, in microseconds since 1970 UTC.
+//! All arithmetic on time: epochs, windows and their granularities, periods of files, lanes.
+//!
+//! In: times in microseconds since 1970, UTC. Out: the start and end of the window or period that holds a time, names and labels,
+//! texts in RFC 3339. Starts belong to a window, ends do not. Pure. (`verify` has arithmetic of its own.)
 
 use std::fmt;
 use std::ops::{Range, RangeInclusive};

@@ -1,4 +1,9 @@
 //! Where records come from: the topic ([`kafka`]), the archive ([`feed`]), or a script in a test ([`script`]).
+//!
+//! A [`SourceFactory`] belongs to a process: it checks the topics and decides where each partition goes on, both before workers
+//! start. It makes a [`RecordSource`] for each worker, which never blocks: it returns some records, stamped with the open epoch,
+//! and at the end of an epoch how far each partition was read. Order: Kafka's, within a partition. Failure: [`SourceError`], by
+//! what the caller does next.
 
 pub mod feed;
 pub mod kafka;

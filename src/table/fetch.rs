@@ -1,4 +1,8 @@
-//! Files of the store, fetched to be read in any order: small ones into memory, larger ones into a temporary file without a name.
+//! Files of the store, fetched whole to be read in any order.
+//!
+//! In: a path. Out: [`Fetched`]: small files in memory, larger ones in a temporary file without a name; and their rows in
+//! [`Batches`] of bounded size. So memory does not grow with a file. State: one file. Failure: while the store is away it waits;
+//! no room for the temporary file is an error that names `TMPDIR`. A kill leaves nothing.
 
 use std::fs::File as DiskFile;
 use std::io::{BufReader, Read, Write};

@@ -57,7 +57,7 @@ pub struct Log {
 
 impl Log {
     /// The log of table `name` below `root`.
-    pub fn new(root: &super::Root, name: &str) -> Log {
+    pub fn new(root: &super::store::Root, name: &str) -> Log {
         let (store, url) = root.table(name);
         Log { name: name.to_owned(), url, store, answers: root.answers(), background: root.background() }
     }

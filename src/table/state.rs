@@ -1,4 +1,7 @@
-//! What a table is when it is made, and what it holds in one version: its live files, its application transactions, its properties.
+//! What a table holds in one version ([`State`]), and what it is when it is made ([`Definition`]).
+//!
+//! A state is live files, application transactions, properties, and what other programs have done. `load` reads it from the log,
+//! and `log` keeps it up to date with each commit. A definition is columns, partition columns and properties. Plain data.
 
 use std::collections::BTreeMap;
 

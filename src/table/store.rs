@@ -1,4 +1,9 @@
-//! Where tables live: an object store and a prefix, from a URL; and writes that outlast an outage.
+//! The object store that tables live on: opened by URL, and read and written so that an outage does no harm.
+//!
+//! In: a URL with options; paths with bytes. Out: [`Root`], the folder of both tables; files read and written. There are three
+//! ways to ask. Work that must be done, a live file or a new one, waits while the store is away. A start and a command that only
+//! looks try a few times and report the failure. An answer that can not change by waiting, such as "not found" or "denied", is
+//! returned at once. State: the checkpoints under way, which an end waits for.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

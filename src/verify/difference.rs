@@ -1,4 +1,8 @@
-//! What `verify` finds: differences by kind, a bounded number of them kept, and the report with its closing sentence.
+//! The differences that `verify` finds, and its report.
+//!
+//! In: differences, one by one: which check failed, where, what was found, what was expected. Out: [`Report`], as text with a
+//! closing sentence or as JSON: how many there are of each check, and the first ones in full. State: a bounded number of them for
+//! each check, and counts, so a table that is wrong everywhere fills no memory.
 
 use std::collections::BTreeMap;
 

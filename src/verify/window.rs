@@ -1,4 +1,8 @@
-//! Windows, periods and buckets, a second time: integers only, and nothing of what the job itself computes them with.
+//! Windows, periods and buckets, computed a second time.
+//!
+//! In: times in µs since 1970, customers. Out: the windows that hold a time, the lanes of a record, the span of a period, a
+//! bucket. With the job it shares nothing, not even the crate for calendars, so that a fault in one shows against the other.
+//! Integers only; pure.
 
 use std::ops::Range;
 
