@@ -20,7 +20,7 @@ import runner
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "scripts/demo"
 MARK = f"FLOODMARK_DEMO_TEST={os.getpid()}"
-REAL_LINES = ROOT.parent / "shared/data/apache_access.log"  # of the project's own checkout; others have tests/data
+REAL_LINES = ROOT / "tests/data/apache_access.log"
 PATIENCE_SECONDS = 300
 
 # What a user may have set for jobs of their own must not matter.
@@ -82,7 +82,7 @@ def test_traffic_kill_verify_and_what_to_try_next():
     demo, log = Background("--keep"), None
     try:
         demo.wait_for("The job runs")
-        log = run(DEMO, "--log", str(REAL_LINES if REAL_LINES.exists() else ROOT / "tests/data/access_lines.txt"))
+        log = run(DEMO, "--log", str(REAL_LINES))
         demo.wait_for("Kafka runs until")
         text = demo.text()
         assert "kill -9: the job is gone" in text, text
@@ -106,8 +106,7 @@ def test_traffic_kill_verify_and_what_to_try_next():
     # The one beside it, on a broker and in a folder of its own.
     assert log.returncode == 0, log.stdout + log.stderr
     assert re.search(r"^exact: .*records? in raw", log.stdout, re.MULTILINE), log.stdout
-    if REAL_LINES.exists():
-        assert "10,000 records were sent" in log.stdout and "Rejected records by reason: 1\n" in log.stdout, log.stdout
+    assert "10,000 records were sent" in log.stdout and "Rejected records by reason: 1\n" in log.stdout, log.stdout
 
 
 def is_as_shown(text):

@@ -10,7 +10,7 @@ use crate::terminal::{Location, Output};
 #[derive(Args, Clone, Debug)]
 pub(super) struct Common {
     /// A job file, the folder of a job's tables, or one table; a path or a URL as s3://bucket/path. Without a job file the
-    /// store's options come from the environment: AWS_ENDPOINT, AWS_REGION, AWS_ACCESS_KEY_ID … (also GOOGLE_…, AZURE_…)
+    /// store's options come from the environment: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID … (also GOOGLE_…, AZURE_…)
     #[arg(value_name = "JOB|PATH|URL")]
     pub(super) place: String,
 

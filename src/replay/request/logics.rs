@@ -74,7 +74,8 @@ impl LogicsOnRecord {
     /// # Errors
     /// [`ReplayError::LogicGone`] when this build can not count with one of them.
     pub fn replays_of_other_times(&self, ours: &Logic) -> Result<Vec<Logic>, ReplayError> {
-        let others = self.entries.iter().map(|entry| entry.logic).filter(|logic| !self.finds_time_as(*logic, ours));
+        let logics: BTreeSet<Fingerprint> = self.entries.iter().map(|entry| entry.logic).collect();
+        let others = logics.into_iter().filter(|logic| !self.finds_time_as(*logic, ours));
         let known = others.map(|fingerprint| match Known::of(fingerprint, self.texts[&fingerprint].clone()) {
             Known::Logic(logic) => Ok(*logic),
             Known::Gone(why) => Err(ReplayError::LogicGone { fingerprint, why }),

@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 
+use super::versions::fetch_kept;
 use crate::decode::{Decoder, Event};
 use crate::job::Logic;
 use crate::model::{Arrival, Epoch, Granularity, Outcome, RecordRef, TimeUs, Zone, covers, rfc3339};
 use crate::process::panics::of_task;
 use crate::replay::error::ReplayError;
-use crate::table::fetch::fetch;
 use crate::table::{File, Log, TableError, raw};
 
 /// Files that are read at the same time.
@@ -89,9 +89,7 @@ impl Look {
         let found = futures::stream::iter(files).map(|file| {
             let (look, row) = (self.clone(), row.clone());
             async move {
-                let fetched = fetch(look.log.store().as_ref(), &file.path)
-                    .await
-                    .map_err(|error| error.of_table(format!("reading {} of table raw", file.path)))?;
+                let fetched = fetch_kept(&look.log, &file.path).await?;
                 let looked = tokio::task::spawn_blocking(move || {
                     let (mut found, mut times) = (T::default(), look.times());
                     let up_to = look.up_to;
