@@ -1,9 +1,9 @@
-//! What keeps a process from its place among others.
+//! Why a process can not take part in a job over several processes.
 
 use super::watch::End;
 use crate::process::{Exit, HasExit};
 
-/// What keeps a process from its place among others, by what the caller does next.
+/// Why a process can not take part, by what the caller does next.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     /// Options do not fit together.
@@ -15,13 +15,13 @@ pub enum ClusterError {
     /// It may pass: start again.
     #[error("{0}")]
     Retry(String),
-    /// Asked to stop before all were there; nothing was begun.
+    /// It was asked to stop before all processes were there; nothing was begun.
     #[error("stopped while waiting for the other processes; nothing was begun")]
     Stopped,
     /// All processes end.
     #[error("{}", .0.what)]
     Ended(End),
-    /// A fault of ours.
+    /// A bug of ours.
     #[error("{0}; this is a bug: please report it")]
     Bug(String),
 }

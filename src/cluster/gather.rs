@@ -1,8 +1,10 @@
-//! Gathers the processes of a job: each listens, and connects to all of a lower index, until all are connected with all.
+//! Gathers the processes of a job: each listens, and connects to all with a lower index, until each is connected to all others.
 //!
-//! Out: the control connections, watched; for each pair of processes the one socket that timely takes. Who goes away before all are
-//! here is forgotten and waited for again; process 0 says when all are here, and of which start each must be. Bounded: handshakes at
-//! once ([`HANDSHAKES_MAX`]), each by time and bytes. A stray connection costs a thread for seconds at most.
+//! In: the membership and the card of this process. Out: the control connections, watched; and for each other process the one
+//! socket that timely takes. Process 0 says when all are here, and which start of each process takes part. State: one seat for each
+//! connection that is needed; at most [`HANDSHAKES_MAX`] handshakes at once, each bounded in time and bytes, so a stray connection
+//! costs a thread for seconds at most. Failure: a process that goes away before all are here is forgotten and waited for again;
+//! when the time is up, the error names those that are missing.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,10 +23,10 @@ use super::watch::{End, Ended, Heard, SILENCE_MAX, Watch};
 use crate::process::panics::caught_in;
 use crate::process::{Exit, lock};
 
-/// Why a process can not listen at its own address; a name service may say so for a moment.
+/// Why a process can not listen at its own address. It may pass, if a name service is behind.
 const NO_ADDRESS: &str = "that is no address of this machine: correct the hostfile or --process-index";
 
-/// Handshakes under way; whoever comes beyond them is let go, and a member comes again.
+/// The most handshakes at once. Further connections are closed; a member tries again.
 const HANDSHAKES_MAX: usize = 64;
 
 const RETRY: Duration = Duration::from_millis(100);
@@ -32,14 +34,14 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// How long a seat may be taken by a connection that may be dead: a host that is gone is noticed within this.
+/// How long a seat may be taken by a connection that may be dead: a host that is gone is noticed within this time.
 const TAKEN_MAX: Duration = Duration::from_secs(15);
 
-/// When it is said first whom we wait for, and how often again.
+/// After what time the missing processes are first logged, and how often after that.
 const SAY_FIRST: Duration = Duration::from_secs(2);
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
-/// Once process 0 has said that all are here.
+/// How long it may take to be complete here, once process 0 has said that all are here.
 const BEGUN_MAX: Duration = Duration::from_secs(15);
 
 struct Joined {
@@ -58,12 +60,12 @@ struct Door {
 enum Seat {
     Empty,
     Here(Joined),
-    /// In use.
+    /// It is in use.
     HandedOn,
 }
 
 impl Seat {
-    /// Whether a process may take it: nobody has it, or this start of it, or one that is gone.
+    /// Whether a process may take it: it is empty, or taken by the same start of that process, or its connection is dead.
     fn is_free(&self, theirs: &Card) -> bool {
         match self {
             Seat::Empty => true,
@@ -83,18 +85,19 @@ struct Gathering {
     membership: Membership,
     card: Card,
     ended: Ended,
-    /// What is needed; `true`: for control.
+    /// The connections that are needed, by index of the peer; `true` is for control.
     seats: Mutex<BTreeMap<Key, Seat>>,
     /// By index: why there is no connection yet.
     trouble: Mutex<BTreeMap<usize, String>>,
-    /// What another start does not mend: who spoke our protocol and is not of this job, an address that is not ours.
+    /// What another start does not solve: a process that speaks our protocol and is not of this job, or an address that is not
+    /// ours.
     refused: Mutex<Option<String>>,
     handshakes: AtomicUsize,
     stray_said: AtomicBool,
     done: AtomicBool,
 }
 
-/// Ends the threads that connect.
+/// Ends the threads that connect, when it is dropped.
 struct Done(Arc<Gathering>);
 
 impl Drop for Done {
@@ -191,7 +194,7 @@ impl Gathering {
             if let Some(Heard::Begin(runs)) = heard {
                 begun = Some(runs);
             }
-            // Who was started again meanwhile connects again.
+            // A process that was started again meanwhile connects again.
             let is_whole = |runs: &Vec<u64>| missing.is_empty() && *runs == self.runs();
             if begun.as_ref().is_some_and(is_whole)
                 && let Some((watch, _)) = watch.take()
@@ -211,7 +214,7 @@ impl Gathering {
         }
     }
 
-    /// Accepts whoever has come; each is heard on a thread of its own. The last process needs nobody to come.
+    /// Accepts the connections that have come; each is answered on a thread of its own. The last process needs none.
     fn listen(self: &Arc<Self>, door: &mut Door) {
         let index = self.membership.index;
         if door.listener.is_none() && door.tried.is_none_or(|tried| tried.elapsed() >= LISTEN_AGAIN) {
@@ -240,7 +243,7 @@ impl Gathering {
             self.handshakes.fetch_add(1, Ordering::AcqRel);
             let gathering = Arc::clone(self);
             let hear = move || {
-                // Whatever connects must not end the job; a member comes again.
+                // No connection may end the job; a member tries again.
                 if let Err(panic) = caught_in("answering a connection", || gathering.answer(stream, from)) {
                     tracing::error!(%from, "{panic}; the connection is let go");
                 }
@@ -285,7 +288,7 @@ impl Gathering {
         }
         match lock(&self.seats).get(&key(theirs.index, purpose)) {
             Some(seat) if seat.is_free(theirs) => Verdict::Welcome,
-            // Or it was led here by a wrong hostfile, and sees so from our card.
+            // Or a wrong hostfile has led it here, which it sees from our card.
             _ => Verdict::Taken,
         }
     }
@@ -310,7 +313,7 @@ impl Gathering {
         }
     }
 
-    /// Connects to a process of a lower index, and again when that goes away.
+    /// Connects to a process with a lower index, and again when that goes away.
     fn call(&self, peer: usize, purpose: Purpose) {
         let mut taken: Option<Instant> = None;
         while !self.done.load(Ordering::Acquire) && self.ended.get().is_none() {
@@ -362,7 +365,7 @@ impl Gathering {
         Ok(verdict)
     }
 
-    /// Whom there is no connection with, or not all; forgets those that went away.
+    /// The processes to which a connection is missing. Forgets those that went away.
     fn missing(&self) -> Vec<usize> {
         let mut missing = Vec::new();
         for ((peer, _), seat) in lock(&self.seats).iter_mut() {
@@ -379,7 +382,7 @@ impl Gathering {
         missing
     }
 
-    /// Whether process 0 has said something.
+    /// Whether process 0 has sent something.
     fn is_spoken_to(&self) -> bool {
         match lock(&self.seats).get(&(0, true)) {
             Some(Seat::Here(joined)) => looks(&joined.stream).is_ok_and(|bytes| bytes > 0),
@@ -387,7 +390,7 @@ impl Gathering {
         }
     }
 
-    /// By index, of which start each is; of who is not here, 0.
+    /// The start of each process, by index; 0 for one that is not here.
     fn runs(&self) -> Vec<u64> {
         let seats = lock(&self.seats);
         let run = |peer| match seats.get(&(peer, false)) {
@@ -418,7 +421,7 @@ impl Gathering {
             whom.push(format!("{} more", missing.len() - NAMED));
         }
         if whom.is_empty() {
-            // All are here with us, not yet with process 0.
+            // All are connected to us, but not yet to process 0.
             whom.push("process 0 to have all".to_owned());
         }
         format!("waiting for {}, {} s", whom.join(", "), waited.as_secs())
@@ -437,7 +440,7 @@ fn connect(host: &str) -> Result<TcpStream, HelloError> {
     let mut last = "its name has no address".to_owned();
     for address in host.to_socket_addrs().map_err(|error| HelloError::Broken(error.to_string()))? {
         match TcpStream::connect_timeout(&address, CONNECT_MAX) {
-            // The system may give both ends of a connection to one socket.
+            // The system may connect a socket to itself.
             Ok(stream) if stream.local_addr().ok() == Some(address) => last = "nobody listens there".to_owned(),
             Ok(stream) => return Ok(stream),
             Err(error) => last = error.to_string(),
@@ -446,8 +449,8 @@ fn connect(host: &str) -> Result<TcpStream, HelloError> {
     Err(HelloError::Broken(last))
 }
 
-/// Small messages go at once; a host that is gone is noticed in seconds, also where nothing is sent. A little later than by the
-/// control connections, which know the name.
+/// Small messages are sent at once, and a host that is gone is noticed in seconds, even if nothing is sent. The control connections
+/// notice it a little earlier, because they know the name of the process.
 fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
@@ -457,7 +460,7 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(SILENCE_MAX + Duration::from_secs(4)))
 }
 
-/// Bytes that have come, one at most; 0 where there is no longer anybody.
+/// How many bytes have arrived, at most one; 0 if the other side has closed the connection.
 fn looks(stream: &TcpStream) -> io::Result<usize> {
     stream.set_nonblocking(true)?;
     let found = stream.peek(&mut [0]);

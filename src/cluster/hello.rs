@@ -1,5 +1,5 @@
-//! The handshake of one connection: who connects (C) and who accepts (A) prove to each other that they know the secret, then compare
-//! what they are.
+//! The handshake of one connection: the side that connects (C) and the side that accepts (A) prove to each other that they know the
+//! secret, then compare their cards.
 //!
 //! ```text
 //! C → A   magic, version, nonce of C                    A → C   magic, version, nonce of A
@@ -7,8 +7,9 @@
 //! A → C   0: the proof does not fit; or 1, then verdict and card of A, HMAC(secret, "A", nonces, verdict and card)
 //! ```
 //!
-//! Nonces of both sides keep a proof from being used again, the role keeps it from being sent back. Bounded: [`TIME_MAX`], [`CARD_MAX`].
-//! What does not begin with the magic is a stray connection, and learns nothing.
+//! The nonces of both sides keep a proof from being used again, and the role keeps it from being sent back. State: none; a
+//! handshake is bounded by [`TIME_MAX`] and [`CARD_MAX`]. Failure: the connection is closed. One that does not begin with the magic
+//! is stray, and learns nothing.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -22,13 +23,13 @@ use super::options::Secret;
 
 const MAGIC: [u8; 8] = *b"FLOODMRK";
 
-/// Of the handshake, of cards, and of what follows on control connections.
+/// The version of the handshake, of cards, and of the frames that follow on control connections.
 const VERSION: u16 = 2;
 
-/// A whole handshake.
+/// How long a whole handshake may take.
 const TIME_MAX: Duration = Duration::from_secs(5);
 
-/// Bytes of a card.
+/// The most bytes of a card.
 const CARD_MAX: usize = 4096;
 
 const HELLO: usize = MAGIC.len() + 2 + 32;
@@ -39,7 +40,7 @@ const PROOF: usize = 32;
 pub(super) enum Purpose {
     /// Start, signs of life and end, with process 0.
     Control,
-    /// Timely's.
+    /// Timely's data.
     Data,
 }
 
@@ -48,7 +49,7 @@ pub(super) enum Purpose {
 pub(super) struct Card {
     /// Its index.
     pub(super) index: usize,
-    /// Tells its starts apart.
+    /// Distinguishes its starts.
     pub(super) run: u64,
     /// Version and sources.
     pub(super) build: String,
@@ -63,7 +64,7 @@ pub(super) struct Card {
 }
 
 impl Card {
-    /// What differs; both sides say it.
+    /// What differs; both sides report it.
     pub(super) fn differences(&self, theirs: &Card) -> Option<String> {
         let mut differences = Vec::new();
         let mut compare = |what: &str, found: String, expected: String| {
@@ -87,7 +88,7 @@ impl Card {
 /// What the accepting side says to a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Verdict {
-    /// This connection is taken.
+    /// This connection is accepted.
     Welcome,
     /// Another process with this index is here.
     Taken,
@@ -98,7 +99,7 @@ pub(super) enum Verdict {
 /// Why there is no connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum HelloError {
-    /// It is not one of ours.
+    /// It is not a process of ours.
     Stray(String),
     /// One of ours, but not of this job: its proof or version does not fit.
     Refused(String),
@@ -116,7 +117,7 @@ impl From<io::Error> for HelloError {
     }
 }
 
-/// A stream on which all that is to be done must be done by a deadline.
+/// A stream with one deadline for all that is done on it.
 struct Timed<'s> {
     stream: &'s TcpStream,
     deadline: Instant,
@@ -189,7 +190,7 @@ fn hello(nonce: [u8; 32]) -> [u8; HELLO] {
     hello
 }
 
-/// A proof: of the secret, for a role, in this connection, of this message.
+/// A proof of knowing the secret; it holds for one role, one connection and one message.
 fn proof(secret: &Secret, role: u8, hellos: [&[u8; HELLO]; 2], message: &[u8]) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.bytes()).expect("HMAC takes a key of any length");
     mac.update(&[role]);
@@ -205,7 +206,7 @@ fn message(value: &impl Serialize) -> Vec<u8> {
 }
 
 fn read_card<'c, T: Deserialize<'c>>(card: &'c [u8]) -> Result<T, HelloError> {
-    // Its proof fits, so it is of another build.
+    // Its proof is right, so it is of another build.
     bincode::deserialize(card).map_err(|error| HelloError::Refused(format!("a card of another build: {error}")))
 }
 
@@ -214,7 +215,7 @@ fn done(stream: &TcpStream) -> io::Result<()> {
     stream.set_write_timeout(None)
 }
 
-/// Says hello to who listens at the other end. Returns its verdict and card.
+/// Does the handshake as the side that connects. Returns the other side's verdict and card.
 ///
 /// # Errors
 /// [`HelloError`].
@@ -245,7 +246,7 @@ pub(super) fn connect(
     read_card(&answer)
 }
 
-/// Hears who connects. `decide` is asked once it has proved membership, and only then.
+/// Does the handshake as the side that accepts. `decide` is called only after the other side has proved its membership.
 ///
 /// # Errors
 /// [`HelloError`].
@@ -260,7 +261,7 @@ pub(super) fn accept(
     let ours = hello(nonce);
     let theirs = match timed.hello() {
         Err(error @ HelloError::Refused(_)) => {
-            // Its version is all that matters; who no longer listens needs no answer.
+            // This tells it our version. If it no longer listens, it needs no answer.
             timed.write_all(&ours).ok();
             return Err(error);
         }
@@ -306,7 +307,7 @@ mod tests {
         }
     }
 
-    /// Lets `client` loose on the accepting side; returns what that makes of it.
+    /// Runs `client` against the accepting side, and returns what that side answers.
     fn accepts(client: impl FnOnce(TcpStream) + Send + 'static) -> Result<(Verdict, Purpose, Card), HelloError> {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound");
@@ -398,7 +399,7 @@ mod tests {
         assert!(matches!(large, Err(HelloError::Stray(_))), "{large:?}");
     }
 
-    /// Who only repeats what it hears, or heard before, proves nothing.
+    /// A process that only repeats what it hears, or heard before, proves nothing.
     #[test]
     fn a_proof_can_not_be_sent_back_or_again() {
         let heard = accepts(|mut stream| {

@@ -7,8 +7,8 @@
 //! watch: one control connection from process 0 to each other, from here to the end
 //! ```
 //!
-//! State: none beyond the connections; one process that is lost ends all, and a start of all goes on from the tables. Only
-//! membership is proved; what is exchanged afterwards is neither encrypted nor signed.
+//! State: only the connections. Failure: if one process is lost, all end; when all are started again, they go on from the tables.
+//! Only membership is proved; what is exchanged afterwards is neither encrypted nor signed.
 
 mod error;
 mod gather;
@@ -38,10 +38,10 @@ pub use options::{ClusterArgs, Membership, Secret};
 pub use watch::End;
 use watch::{Ended, Heard, Watch};
 
-/// What timely runs a process' workers on.
+/// The communication on which timely runs a process' workers.
 pub type Network = (Vec<AllocatorBuilder>, Box<dyn Any + Send>);
 
-/// A process among others, all of which are here.
+/// This process as a member of the job; all others are here.
 pub struct Member {
     membership: Membership,
     workers: usize,
@@ -51,8 +51,8 @@ pub struct Member {
 }
 
 impl Member {
-    /// Waits for all processes of a job, or of the replay with this fingerprint. `stops`: asked to stop while waiting; `on_stop`:
-    /// another process was asked to.
+    /// Waits for all processes of a job, or of the replay with this fingerprint. `stops` says whether this process was asked to
+    /// stop while it waits; `on_stop` is called when another process was asked to.
     ///
     /// # Errors
     /// [`ClusterError`].
@@ -92,12 +92,12 @@ impl Member {
         self.membership.index
     }
 
-    /// How many they are.
+    /// The number of processes.
     pub fn processes(&self) -> usize {
         self.membership.hosts.len()
     }
 
-    /// This process is able to start; process 0 returns when all are.
+    /// Reports that this process is able to start; in process 0, waits until all others are.
     ///
     /// # Errors
     /// [`ClusterError::Ended`].
@@ -105,7 +105,7 @@ impl Member {
         if self.index() > 0 { self.tell(&()) } else { self.told::<()>().map(drop) }
     }
 
-    /// Tells process 0, once between two things that it hands out.
+    /// Sends something to process 0, once between two things that process 0 hands out.
     ///
     /// # Errors
     /// [`ClusterError::Bug`].
@@ -114,7 +114,7 @@ impl Member {
         Ok(())
     }
 
-    /// Process 0 waits until all others have told it something; by index.
+    /// Process 0 waits until all others have sent it something. Returns that, by index.
     ///
     /// # Errors
     /// [`ClusterError::Ended`].
@@ -160,7 +160,7 @@ impl Member {
         ClusterError::Ended(self.ended.get().unwrap_or_else(nameless))
     }
 
-    /// Gives the sockets to timely. From here on the panics of its threads are the loss of a process.
+    /// Gives the sockets to timely. From now on, a panic of one of its threads is the loss of a process.
     ///
     /// # Errors
     /// The system gives no threads.
@@ -179,7 +179,7 @@ impl Member {
         self.ended.wait().await
     }
 
-    /// Works until that is done, or all processes end.
+    /// Runs `work` until it is done, or all processes end.
     ///
     /// # Errors
     /// Those of the work; [`ClusterError::Ended`].
@@ -199,7 +199,7 @@ impl Member {
         self.watch.ask_to_stop();
     }
 
-    /// This process ends, and all others with it. The first end is everybody's.
+    /// Ends this process, and all others with it. The first end applies to all.
     pub fn end(&self, exit: Exit, what: &str) {
         let what = match exit {
             Exit::Done => String::new(),
@@ -209,7 +209,7 @@ impl Member {
     }
 }
 
-/// What a process without others runs its workers on.
+/// The [`Network`] of a process without others.
 ///
 /// # Errors
 /// What the system says.
@@ -217,7 +217,7 @@ pub fn alone(workers: usize) -> Result<Network, String> {
     timely::Config::process(workers).communication.try_build()
 }
 
-/// Runs workers on a network; answers when they, and its threads, have ended.
+/// Runs workers on a network. What it returns resolves when they, and the network's threads, have ended.
 ///
 /// # Errors
 /// The system gives no threads; what it says.
@@ -233,7 +233,7 @@ pub fn execute_in(
                 tracing::error!(what, "a worker panicked");
             }
         }
-        // Who no longer waits ends without.
+        // Nobody may be waiting any more.
         sender.send(()).ok();
     });
     Ok(joined)
@@ -247,7 +247,7 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ClusterError> {
     bincode::deserialize(bytes).map_err(|error| ClusterError::Bug(format!("what another process says: {error}")))
 }
 
-/// Tells values apart.
+/// A hash that distinguishes values, the same in all processes of a build.
 pub fn fingerprint(value: &impl Hash) -> u64 {
     foldhash::quality::FixedState::default().hash_one(value)
 }

@@ -12,7 +12,7 @@ use clap::Args;
 
 use super::error::ClusterError;
 
-/// A secret that is shorter could be guessed by who has seen one proof.
+/// A shorter secret could be guessed by somebody who has seen one proof.
 const SECRET_BYTES_MIN: usize = 16;
 
 const SECRET: &str = "FLOODMARK_CLUSTER_SECRET";

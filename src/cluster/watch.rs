@@ -1,4 +1,4 @@
-//! The control connections, one between process 0 and each other: the start, signs of life, a request to stop, the end.
+//! The control connections, one between process 0 and each other process: the start, signs of life, a request to stop, the end.
 //!
 //! ```text
 //!   0 → all  Begin: all are here           all → 0  Told: how far it is, what it found
@@ -6,9 +6,9 @@
 //!   both     Beat, every second            both     End: with an exit code; of process 0 it is everybody's
 //! ```
 //!
-//! In: frames, a length and bincode. Out: what is heard, and the one end of this process. The first end that is known is the end: who
-//! is process 0 tells all others at once, another tells process 0. A connection that closes without an end, or says nothing for
-//! [`SILENCE_MAX`], is a process that is lost. State: a reading and a beating thread per connection.
+//! In: frames, each a length and bincode. Out: what is heard, and the one end of this process. The first end that is known is the
+//! end: process 0 sends it to all others at once, another process sends it to process 0. State: a reading and a beating thread per
+//! connection. Failure: a connection that closes without an end, or is silent for [`SILENCE_MAX`], means that its process is lost.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -26,17 +26,17 @@ use tokio::sync::watch;
 
 const BEAT: Duration = Duration::from_secs(1);
 
-/// A process that has said nothing for so long is frozen, or its host is gone. Beats come from a thread of their own and need no
-/// lock that work holds, so only a machine that stands still is as slow; the price of a mistake is a restart.
+/// A process that has been silent for so long is frozen, or its host is gone. Beats come from a thread of their own and need no
+/// lock that work holds, so only a frozen machine is that slow. The price of a mistake is a restart.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(8);
 
-/// How long timely's own connections may be broken before that is the end: process 0 knows better who was lost.
+/// How long this process waits to end after one of timely's own connections broke: process 0 knows better which process was lost.
 const WORD_FROM_ZERO: Duration = Duration::from_secs(2);
 
-/// How long who ends waits for others to have heard so.
+/// How long a process that ends waits until the others know of it.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Of a frame: the state of the largest tables is some hundred megabytes.
+/// The most bytes of a frame: the state of the largest tables is some hundred megabytes.
 const FRAME_MAX: u32 = 1 << 30;
 
 /// Why, and how, all processes end.
@@ -68,7 +68,7 @@ enum Frame {
     End(End),
 }
 
-/// What is heard of a process.
+/// What is heard from another process.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Heard {
     /// All are here: the start of each, by index.
@@ -77,11 +77,11 @@ pub(super) enum Heard {
     Told(usize, Vec<u8>),
     /// What process 0 hands out.
     Handed(Vec<u8>),
-    /// There is an end.
+    /// An end is known.
     End,
 }
 
-/// The end of this process: there is one, the first.
+/// The end of this process. There is only one, the first.
 #[derive(Clone)]
 pub(super) struct Ended(Arc<watch::Sender<Option<End>>>);
 
@@ -96,7 +96,7 @@ impl Ended {
         self.0.borrow().clone()
     }
 
-    /// Whether it is the first.
+    /// Sets the end; returns whether it was the first.
     pub(super) fn set(&self, end: End) -> bool {
         self.0.send_if_modified(|ended| {
             let first = ended.is_none();
@@ -128,14 +128,14 @@ struct Shared {
     ended: Ended,
     /// By index; process 0 has one to each other, another to process 0 only.
     writers: Vec<Option<Mutex<TcpStream>>>,
-    /// Processes that are not known to know of the end: they said none, and are still there.
+    /// How many processes may not know of the end: they have sent none, and are still there.
     unaware: AtomicUsize,
     heard: Mutex<Sender<Heard>>,
     on_stop: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Watch {
-    /// Watches these connections from here on. `on_stop`: process 0 is asked to end in order.
+    /// Watches these connections from now on. `on_stop` is called when process 0 is asked to end in order.
     ///
     /// # Errors
     /// The system gives no threads.
@@ -202,7 +202,7 @@ impl Watch {
         self.shared.send_all(&Frame::Stop);
     }
 
-    /// This process ends; tells the others, and waits until they know.
+    /// Ends this process: tells the others, and waits until they know.
     pub(super) fn end(&self, end: End) {
         self.shared.end(end);
         let deadline = Instant::now() + FAREWELL;
@@ -211,8 +211,8 @@ impl Watch {
         }
     }
 
-    /// Timely's threads panic when a peer is gone. From here on that is the end of this process, unless process 0 says another one
-    /// soon, and nobody reads of panics that follow from it.
+    /// Timely's threads panic when a peer is gone. From now on that ends this process, unless process 0 soon sends another end.
+    /// Panics that follow from it are only logged at debug.
     pub(super) fn take_network_panics(&self) {
         let (broken, shared, others) = (AtomicBool::new(false), Arc::clone(&self.shared), panic::take_hook());
         panic::set_hook(Box::new(move |info| {
@@ -240,13 +240,13 @@ impl Watch {
     }
 }
 
-/// What a panic is.
+/// What a panic means.
 #[derive(Debug, PartialEq, Eq)]
 enum Panic {
     /// A thread of timely's has lost its connection with that process.
     Connection(usize),
-    /// A worker that exchanges with a process that is lost. It stays in the panic, until this process ends: what it holds would
-    /// send once more while it is dropped, and a panic then aborts the process.
+    /// A worker that exchanges with a process that is lost. It is kept inside the panic until this process ends: what it holds
+    /// would send once more while it is dropped, and a second panic there would abort the process.
     Worker,
     /// Any other that follows from a connection that broke.
     After,
@@ -255,7 +255,7 @@ enum Panic {
 }
 
 impl Panic {
-    /// Of the thread with that name, before or after a connection broke.
+    /// What a panic of the thread with this name means, before or after a connection broke.
     fn of(thread: Option<&str>, broken: bool) -> Panic {
         let of_timely = thread.and_then(|name| name.strip_prefix("timely:")?.split_once('-'));
         match of_timely {
@@ -275,8 +275,8 @@ impl Shared {
         }
     }
 
-    /// To all that there are connections with, at once: one of them may stand still. Who can not be reached is lost, and its reading
-    /// thread says so.
+    /// Sends to all connected processes in parallel, because one of them may be frozen. A process that can not be reached is lost,
+    /// and its reading thread reports that.
     fn send_all(&self, frame: &Frame) {
         let bytes = &encode(frame);
         thread::scope(|scope| {
@@ -290,7 +290,7 @@ impl Shared {
         });
     }
 
-    /// Works on a thread of its own; a panic in it ends this process, and all others with it.
+    /// Runs `work` on a thread of its own; a panic in it ends this process, and all others with it.
     fn spawn(
         self: &Arc<Self>,
         thread: String,
@@ -346,7 +346,7 @@ impl Shared {
     }
 
     fn heard(&self, heard: Heard) {
-        // Who no longer listens has ended.
+        // If nobody listens any more, this process has ended.
         lock(&self.heard).send(heard).ok();
     }
 
@@ -418,7 +418,7 @@ mod tests {
         Watch::start(index, names, streams, Ended::default(), Box::new(on_stop)).expect("threads")
     }
 
-    /// Processes 0, 1 and 2; `on_stop`: 0 is asked to stop.
+    /// Processes 0, 1 and 2; `on_stop` is called when 0 is asked to stop.
     fn three(on_stop: impl Fn() + Send + Sync + 'static) -> [Watch; 3] {
         let ([a, b], [c, d]) = (pair(), pair());
         let zero = watch(0, vec![None, Some(a), Some(c)], on_stop);

@@ -1,4 +1,4 @@
-//! Cells as sorted bytes: what is counted, and where it lives.
+//! Cells, encoded as bytes that sort in the order of the files, and the segments that hold them. Pure.
 //!
 //! A cell of `counts` is `(customer, dimension, window_start, dimension_value)` within a segment. [`Cell::encode`] writes the
 //! four so that comparing bytes compares the tuple in the order of the files: `customer` and `dimension` escaped and
@@ -13,8 +13,8 @@ use super::time::{Granularity, Period, Target, TimeUs};
 /// Longest dimension value, in bytes, that is kept as it is; see [`shorten`].
 pub const CELL_VALUE_BYTES_MAX: usize = 512;
 
-/// Bytes that sort as a cell does, with what stands before it on its way. Most fit in place: a batch of them is one allocation,
-/// and sorting it stays within it.
+/// The sort key of an update: an encoded cell, preceded by a head where a stage needs one. Most keys fit inline, so a batch of them
+/// is one allocation, and sorting it touches no other memory.
 pub type Key = SmallVec<[u8; 56]>;
 
 /// The unit of merging: the cells of one granularity, one period and one bucket of customers.
@@ -50,10 +50,10 @@ pub struct Cell {
     pub value: String,
 }
 
-/// A cell's sorted bytes, cut without a copy, so that another window can be put in.
+/// The parts of an encoded cell, borrowed, so that a key for another window can be built from them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CellParts<'a> {
-    /// Customer and dimension as they are encoded.
+    /// Customer and dimension, encoded.
     pub head: &'a [u8],
     /// The dimension alone; names of dimensions have no 0x00, so it is not escaped.
     pub dimension: &'a [u8],
@@ -105,7 +105,7 @@ impl Cell {
         })
     }
 
-    /// Appends the head of an update's key, that sorts updates by target, granularity and bucket before the cell's own bytes.
+    /// Appends the head of an update's key. It sorts updates by target, granularity and bucket, before the cell's own bytes.
     pub fn encode_head(target: Target, granularity: Granularity, bucket: u16, out: &mut Vec<u8>) {
         out.push(target.number());
         out.push(granularity as u8);
@@ -130,7 +130,7 @@ pub fn bucket_of(customer: &[u8], buckets: u32) -> u16 {
 }
 
 /// A value of more than [`CELL_VALUE_BYTES_MAX`] bytes becomes its longest UTF-8 prefix of at most 495 bytes, `~`, and 16 hex
-/// digits of its md5: at most 512 bytes, and still apart from its neighbours.
+/// digits of its md5: at most 512 bytes, and still distinct from other values with the same prefix.
 pub fn shorten(value: &mut String) {
     if value.len() <= CELL_VALUE_BYTES_MAX {
         return;
@@ -169,7 +169,7 @@ fn push_escaped(text: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&[0, 1]);
 }
 
-/// Where an escaped text ends, its terminator included.
+/// Where an escaped text ends, after its terminator.
 fn escaped_end(bytes: &[u8]) -> Option<usize> {
     let mut from = 0;
     loop {

@@ -1,4 +1,7 @@
-//! Events: decoded records, many to a chunk.
+//! Events: decoded records that are to be counted, many to a chunk.
+//!
+//! In: the parts of each event, in the order of the records. Out: the events, borrowed. State: one chunk; its texts are in one
+//! [`Arena`]. Pure.
 
 use super::arena::{Arena, Span};
 use super::time::{Epoch, TimeUs};
@@ -12,7 +15,7 @@ pub struct EventRef<'a> {
     pub ingested_at: TimeUs,
     /// When it happened.
     pub event_time: TimeUs,
-    /// Whose it is.
+    /// The customer that it belongs to.
     pub customer: &'a [u8],
     index: usize,
 }

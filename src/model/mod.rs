@@ -1,4 +1,7 @@
-//! The words of the product as plain types: time, cells, records, outcomes. No I/O; everything else stands on these.
+//! The terms of the product as plain types: times, cells, records, events, outcomes. All other modules build on them.
+//!
+//! In and out: values. Chunks of records and events own their bytes in one allocation each; cells are encoded as bytes that sort.
+//! Time: all arithmetic on windows is here, in UTC. Pure: no I/O, no clock, no state beyond a value's own.
 
 mod arena;
 mod cell;

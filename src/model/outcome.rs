@@ -1,4 +1,7 @@
 //! What became of a record on arrival: counted, filtered, or rejected with a reason from a closed list.
+//!
+//! The decoder gives each record an [`Outcome`], and `raw` stores it beside the record. Plain data; the names are part of the
+//! table, so they do not change.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,9 +9,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// No value, or one of no bytes.
+    /// There is no value, or an empty one.
     Empty,
-    /// The value is not UTF-8: given by builds of code number 1. Such bytes are replaced since.
+    /// The value is not UTF-8. Only builds with code number 1 gave this reason; later ones replace such bytes.
     NotUtf8,
     /// The value is not one JSON object.
     BadJson,
@@ -20,16 +23,16 @@ pub enum Reason {
     WrongType,
     /// The event time can not be read.
     BadTime,
-    /// The event time is over 24 h after Kafka's timestamp, before 2000, or from 2100 on.
+    /// The event time is more than 24 h after Kafka's timestamp, before 2000, or from 2100 on.
     TimeOutOfRange,
-    /// The value is larger than `record_bytes_max`; archived all the same.
+    /// The value is larger than `record_bytes_max`; it is archived nevertheless.
     TooLarge,
-    /// The decoder failed on this record: a bug of ours; the record is kept and the job goes on.
+    /// The decoder panicked on this record. That is a bug of ours; the record is kept, and the job goes on.
     DecoderPanic,
 }
 
 impl Reason {
-    /// All, in the order in which they are checked.
+    /// All reasons, in the order in which they are checked.
     pub const ALL: [Reason; 10] = [
         Reason::Empty,
         Reason::TooLarge,
@@ -65,19 +68,19 @@ impl Reason {
 pub struct Rejection {
     /// The reason.
     pub reason: Reason,
-    /// The field of the mapping (`event_time`, `customer`, a dimension); `None` where it is about the whole value.
+    /// The field of the mapping (`event_time`, `customer`, a dimension); `None` if it is about the whole value.
     pub field: Option<String>,
-    /// What would have been right.
+    /// What was expected.
     pub expected: String,
-    /// What was there, at most [`Rejection::FOUND_BYTES_MAX`] bytes of it.
+    /// What was found, at most [`Rejection::FOUND_BYTES_MAX`] bytes of it.
     pub found: String,
 }
 
 impl Rejection {
-    /// `found` is cut at this many bytes (at a character's border).
+    /// `found` is cut at this many bytes (at a character boundary).
     pub const FOUND_BYTES_MAX: usize = 256;
 
-    /// A rejection; `found` is cut, and what is not UTF-8 in it is replaced.
+    /// Makes a rejection. `found` is cut, and bytes in it that are not UTF-8 are replaced.
     pub fn new(reason: Reason, field: Option<&str>, expected: impl Into<String>, found: &[u8]) -> Self {
         let text = String::from_utf8_lossy(&found[..found.len().min(Self::FOUND_BYTES_MAX)]);
         let mut end = text.len().min(Self::FOUND_BYTES_MAX);
@@ -93,9 +96,9 @@ impl Rejection {
 pub enum Outcome {
     /// In `counts`.
     Counted,
-    /// Well-formed, but the job's `where` leaves it out.
+    /// Well-formed, but excluded by the job's `where`.
     Filtered,
-    /// Not countable.
+    /// It can not be counted.
     Rejected(Box<Rejection>),
 }
 

@@ -1,4 +1,7 @@
 //! Records: Kafka messages as they came, many to a chunk.
+//!
+//! In: messages from Kafka or rows of the archive, in the order in which they were read. Out: the same, borrowed as [`RecordRef`];
+//! for rows of the archive also what became of them on arrival. State: one chunk; its bytes are in one [`Arena`]. Pure.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +22,7 @@ pub enum TimestampType {
 }
 
 impl TimestampType {
-    /// Kafka's name, as it stands in `raw`.
+    /// Kafka's name, as it is stored in `raw`.
     pub fn name(self) -> &'static str {
         match self {
             TimestampType::NotAvailable => "NotAvailable",
@@ -28,7 +31,7 @@ impl TimestampType {
         }
     }
 
-    /// The type of this name; what is unknown is not available.
+    /// The type with this name; [`TimestampType::NotAvailable`] for an unknown one.
     pub fn from_name(name: &str) -> Self {
         match name {
             "CreateTime" => TimestampType::CreateTime,
@@ -38,8 +41,8 @@ impl TimestampType {
     }
 }
 
-/// One Kafka message as it came, and when it was ingested. Borrowed from a [`Records`] chunk, a Kafka buffer or an archive row.
-/// The default stands for a value that lies in no topic: without a timestamp, everything else zero or absent.
+/// One Kafka message as it came, and when it was ingested. Borrowed from a [`Records`] chunk, a Kafka buffer or an archive row. The
+/// default is for a value that is in no topic: it has no timestamp, and all else is zero or absent.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RecordRef<'a> {
     /// Epoch whose commit archived (or will archive) the record.
@@ -98,18 +101,18 @@ pub struct Records {
 }
 
 impl Records {
-    /// With room for so many bytes of keys, values and headers.
+    /// An empty chunk with room for this many bytes of keys, values and headers.
     pub fn with_room(bytes: usize) -> Records {
         Records { arena: Arena::with_room(bytes), ..Records::default() }
     }
 
-    /// Says of the record that was pushed last what became of it on arrival, and which event time it had then. Of all records
-    /// of a chunk, or of none.
+    /// Notes what became of the record that was pushed last when it arrived, and its event time then. To be called for all records
+    /// of a chunk, or for none.
     pub fn arrived(&mut self, arrival: Arrival, event_time: Option<TimeUs>) {
         self.arrivals.push((arrival, event_time));
     }
 
-    /// What was said of each record; nothing where they have just been read from Kafka, or nobody asks.
+    /// What [`Records::arrived`] noted of each record. Empty if they were just read from Kafka, or if this is not needed.
     pub fn arrivals(&self) -> &[(Arrival, Option<TimeUs>)] {
         &self.arrivals
     }

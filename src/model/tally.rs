@@ -1,9 +1,9 @@
-//! The diff of the dataflow: the measures of a cell.
+//! The measures of a cell: the type of the dataflow's diffs. Plain data that adds and subtracts.
 
 use differential_dataflow::difference::{Abelian, IsZero, Monoid, Semigroup};
 use serde::{Deserialize, Serialize};
 
-/// What is counted for a cell: a struct of counters that add and subtract, so that a replay can take back what live added.
+/// What is counted for a cell: a struct of counters that add and subtract, so that a replay can take back what the live job added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Tally {
     /// Number of events.

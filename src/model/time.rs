@@ -24,8 +24,8 @@ const DAY: i64 = 24 * HOUR;
 /// The first and the last time that RFC 3339 can write in UTC, in the years 1 to 9999: what readers of the tables can show.
 pub const WRITABLE_US: RangeInclusive<TimeUs> = -62_135_596_800 * SECOND..=253_402_300_799 * SECOND + 999_999;
 
-/// A Kafka timestamp, if it is a time that can be written. Producers that stamp in microseconds or nanoseconds send the year 58004
-/// or none at all: that is as good as no timestamp, wherever one is asked for.
+/// A Kafka timestamp, if it is a time that RFC 3339 can write. A producer that stamps in microseconds or nanoseconds by mistake
+/// sends the year 58004, or a time beyond any year. Such a timestamp is treated as absent everywhere.
 pub fn plausible_ms(ms: i64) -> Option<i64> {
     ms.checked_mul(1000).filter(|us| WRITABLE_US.contains(us)).map(|_| ms)
 }
@@ -40,7 +40,7 @@ pub fn rfc3339_us(time: TimeUs) -> String {
     if time % SECOND == 0 { rfc3339(time) } else { shown(time, "%Y-%m-%dT%H:%M:%S%.6fZ") }
 }
 
-/// A time in milliseconds in RFC 3339, with its milliseconds where it has some; `None` beyond what can be written.
+/// A time in milliseconds in RFC 3339, with its milliseconds where it has some; `None` if it can not be written.
 pub fn rfc3339_ms(ms: i64) -> Option<String> {
     let format = if ms % 1000 == 0 { "%Y-%m-%dT%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%S%.3fZ" };
     DateTime::from_timestamp_millis(ms).map(|time| time.format(format).to_string())
@@ -50,7 +50,7 @@ fn shown(time: TimeUs, format: &str) -> String {
     DateTime::from_timestamp_micros(time).map_or_else(|| format!("{time} µs"), |time| time.format(format).to_string())
 }
 
-/// The time zone in which windows are cut. UTC first; a value, so that others can follow.
+/// The time zone in which windows are cut. So far only UTC; it is a value, so that others can be added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Zone {
     /// Coordinated Universal Time.
@@ -58,7 +58,7 @@ pub enum Zone {
     Utc,
 }
 
-/// Whether one of some stretches holds an instant; they do not touch, and ascend.
+/// Whether one of these stretches holds a time. The stretches must ascend and must not touch.
 pub fn covers(stretches: &[Range<TimeUs>], time: TimeUs) -> bool {
     let after = stretches.partition_point(|stretch| stretch.start <= time);
     after > 0 && time < stretches[after - 1].end
@@ -151,7 +151,7 @@ impl Granularity {
         }
     }
 
-    /// The periods in whose files a window may live, shortest first: a segment climbs as it grows old.
+    /// The lengths of the periods whose files may hold a window, shortest first. A segment climbs this ladder as it grows old.
     pub fn ladder(self) -> &'static [Period] {
         match self {
             Granularity::Minute => &[Period::Minute, Period::Hour, Period::Day, Period::Month],
@@ -179,7 +179,7 @@ impl FromStr for Granularity {
     }
 }
 
-/// The span of time that one file of `counts` holds, written as a UTC prefix.
+/// The span of time that one file of `counts` holds, written as a prefix of a time in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Period {
     /// `2026-01-13T0405`
@@ -286,12 +286,12 @@ impl Lane {
 pub enum Target {
     /// What a lane publishes.
     Lane(Lane),
-    /// In a replay, where nothing is late: days that count, and that weeks, months and years are made of.
+    /// In a replay, where nothing is late: days that are counted themselves and of which weeks, months and years are made.
     DaysOfBoth,
 }
 
 impl Target {
-    /// Its number in keys: a lane's, or the one after those.
+    /// Its number in keys: that of its lane, or the next one after the lanes.
     pub const fn number(self) -> u8 {
         match self {
             Target::Lane(lane) => lane as u8,

@@ -1,4 +1,7 @@
-//! A process' numbers in Prometheus' text format: each scrape fills a registry of its own.
+//! The metrics of a process, in Prometheus' text format.
+//!
+//! In: [`Progress`], the lags of partitions, what the system knows of the process. Out: a text; each scrape fills a registry of its
+//! own. State: none. Failure: a number that the system does not give is left out.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -27,7 +30,7 @@ pub(super) fn text(progress: &Progress, lags: Vec<((String, i32), u64)>, process
         );
     }
     families.process();
-    // What can not be written is a name of ours that is wrong, which a test would have found.
+    // This fails only for a metric name that is not valid, which a test would have found.
     TextEncoder::new().encode_to_string(&families.0.gather()).unwrap_or_default()
 }
 
@@ -37,7 +40,7 @@ type Sample = (Vec<String>, f64);
 struct Families(Registry);
 
 impl Families {
-    /// Of each process: what it reads, and what it holds.
+    /// The metrics of each process: what it reads, and what it holds.
     fn records(&self, progress: &Progress) {
         let outcomes = progress.outcomes();
         let read = progress.read.load(Relaxed);
@@ -93,12 +96,12 @@ impl Families {
         );
     }
 
-    /// Of the process that commits: both tables. `lanes`: epoch, complete until, published at, in seconds.
+    /// The metrics of the process that commits, about both tables. `lanes`: epoch, complete until, published at, in seconds.
     fn committer(&self, progress: &Progress, lanes: [(f64, f64, f64); Lane::ALL.len()]) {
         let of = |value: fn(&(f64, f64, f64)) -> f64| {
             Lane::ALL.map(|lane| labelled(lane.name(), value(&lanes[lane as usize])))
         };
-        // A time that has not come yet is not 1970.
+        // A time that is not known yet is left out; it must not appear as 1970.
         let known = |(_, value): &Sample| *value > 0.0;
         self.gauge("raw_epoch", "Newest epoch in the archive.", &[], one(progress.epochs().0));
         self.gauge("lane_epoch", "Newest epoch that a lane has published.", &["lane"], of(|lane| lane.0));
@@ -129,7 +132,7 @@ impl Families {
         self.register(progress.commit_seconds().clone());
     }
 
-    /// What Prometheus' own libraries say of a process, by the same names.
+    /// What Prometheus' own client libraries report of a process, under the same names.
     fn process(&self) {
         let Ok(pid) = sysinfo::get_current_pid() else { return };
         let mut system = System::new();

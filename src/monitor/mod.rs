@@ -1,6 +1,7 @@
 //! How a running process can be watched: `/metrics` for Prometheus, `/healthz`, `/readyz`.
 //!
-//! In: the process' [`Progress`], its source. Out: answers over HTTP, by a thread of its own that the job does not wait for. State: none.
+//! In: the process' [`Progress`], its source. Out: answers over HTTP, by a thread of its own that the job does not wait for. State:
+//! none. Failure: if the address can not be used, the start fails; a later failure ends the answers, not the job.
 
 mod metrics;
 mod server;
@@ -17,7 +18,7 @@ use crate::process::{Exit, HasExit};
 use crate::source::SourceFactory;
 use server::{Answer, PLAIN};
 
-/// Where to listen: a port is one of 127.0.0.1.
+/// Where to listen. A port alone is one of 127.0.0.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listen(SocketAddr);
 
@@ -32,7 +33,7 @@ impl FromStr for Listen {
     }
 }
 
-/// Nobody can listen there.
+/// Why nothing can listen at an address.
 #[derive(Debug, thiserror::Error)]
 #[error("--http {at}: {error}; {way_out}")]
 pub struct ListenError {
@@ -44,14 +45,14 @@ pub struct ListenError {
 impl HasExit for ListenError {
     fn exit(&self) -> Exit {
         match self.error.kind() {
-            // Who holds the port may go away, as a process that is ending.
+            // The process that holds the port may be ending.
             std::io::ErrorKind::AddrInUse => Exit::TryAgain,
             _ => Exit::Configuration,
         }
     }
 }
 
-/// Answers from here on until the process ends; returns where. `process`: its index.
+/// Answers from now on until the process ends, and returns the address. `process` is the index of this process.
 ///
 /// # Errors
 /// [`ListenError`].
@@ -88,8 +89,8 @@ fn is(what: &str, said: Result<(), String>) -> Answer {
     }
 }
 
-/// The longest time between two publishes of the minute lane when all is well is that of an idle epoch and of the lane's pace. Twice
-/// that, and a minute for large merges and a slow store.
+/// Within what time the minute lane must be published again. When all is well, the longest time between two publishes is that of an
+/// idle epoch and of the lane's pace. This is twice as long, and a minute more for large merges and a slow store.
 fn publishes_within(settings: &Settings) -> Duration {
     Duration::from_secs(2 * (settings.idle_epoch_seconds + settings.publish_seconds[Lane::Minute as usize]) + 60)
 }

@@ -1,7 +1,8 @@
-//! A small HTTP server on a thread of its own. Whatever connects, the job does not notice.
+//! A small HTTP server on a thread of its own. No connection affects the job.
 //!
-//! Bounds: [`CONNECTIONS_MAX`] at once, one request each, [`CONNECTION_TIME`] from the connection to the end of the answer, a head of
-//! [`HEAD_BYTES_MAX`]. A body is not read.
+//! In: GET and HEAD requests. Out: the answer for the path. State: at most [`CONNECTIONS_MAX`] connections at once, each with one
+//! request, [`CONNECTION_TIME`] from the connection to the end of the answer, and a head of [`HEAD_BYTES_MAX`]; a body is not read.
+//! Failure: a connection beyond these bounds is closed; a panic in an answer is answered with 500.
 
 use std::convert::Infallible;
 use std::io;
@@ -26,7 +27,7 @@ const CONNECTIONS_MAX: usize = 32;
 const CONNECTION_TIME: Duration = Duration::from_secs(5);
 const HEAD_BYTES_MAX: usize = 16 << 10;
 
-/// What waits when no connection can be taken, as without file descriptors.
+/// The pause when no connection can be accepted, for example for lack of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 
 pub(super) const PLAIN: &str = "text/plain; charset=utf-8";
@@ -38,7 +39,7 @@ pub(super) struct Answer {
     pub(super) body: String,
 }
 
-/// Listens, and answers each path from here on.
+/// Listens, and answers each path from now on.
 pub(super) fn start(at: SocketAddr, answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind(at)?;
     listener.set_nonblocking(true)?;

@@ -1,7 +1,7 @@
-//! What became of the records: rows of `raw` by outcome and reason, beside the number of rows that the log says.
+//! What became of the records: rows of `raw` by outcome and reason, compared with the number of rows in the log.
 //!
-//! In: the files of the newest day, or all. Out: [`Balance`]. A row group in which all have one outcome is told by its footer;
-//! else the columns outcome and reason are read, and no other. State: the counts, and a few files at a time.
+//! In: the files of the newest day, or all. Out: [`Balance`]. If all rows of a row group have one outcome, the footer shows it;
+//! else the columns outcome and reason are read, and no others. State: the counts, and a few files at a time.
 
 use std::collections::BTreeMap;
 
@@ -41,7 +41,7 @@ pub struct Balance {
 /// Rows of a file by outcome and reason.
 type Outcomes = BTreeMap<(String, Option<String>), u64>;
 
-/// The files whose balance is drawn up: those of the newest day, or all.
+/// The files whose balance is computed: those of the newest day, or all.
 pub(super) fn files(state: &State, all: bool) -> Vec<File> {
     let newest = state.files.values().map(date).max().unwrap_or_default();
     state.files.values().filter(|file| all || date(file) == newest).cloned().collect()
@@ -51,7 +51,7 @@ fn date(file: &File) -> &str {
     file.partition.get("ingest_date").map(String::as_str).unwrap_or_default()
 }
 
-/// Draws up the balance of these files. `tick` is told the number of rows after each.
+/// Computes the balance of these files. `tick` is called after each, with its number of rows.
 ///
 /// # Errors
 /// When a file can not be read.
@@ -82,7 +82,7 @@ pub(super) async fn balance(
                     balance.rejected_records += rows;
                     *balance.rejected_records_by_reason.entry(reason.unwrap_or_default()).or_default() += rows;
                 }
-                // Not ours: it stays missing from the balance.
+                // It is not an outcome of ours, so it is missing from the balance.
                 _ => {}
             }
         }
@@ -119,7 +119,7 @@ fn add_rows(batch: &RecordBatch, found: &mut Outcomes) -> Result<(), String> {
         text.ok_or_else(|| format!("there is no column {name} of texts"))
     };
     let (outcomes, reasons) = (column("outcome")?, column("reason")?);
-    // Few kinds: found by comparing, so that a row costs no allocation.
+    // There are few kinds; they are found by comparison, so that a row costs no allocation.
     let mut kinds: Vec<(&str, Option<&str>, u64)> = Vec::new();
     for row in 0..batch.num_rows() {
         let (outcome, reason) = (outcomes.value(row), reasons.is_valid(row).then(|| reasons.value(row)));

@@ -1,7 +1,8 @@
 //! Where the job's partitions end in Kafka: asked once, for a few seconds at most.
 //!
-//! In: the job's topics and properties. Out: the next offset of each partition, or in a sentence why it is not known; which partitions
-//! hold nothing more to read. Brokers that are away, or refuse us, are no error here: the tables say the rest.
+//! In: the job's topics and properties. Out: the next offset of each partition, or a sentence that says why it is not known; and
+//! which partitions hold nothing more to read. State: none. Failure: brokers that are away or refuse us are no error, because the
+//! tables show the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use rdkafka::config::ClientConfig;
 use crate::job::Source;
 use crate::source::kafka::{ends_of, without_records};
 
-/// How long each question may take.
+/// How long each request may take.
 const ASK: Duration = Duration::from_secs(4);
 
 /// Topic and partition → offset.
@@ -26,7 +27,7 @@ pub(super) fn ends(source: &Source) -> Result<Offsets, String> {
 }
 
 /// Which of these partitions are not behind, although they do not end at these offsets: only markers of transactions follow, or
-/// records of aborted ones. Blocks. Brokers that do not answer in time leave all of them behind.
+/// records of aborted ones. Blocks. Empty if the brokers do not answer in time: then all count as behind.
 pub(super) fn at_rest(source: &Source, archived: Offsets) -> BTreeSet<(String, i32)> {
     if archived.is_empty() {
         return BTreeSet::new();

@@ -1,4 +1,4 @@
-//! A few columns of a Parquet file, by range: the footer first, which often says enough, then only what is asked for.
+//! A few columns of a Parquet file, read by range: first the footer, which often says enough, then only what is asked for.
 //!
 //! In: a live file. Out: what a row group's statistics say of a column, or rows of some columns. State: the footer, and one
 //! row group's pages of those columns, compressed; so a file of any size is read in bounded memory.
@@ -21,7 +21,7 @@ use parquet::file::statistics::Statistics;
 
 use crate::table::{File, Log, TableError};
 
-/// What is fetched for the footer at first: footers of `raw` with few row groups fit in.
+/// How much is fetched for the footer at first: the footer of a file of `raw` with few row groups fits.
 const FOOTER_BYTES: usize = 16 << 10;
 
 /// Rows of a batch.
@@ -90,7 +90,7 @@ impl Footer {
     /// Reads columns of these row groups, a batch at a time.
     ///
     /// # Errors
-    /// As [`Footer::read`], and what `each` answers.
+    /// As [`Footer::read`], and the errors of `each`.
     pub(super) async fn rows(
         self,
         groups: Vec<usize>,

@@ -1,6 +1,7 @@
-//! What `status` has to say, as it stands in its JSON: stable names, units at their ends, times in RFC 3339.
+//! The facts that `status` reports, as they are in its JSON: stable names with units at the end, times in RFC 3339.
 //!
-//! Made from two states of the logs and what was read beside them; no I/O here. New facts become new names: nothing is renamed.
+//! In: the states of both tables, and what was read beside them. Out: [`Status`]. Pure. A new fact gets a new name, and no name is
+//! changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,12 +13,12 @@ use crate::ledger::{Fingerprint, Ledger, Orders};
 use crate::model::{Epoch, Lane, Period, TimeUs, rfc3339_ms};
 use crate::table::{File, State, counts, raw};
 
-/// Everything.
+/// All facts.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Status {
     /// Where the tables are.
     pub tables_url: String,
-    /// When it was looked.
+    /// When the tables were read.
     pub now: String,
     /// The job's name; null where no job file was given.
     pub job: Option<String>,
@@ -37,22 +38,22 @@ pub struct Status {
     pub lanes: Vec<LaneFacts>,
     /// By topic and number.
     pub partitions: Vec<Partition>,
-    /// Which logic live counted with from which epoch on, ascending; empty in tables of builds that kept no record of it.
+    /// Which logic the live job counted with from which epoch on, ascending; empty for tables of builds that did not record it.
     pub logics: Vec<LogicFacts>,
     /// The replays that were published, by order.
     pub replays: Vec<ReplayFacts>,
     /// Rows of the archive by what became of them.
     pub balance: Balance,
-    /// What somebody should look at, or should know of these numbers.
+    /// What somebody should check, or should know about these numbers.
     pub notes: Vec<String>,
 }
 
 /// What a job counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Logic {
-    /// What tells it from others: two jobs with the same count the same.
+    /// Its fingerprint: two jobs with the same one count the same.
     pub fingerprint: Fingerprint,
-    /// An md5 of the same; scripts may have it.
+    /// An md5 of the logic, kept for scripts that use it.
     pub md5: String,
 }
 
@@ -61,7 +62,7 @@ pub struct Logic {
 pub struct LogicFacts {
     /// The first epoch that it counts.
     pub from_epoch: Epoch,
-    /// What tells it from others.
+    /// Its fingerprint.
     pub fingerprint: Fingerprint,
     /// Whether the job file counts with it; null where no job file was given.
     pub is_job: Option<bool>,
@@ -72,19 +73,19 @@ pub struct LogicFacts {
 pub struct ReplayFacts {
     /// Its id.
     pub id: String,
-    /// The order of its newest publish or undo: the greater, the later.
+    /// The order number of its newest publish or undo: the greater, the later.
     pub order: i64,
-    /// What was done last with it.
+    /// What was last done with it.
     pub state: ReplayState,
 }
 
-/// What was done last with a replay.
+/// What was last done with a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplayState {
-    /// It counts.
+    /// It is in force.
     Published,
-    /// It does not count any more.
+    /// It is no longer in force.
     Undone,
 }
 
@@ -138,7 +139,7 @@ pub struct LaneFacts {
     pub lane: &'static str,
     /// The epoch up to which it is published.
     pub epoch: i64,
-    /// How many epochs of the archive it has not taken in.
+    /// How many epochs of the archive it has not absorbed.
     pub pending_epochs: i64,
     /// The rows of those epochs, whichever lane they belong to: an upper bound.
     pub pending_raw_rows: u64,
@@ -148,7 +149,7 @@ pub struct LaneFacts {
     pub freshness_seconds: Option<f64>,
     /// From that to now; null where nothing is pending.
     pub oldest_pending_age_seconds: Option<f64>,
-    /// Until when its windows have every record that was in Kafka on time.
+    /// The time up to which its windows have every record that was in Kafka on time.
     pub complete_until: Option<String>,
 }
 
@@ -159,11 +160,11 @@ pub struct Partition {
     pub topic: String,
     /// Its number.
     pub partition: i32,
-    /// The next offset that the archive wants; null where it holds nothing of it.
+    /// The next offset that the archive needs; null where it holds nothing of the partition.
     pub archived_offset: Option<i64>,
     /// The next offset in Kafka; null where it was not asked or did not answer.
     pub end_offset: Option<i64>,
-    /// Records between the two; markers of transactions at the end are none.
+    /// Records between the two; markers of transactions at the end do not count.
     pub lag_records: Option<i64>,
 }
 
@@ -246,7 +247,7 @@ pub(super) fn lanes(
     Lane::ALL.into_iter().zip(pending).map(of).collect()
 }
 
-/// The logics on record; `ours`: that of the job file.
+/// The logics on record; `ours` is that of the job file.
 pub(super) fn logics(counts_state: &State, ours: Option<Fingerprint>) -> Vec<LogicFacts> {
     let logics = Ledger::of(counts_state).logics;
     let of = |(from_epoch, fingerprint)| LogicFacts {
@@ -279,7 +280,7 @@ pub(super) fn archived(raw_state: &State) -> BTreeMap<(String, i32), i64> {
     archived.collect()
 }
 
-/// The partitions of the archive, and those that only Kafka has. `at_rest`: those that hold no record behind the archive.
+/// The partitions of the archive, and those that only Kafka has. `at_rest` are those that hold no record beyond the archive.
 pub(super) fn partitions(
     raw_state: &State,
     ends: &BTreeMap<(String, i32), i64>,

@@ -1,8 +1,8 @@
 //! `floodmark status JOB|URL`: how a job is doing, from its tables alone; no running job is asked.
 //!
 //! In: the newest versions of `counts` and `raw`; some footers of `raw`; where the brokers answer, the ends of partitions. Out:
-//! [`Status`], as a screen of text or one JSON object. Nothing is written. Memory: the lists of live files, and one row group's
-//! columns of a few files. Brokers that are away are a note; tables that are not there are an error.
+//! [`Status`], as a screen of text or one JSON object. Nothing is written. State: the lists of live files, and one row group's
+//! columns of a few files. Failure: if brokers are away, a note says so; if tables are missing, that is an error.
 
 mod balance;
 mod brokers;
@@ -78,7 +78,7 @@ pub enum StatusError {
     /// The result can not be written.
     #[error("the result can not be written to stdout: {0}")]
     Output(#[source] std::io::Error),
-    /// A fault of ours.
+    /// A bug of ours.
     #[error("{0}; this is a bug: please report it")]
     Bug(String),
 }
@@ -94,12 +94,12 @@ impl HasExit for StatusError {
     }
 }
 
-/// How to look.
+/// What to read, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Draw up the balance over all of `raw`.
+    /// Compute the balance over all of `raw`.
     pub all: bool,
-    /// Whether to say on stderr how far it is.
+    /// Whether to show progress on stderr.
     pub progress: bool,
     /// The time.
     pub now_ms: i64,
@@ -121,7 +121,7 @@ pub fn run(args: &StatusArgs) -> Result<(), StatusError> {
         let Location { job, root, .. } = Location::open(&args.place).await?;
         status(job.as_ref(), &root, options).await
     });
-    // Brokers that were asked for nothing are not waited for.
+    // If there is no status, the brokers that were asked are not waited for.
     runtime.shutdown_background();
     let status = status?;
     let text = match args.output {
@@ -136,12 +136,12 @@ pub fn run(args: &StatusArgs) -> Result<(), StatusError> {
 /// # Errors
 /// [`StatusError`] when they are not there or can not be read.
 pub async fn status(job: Option<&Job>, root: &Root, options: Options) -> Result<Status, StatusError> {
-    // Asked at once, so that brokers that are away cost no time of their own.
+    // The brokers are asked first and in parallel, so that it costs no extra time if they are away.
     let asked = job.map(|job| {
         let source = job.source.clone();
         tokio::task::spawn_blocking(move || brokers::ends(&source))
     });
-    // counts first: raw is never behind it.
+    // `counts` first: `raw` is never behind it.
     let (counts_log, counts_state) = newest(root, "counts").await?;
     let (raw_log, raw_state) = newest(root, "raw").await?;
     let (counts_commit, committed_ms) = last_commit(&counts_log, &counts_state).await?;
@@ -231,7 +231,7 @@ async fn last_commit(log: &Log, state: &State) -> Result<(LastCommit, Option<i64
     let path = Path::from(format!("_delta_log/{:020}.json", state.version));
     let bytes = match look_at_file(log.store().as_ref(), &path).await {
         Ok(bytes) => bytes,
-        // Behind a checkpoint another program may have removed it: it is only told.
+        // Another program may have removed it, if it is covered by a checkpoint. It is only reported, so it may be missing.
         Err(object_store::Error::NotFound { .. }) => return Ok((LastCommit::default(), None)),
         Err(error) => return Err(TableError::storage(format!("table {}: reading {path}", log.name()), error).into()),
     };
@@ -243,13 +243,13 @@ async fn last_commit(log: &Log, state: &State) -> Result<(LastCommit, Option<i64
     }))
 }
 
-/// What tells the job's logic from others.
+/// The job's logic, by fingerprint and md5.
 fn logic(job: &Job) -> Result<Logic, StatusError> {
     let text = serde_json::to_vec(&job.logic).map_err(|error| StatusError::Bug(error.to_string()))?;
     Ok(Logic { fingerprint: Fingerprint::of(&job.logic), md5: format!("{:x}", Md5::digest(text)) })
 }
 
-/// What does not fit together.
+/// Notes on facts that do not fit together.
 fn doubts(status: &Status, job: Option<&Job>) -> Vec<String> {
     let mut notes = Vec::new();
     for lane in status.lanes.iter().filter(|lane| lane.epoch > status.raw_epoch) {

@@ -1,8 +1,8 @@
 //! What is in `raw` and not yet in a lane: epochs, rows, and the Kafka timestamp of the oldest record.
 //!
 //! In: the files of `raw` with an epoch above the lowest lane's. Out: [`Pending`] of each lane. A file that the job wrote has one
-//! epoch, so its footer says all; columns are read only of others. Every record of an epoch counts, whichever lane it will be
-//! published in, also rejected ones: an upper bound, for which no job is needed.
+//! epoch, so its footer says everything; columns are read only of other files. Every record of an epoch is included, whichever lane
+//! will publish it, and rejected ones too. So the number is an upper bound, and it needs no job file.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::table::{File, Log, State, TableError, raw};
 /// Files that are read at once.
 const AT_ONCE: usize = 8;
 
-/// What a lane has not taken in.
+/// What a lane has not absorbed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Pending {
     /// Rows of `raw`.
@@ -33,7 +33,7 @@ impl Pending {
     }
 }
 
-/// What each lane of [`Lane::ALL`] has not taken in. `tick` is told the number of rows after each file.
+/// What each lane of [`Lane::ALL`] has not absorbed. `tick` is called after each file, with its number of rows.
 ///
 /// # Errors
 /// When a file can not be read.

@@ -1,4 +1,5 @@
-//! The status of tables made by hand (`verify`'s), lanes apart, in memory and in a folder; and of places without tables.
+//! Tests of the status: of handmade tables (those of `verify`) whose lanes are at different epochs, in memory and in a folder; and
+//! of places without tables.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -245,7 +246,7 @@ async fn a_logic_has_one_id() {
     other.logic.dimensions.pop();
     assert_ne!(logic(&job).expect("a logic"), logic(&other).expect("a logic"));
 
-    // On the screen it is the one that is on record.
+    // The text shows the one that is on record.
     job.source.kafka.insert("bootstrap.servers".to_owned(), "127.0.0.1:1".to_owned());
     let ours = Fingerprint::of(&job.logic);
     on_record(&root, &[(logic_txn(1), ours)]).await;

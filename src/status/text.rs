@@ -1,17 +1,17 @@
-//! The status for people: on one screen, of 100 columns and some 40 lines.
+//! The status as text for people, on one screen of 100 columns and some 40 lines. Pure.
 
 use std::fmt::Write;
 
 use super::facts::{LaneFacts, LogicFacts, Partition, ReplayState, Status, Table};
 use crate::terminal::{bytes, duration, grouped};
 
-/// Partitions that are shown one by one; of more, those with the greatest lag.
+/// How many partitions are shown one by one; if there are more, those with the greatest lag.
 const PARTITIONS: usize = 8;
 
-/// Logics and replays that are shown: the newest ones.
+/// How many logics and replays are shown: the newest ones.
 const LEDGER: usize = 3;
 
-/// Widest text in a line of its own.
+/// The widest text in a line of its own.
 const CHARS: usize = 100;
 
 impl Status {
@@ -66,7 +66,7 @@ impl Status {
         Ok(())
     }
 
-    /// Which logic counts which epochs, a line for each; the newest ones where there are many.
+    /// Which logic counts which epochs, a line for each; only the newest if there are many.
     fn write_ledger(&self, out: &mut String) -> std::fmt::Result {
         if !self.logics.is_empty() || !self.replays.is_empty() {
             out.push('\n');
@@ -116,7 +116,7 @@ impl Status {
     }
 }
 
-/// Those that are shown, with their place.
+/// Those that are shown, with their index.
 fn newest<T>(all: &[T]) -> impl Iterator<Item = (usize, &T)> {
     all.iter().enumerate().skip(all.len().saturating_sub(LEDGER))
 }
@@ -175,7 +175,7 @@ fn write_partitions(out: &mut String, partitions: &[Partition]) -> std::fmt::Res
     Ok(())
 }
 
-/// Items in lines of at most so many characters.
+/// Joins items into lines of at most this many characters.
 fn wrapped(items: &[String], chars_max: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for item in items {

@@ -1,7 +1,7 @@
 //! The actions of a table's log: what a line of a commit, or a row of a checkpoint, says of a file, a transaction or the table.
 //!
-//! In: JSON, a line each, whatever program has written it; only the parts that a state is made of are read. (delta-rs' own types
-//! refuse the fields of newer writers.) Out: [`Line`], and of a file that becomes live a [`Found`].
+//! In: JSON, one action a line, from any program; only the parts that make up a state are read. (delta-rs' own types refuse the
+//! fields of newer writers.) Out: a [`Line`] for each, and a [`Found`] for each file that becomes live. Pure.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +31,7 @@ pub(super) fn lines_of(commit: &[u8]) -> serde_json::Result<Vec<Line<'_>>> {
     lines.map(serde_json::from_slice).collect()
 }
 
-/// Who committed them, by their own word.
+/// Who committed these lines, as their `commitInfo` says.
 pub(super) fn origin_of(lines: &[Line<'_>], version: u64) -> Origin {
     let info = lines.iter().find_map(|line| line.commit_info.as_ref());
     Origin {
@@ -70,7 +70,7 @@ pub(super) struct RemoveLine {
     pub(super) deletion_vector: Option<DeletionVector>,
 }
 
-/// Tells two states of one file apart.
+/// Distinguishes two states of one file.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct DeletionVector {
@@ -98,7 +98,7 @@ pub(super) struct MetadataLine {
     pub(super) configuration: BTreeMap<String, String>,
 }
 
-/// A file as a log tells of it.
+/// A file as a log describes it.
 pub(super) struct Found {
     pub(super) path: String,
     pub(super) size: u64,
@@ -107,7 +107,7 @@ pub(super) struct Found {
     pub(super) vector: Option<String>,
 }
 
-/// The file; or why it can not be read.
+/// The live file, or why it can not be read.
 pub(super) fn live_file(found: Found) -> Result<File, String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -126,7 +126,7 @@ pub(super) fn live_file(found: Found) -> Result<File, String> {
     Ok(File { path, size: found.size, rows: rows.num_records, partition: found.partition, stats })
 }
 
-/// Paths stand in the log as URIs. Ours need no escapes; those of other programs may have them.
+/// Decodes a path of the log, which is a URI. Our paths need no escapes; those of other programs may have them.
 pub(super) fn decoded(path: &str) -> String {
     if !path.contains('%') {
         return path.to_owned();

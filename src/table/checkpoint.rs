@@ -1,6 +1,7 @@
 //! The columns of a checkpoint of a table's log: Parquet, a row for each action.
 //!
-//! In: a checkpoint's bytes, whatever program has written them. Out: batches of the columns that are of use, and their parts.
+//! In: the bytes of a checkpoint, from any program. Out: batches of the columns that are needed, and their parts. State: one batch.
+//! Failure: a column that is missing or of another type is an error text, which the caller reports as a damaged log.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +11,12 @@ use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 
-/// The actions of a checkpoint, a row each, with the columns that are of use.
+/// The actions of a checkpoint, one a row, with the columns that are needed.
 pub(super) fn checkpoint_batches(
     bytes: Bytes,
     with_tombstones: bool,
 ) -> Result<impl Iterator<Item = Result<RecordBatch, arrow::error::ArrowError>>, parquet::errors::ParquetError> {
-    // Whatever types its writer had in memory: text is read as text.
+    // Ignores the Arrow types that the writer had in memory: text is read as plain text.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(bytes, options)?;
     let mut columns = vec![
@@ -77,7 +78,7 @@ pub(super) fn partition_of(entries: &StructArray) -> Result<BTreeMap<String, Str
     Ok((0..entries.len()).map(|row| (names.value(row).to_owned(), value(row))).collect())
 }
 
-/// Tells the deletion vectors of a file apart.
+/// An id that distinguishes the deletion vectors of a file.
 pub(super) fn vector_id(storage: &str, place: &str, offset: Option<i32>) -> String {
     format!("{storage}{place}@{}", offset.unwrap_or(0))
 }

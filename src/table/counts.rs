@@ -1,7 +1,11 @@
 //! The table `counts`: one row per cell, in segments. `schemas/counts.json` describes its columns.
 //!
-//! A segment is one Parquet file per version, sorted by (customer_id, dimension, window_start, dimension_value). Here are its
-//! name and place, its encoder and its reader; merging updates into it is [`crate::dataflow`]'s `merge`.
+//! A segment is one Parquet file per version, sorted by (customer_id, dimension, window_start, dimension_value). This module has
+//! its path, its encoder and its reader; updates are merged into it by [`crate::dataflow`]'s `merge`.
+//!
+//! In: the columns of a segment, in file order. Out: the bytes of its file with its entry for the log; and back, batches of at most
+//! [`BATCH_ROWS`] rows. State: what is encoded of one segment. Failure: what can not be encoded is a bug, what can not be read is a
+//! damaged table.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -26,18 +30,19 @@ pub const BUCKETS: &str = "floodmark.buckets";
 /// The table property that says how many bytes of unpublished updates the job may hold, in all of its processes.
 const PENDING_BYTES_MAX: &str = "floodmark.pending_bytes_max";
 
-/// What the job that has written the table may hold unpublished; `None` of an older build.
+/// How many bytes of unpublished updates the job that wrote the table may hold; `None` if an older build wrote it.
 pub fn pending_bytes_max(state: &State) -> Option<u64> {
     state.properties.get(PENDING_BYTES_MAX)?.parse().ok()
 }
 
-/// The table property that goes with a budget for what is unpublished, of all processes.
+/// The table property for this budget of unpublished updates, of all processes together.
 pub fn pending_properties(budget_bytes: u64) -> BTreeMap<String, String> {
     BTreeMap::from([(PENDING_BYTES_MAX.to_owned(), budget_bytes.to_string())])
 }
 
-/// How many bytes of updates may come of the archive at a start before some must be published. What a job held within its budget
-/// fits into one that is as large, however many rows it came of; so there is a bound only where the budget is smaller now.
+/// How many bytes of updates may be fed from the archive at a start before some must be published. What a job held within its
+/// budget fits into a budget of the same size, however many rows it came from. So there is a bound only if the budget is smaller
+/// now.
 pub fn feed_bytes_max(state: &State, budget_bytes: u64) -> u64 {
     match pending_bytes_max(state) {
         Some(held) if held > budget_bytes => budget_bytes,
@@ -45,11 +50,11 @@ pub fn feed_bytes_max(state: &State, budget_bytes: u64) -> u64 {
     }
 }
 
-/// Rows of a batch, both ways, and bytes of its texts after which it is no longer: customers may be as large as records.
+/// Rows of a batch, in reading and in writing, and bytes of texts at which it is cut: a customer's id may be as large as a record.
 pub const BATCH_ROWS: usize = 8192;
 pub(crate) const BATCH_BYTES: usize = 8 << 20;
 
-/// Rows in a row group, and in a page: one customer's series should cost a few pages.
+/// Rows in a row group, and in a page: to read one customer's series should cost a few pages.
 const ROW_GROUP_ROWS: usize = 262_144;
 const PAGE_ROWS: usize = 8192;
 
@@ -84,7 +89,7 @@ pub fn file_schema() -> SchemaRef {
     Arc::clone(&FILE_SCHEMA)
 }
 
-/// The table as it is made, with this many buckets.
+/// The table as it is created, with this many buckets.
 pub fn definition(buckets: u32) -> Definition {
     let mut fields: Vec<_> = FILE_SCHEMA.fields().iter().cloned().collect();
     fields.push(Arc::new(Field::new("granularity", DataType::Utf8, false)));
@@ -184,9 +189,9 @@ impl Columns {
     }
 }
 
-/// The ends of windows that start then: the column beside that of their starts.
+/// The ends of the windows with these starts, as a column.
 pub(crate) fn window_ends(granularity: Granularity, starts: &TimestampMicrosecondArray) -> TimestampMicrosecondArray {
-    // Neighbours mostly share their window: a month's end is looked up once, not once a row.
+    // Neighbours mostly share their window, so the end of a month is computed once and not for each row.
     let mut last = (TimeUs::MIN, TimeUs::MIN);
     let ends: Vec<TimeUs> = (starts.values().iter())
         .map(|&start| {
@@ -235,7 +240,7 @@ impl SegmentWriter {
         self.writer.write(&batch).map_err(encoding)
     }
 
-    /// Ends the segment; `None` where it has no rows. `name` tells the file from all others.
+    /// Ends the segment; `None` where it has no rows. `name` distinguishes the file from all others.
     ///
     /// # Errors
     /// [`TableError::Bug`] when the encoder fails.

@@ -1,4 +1,4 @@
-//! What went wrong with a table.
+//! The errors of tables, by what the caller does next: try again, stop for good, or tell the user what to correct.
 
 use super::refusal;
 use crate::process::{Exit, HasExit};
@@ -30,7 +30,7 @@ pub enum TableError {
         /// The generation found.
         theirs: i64,
     },
-    /// The store does not answer, or no longer takes our credentials: it may pass.
+    /// The store does not answer, or no longer accepts our credentials: a later try may succeed.
     #[error("{doing}: {}; check that the store is reachable and that its credentials are valid", refusal::said(.error))]
     Storage {
         /// What was being done.
@@ -38,7 +38,7 @@ pub enum TableError {
         /// The store's own error.
         error: object_store::Error,
     },
-    /// The store refuses our credentials, or what was asked for: the user must change something.
+    /// The store refuses our credentials or the request: the user must change something.
     #[error("{doing}: {}", refusal::said(.error))]
     Denied {
         /// What was being done.
@@ -46,7 +46,7 @@ pub enum TableError {
         /// The store's own error.
         error: object_store::Error,
     },
-    /// The table's files contradict each other or the log, or are not there.
+    /// The table's files contradict each other or the log, or are missing.
     #[error(
         "table {table} is damaged: {what}. Bring back what is missing, from a copy or from older versions that the store keeps; then \
          run `floodmark verify`"
@@ -60,13 +60,13 @@ pub enum TableError {
     /// No room for a temporary file.
     #[error("a temporary file can not be used: {0}; set TMPDIR to a folder with room")]
     Scratch(String),
-    /// A fault of ours; the tables are as they were.
+    /// A bug of ours; the tables are unchanged.
     #[error("{0}; this is a bug: please report it")]
     Bug(String),
 }
 
 impl TableError {
-    /// The store's error: [`TableError::Denied`] where it is for the user to correct, else [`TableError::Storage`].
+    /// A store's error: [`TableError::Denied`] if the user must correct something, else [`TableError::Storage`].
     pub(crate) fn storage(doing: impl Into<String>, error: object_store::Error) -> Self {
         let doing = doing.into();
         match refusal::is_for_the_user(&error) {
@@ -75,7 +75,7 @@ impl TableError {
         }
     }
 
-    /// The store's error at reading a file that the log of `table` holds: where it is not there, the table is damaged.
+    /// A store's error in reading a file that the log of `table` names. If the file is missing, the table is damaged.
     pub(crate) fn reading(table: &str, path: impl std::fmt::Display, error: object_store::Error) -> Self {
         match error {
             object_store::Error::NotFound { .. } => TableError::Corrupt {

@@ -1,8 +1,8 @@
 //! Files of the store, fetched whole to be read in any order.
 //!
 //! In: a path. Out: [`Fetched`]: small files in memory, larger ones in a temporary file without a name; and their rows in
-//! [`Batches`] of bounded size. So memory does not grow with a file. State: one file. Failure: while the store is away it waits;
-//! no room for the temporary file is an error that names `TMPDIR`. A kill leaves nothing.
+//! [`Batches`] of bounded size. So memory does not grow with a file. State: one file. Failure: it waits while the store is away; if
+//! there is no room for the temporary file, the error names `TMPDIR`. A kill leaves nothing behind.
 
 use std::fs::File as DiskFile;
 use std::io::{BufReader, Read, Write};
@@ -31,10 +31,10 @@ use super::store::{Backoff, may_pass};
 /// A larger file goes to disk.
 const MEMORY_BYTES_MAX: u64 = 1 << 20;
 
-/// About so many bytes of rows are read at once.
+/// About this many bytes of rows are read at once.
 const BATCH_BYTES: u64 = 8 << 20;
 
-/// Texts of one column that fit one batch.
+/// Bytes of one column's texts that fit into one batch.
 const TEXT_BYTES_MAX: u64 = i32::MAX as u64;
 
 /// A file that was fetched.
@@ -45,7 +45,7 @@ enum Content {
     Disk(Disk),
 }
 
-/// A file of this machine that several readers read at once: each at its own place.
+/// A file on this machine that several readers read at once, each at its own position.
 #[derive(Clone)]
 struct Disk(Arc<DiskFile>);
 
@@ -94,7 +94,7 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    /// As a table's error; `doing`: what was being done.
+    /// The same as a [`TableError`]; `doing` is what was being done.
     pub fn of_table(self, doing: String) -> TableError {
         match self {
             FetchError::Store(error) => TableError::storage(doing, error),
@@ -103,7 +103,7 @@ impl FetchError {
     }
 }
 
-/// Fetches a file that is there. While the store is away it waits.
+/// Fetches a file that exists. Waits while the store is away.
 ///
 /// # Errors
 /// [`FetchError`]; [`StoreError::NotFound`] when it is gone.
@@ -129,7 +129,7 @@ async fn fetch_once(store: &dyn ObjectStore, path: &Path) -> Result<Fetched, Fet
     to_disk(found).await
 }
 
-/// Puts what a store answers into a temporary file.
+/// Writes a store's answer to a temporary file.
 ///
 /// # Errors
 /// [`FetchError`].
@@ -153,7 +153,7 @@ impl Fetched {
         Fetched(Content::Disk(Disk(Arc::new(disk))))
     }
 
-    /// Its rows in [`Batches`]; all columns, or those that are named; all row groups, or those that are chosen.
+    /// Its rows in [`Batches`]: all columns or the named ones, of all row groups or the chosen ones.
     ///
     /// # Errors
     /// It is no Parquet file.
@@ -170,18 +170,19 @@ impl Fetched {
     }
 }
 
-/// The rows of a Parquet file in batches, each of one row group: at most so many rows, and of large rows fewer, so that a batch
-/// takes a bounded number of bytes. Texts of 2 GiB in one batch could not be told apart.
+/// The rows of a Parquet file in batches, each from one row group. A batch has at most the requested number of rows, and fewer if
+/// rows are large, so that its size in bytes is bounded. (The offsets in a batch are 32 bits wide, so it can not hold 2 GiB of
+/// texts.)
 pub struct Batches {
     schema: SchemaRef,
     open: Box<dyn Fn(usize, usize) -> Result<ParquetRecordBatchReader, ParquetError> + Send>,
-    /// Row groups that are still to be read, with the rows of a batch.
+    /// Row groups that are still to be read, each with its number of rows a batch.
     row_groups: std::vec::IntoIter<(usize, usize)>,
     reader: Option<ParquetRecordBatchReader>,
 }
 
 impl Batches {
-    /// Of a file's content, as [`Fetched::batches`].
+    /// The batches of a file's content, as in [`Fetched::batches`].
     ///
     /// # Errors
     /// It is no Parquet file.
@@ -244,8 +245,8 @@ impl Iterator for Batches {
     }
 }
 
-/// The schema with our types for those that other programs had in memory; `None` where there are none. Times in Spark's old way are
-/// by default read as ns, into which far years do not fit.
+/// The schema with our types in place of those that other programs had in memory; `None` if there is nothing to replace. Times in
+/// Spark's old format (INT96) are by default read in nanoseconds, which can not hold distant years.
 fn plain(schema: &SchemaRef) -> Option<SchemaRef> {
     let of = |found: &DataType| match found {
         DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
@@ -258,11 +259,11 @@ fn plain(schema: &SchemaRef) -> Option<SchemaRef> {
     (plain.fields() != schema.fields()).then(|| Arc::new(plain))
 }
 
-/// How many rows of a row group are read at once: of [`BATCH_BYTES`] by their mean; and where one column's texts would not fit
-/// one batch whichever rows are the large ones, one.
+/// How many rows of a row group are read at once: as many as make [`BATCH_BYTES`] at their mean size. If the texts of a column in
+/// the whole row group would not fit into one batch, it is one row, because any rows may be the large ones.
 fn rows_at_once(group: &RowGroupMetaData, projection: &ProjectionMask, rows_max: usize) -> usize {
     let columns = group.columns().iter().enumerate().filter(|(leaf, _)| projection.leaf_included(*leaf));
-    // Repeated texts may be written once: what they are unpacked is said beside.
+    // Repeated texts may be stored once; their unpacked size is recorded separately.
     let bytes = |column: &ColumnChunkMetaData| {
         column.unencoded_byte_array_data_bytes().unwrap_or(0).max(column.uncompressed_size()).max(0) as u64
     };

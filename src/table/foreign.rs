@@ -1,23 +1,23 @@
-//! What other programs have done to a table: taken in, or refused, by rule. Never misread, never guessed.
+//! What other programs have done to a table: taken in or refused by fixed rules. Nothing is misread or guessed.
 //!
-//! In: the actions of a table's log ([`super::load`] reads them), with who committed them. Out: nothing, or a [`TableError::Invalid`] with the
-//! version, what was found, what was expected, what to do. Time: looked at whenever versions were read, at a start and in the middle
-//! of a run; it is the newest version that counts, so that a change that was taken back is forgotten. A commit is ours when its
-//! `engineInfo` says floodmark. State: changes of files by others, since the checkpoint that was read.
+//! In: the actions of a table's log ([`super::load`] reads them), with who committed them. Out: nothing, or a
+//! [`TableError::Invalid`] with the version, what was found, what was expected, what to do. Time: it is checked whenever versions
+//! were read, at a start and during a run. Only the newest version is judged, so a change that was taken back is forgotten. A
+//! commit is ours when its `engineInfo` says floodmark. State: changes of files by others, since the checkpoint that was read.
 //!
 //! | found | in `raw` | in `counts` |
 //! |---|---|---|
-//! | a protocol above reader 1 and writer 2, but for features that change nothing for us | refused | refused |
+//! | a protocol above reader 1 and writer 2, except for features that change nothing for us | refused | refused |
 //! | deletion vectors, column mapping, absolute paths (a shallow clone), files without statistics | refused | refused |
-//! | a column added, removed, retyped, made nullable or not, with a rule of its own; other partition columns; no Parquet | refused | refused |
+//! | a column added, removed, retyped, made nullable or not, with a rule of its own; other partition columns; not Parquet | refused | refused |
 //! | `floodmark.format` above ours | refused | refused |
 //! | other properties, comments, the order of columns, transactions, a checkpoint in one piece, vacuum, new statistics of a file | taken in | taken in |
 //! | files rewritten with the same number of rows and no change of data (OPTIMIZE) | taken in | refused |
 //! | files or rows deleted (DELETE) | taken in: `verify` says what is gone | refused |
 //! | rows added or changed | refused | refused |
 //!
-//! `counts` is merged into in the order of its rows, and holds what its transactions say: whatever another program writes there, a
-//! sorted file with the same rows too, can not be told from one that is not so.
+//! Merging relies on the order of the rows of `counts`, and on its transactions, which say what it holds. So whatever another
+//! program writes there is refused: even a sorted file with the same rows can not be distinguished from one that is wrong.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -30,10 +30,10 @@ use super::seen::{FEATURES, FORMAT, FORMAT_NEWEST, Origin, READER, WRITER};
 use super::state::{Definition, File, State};
 use super::{counts, raw};
 
-/// What a column may say of itself that who writes it must heed.
+/// Metadata of a column that its writers must obey.
 const COLUMN_RULES: [&str; 3] = ["delta.invariants", "delta.generationExpression", "delta.identity.start"];
 
-/// Why a file of `raw` can not be used, where another program has written it: we go by these statistics.
+/// Why a file of `raw` that another program wrote can not be used: it lacks statistics that we rely on.
 pub(super) fn lacks(table: &str, file: &File) -> Option<String> {
     if table != "raw" || raw::Kind::of_file(file).is_some() {
         return None;
@@ -42,7 +42,7 @@ pub(super) fn lacks(table: &str, file: &File) -> Option<String> {
     (!bounded).then(|| "its statistics do not bound epoch and ingested_at".to_owned())
 }
 
-/// Whether `state` can be read and written right.
+/// Checks that `state` can be read and written correctly.
 ///
 /// # Errors
 /// [`TableError::Invalid`] when it can not.
@@ -183,7 +183,7 @@ fn check_metadata(
     }
 }
 
-/// The first difference: what was found, what was expected. The order is of no account.
+/// The first difference: what was found, what was expected. The order of columns does not matter.
 fn columns_differ(found: &[Field], wanted: &[Field]) -> Option<(String, String)> {
     for wanted in wanted {
         let name = &wanted.name;
@@ -206,11 +206,11 @@ fn columns_differ(found: &[Field], wanted: &[Field]) -> Option<(String, String)>
     Some((format!("column {}, which is not ours", theirs.name), names.join(", ")))
 }
 
-/// What our table of this name is; `None` for another program's.
+/// The definition of our table with this name; `None` for a table of another program.
 pub(super) fn definition_of(table: &str) -> Option<Definition> {
     match table {
         "raw" => Some(raw::definition()),
-        // The number of buckets is no part of what is asked.
+        // The number of buckets is not compared.
         "counts" => Some(counts::definition(1)),
         _ => None,
     }

@@ -18,10 +18,10 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Those of `files` that live in a bucket that `keeps` says yes to.
+    /// Those of `files` whose bucket `keeps` accepts.
     ///
     /// # Errors
-    /// [`TableError::Corrupt`] when a file is no segment, or two live files overlap.
+    /// [`TableError::Corrupt`] when a file is not a segment, or two live files overlap.
     pub fn new<'a>(
         files: impl IntoIterator<Item = &'a File>,
         keeps: impl Fn(u16) -> bool,
@@ -31,7 +31,7 @@ impl Layout {
         Ok(layout)
     }
 
-    /// What a commit did, in the buckets that `keeps` says yes to.
+    /// Applies a commit, in the buckets that `keeps` accepts.
     ///
     /// # Errors
     /// As [`Layout::new`].
@@ -88,7 +88,7 @@ impl Layout {
         self.files.get(&(granularity, bucket)).into_iter().flat_map(|files| files.values())
     }
 
-    /// All of one granularity and bucket, by time.
+    /// The live files in groups of one granularity and bucket, each by time.
     pub fn groups(&self) -> impl Iterator<Item = impl Iterator<Item = &(Segment, File)>> {
         self.files.values().map(|files| files.values())
     }

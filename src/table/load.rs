@@ -1,12 +1,13 @@
 //! Reads a table's log: a checkpoint, then the commits after it.
 //!
-//! In: `_delta_log`. Out: the [`State`] of the newest version, and for who cleans up also its tombstones. Of a checkpoint only
-//! the columns that a state is made of are decoded: most of its rows are tombstones. Commits are fetched some at a time.
+//! In: `_delta_log`. Out: the [`State`] of the newest version, and for the cleaner also its tombstones. Of a checkpoint only the
+//! columns that make up a state are decoded, because most of its rows are tombstones. Commits are fetched a few at a time.
 //!
 //! What other programs have written is taken in or refused by the rules of [`super::foreign`].
 //!
-//! The log changes while it is read: commits come, and entries below an old checkpoint go (`upkeep`). An entry that a listing
-//! lacks is asked for by name, and when it is gone all is read again before the log is called damaged.
+//! The log changes while it is read: commits are added, and `upkeep` deletes entries below an old checkpoint. An entry that is
+//! missing from a listing is requested by name. If it is gone, the whole log is read again, a few times, before it is reported as
+//! damaged.
 
 use std::collections::HashMap;
 
@@ -28,13 +29,13 @@ use super::store::{look_at_file, read_file, try_read};
 /// Commits that are fetched at once.
 const COMMITS_AT_ONCE: usize = 16;
 
-/// How often the log is read anew when an entry was gone.
+/// How often the log is read before a missing entry is reported as damage.
 const TRIES: usize = 3;
 
-/// Removed files of a table, as far as its log still tells: path → when it was removed, in ms since 1970.
+/// Removed files of a table, as far as its log still has them: path → when it was removed, in ms since 1970.
 pub type Tombstones = HashMap<String, i64>;
 
-/// Versions that a listing of a log holds.
+/// The versions in a listing of a log.
 pub struct Listing {
     /// Entries, sorted.
     pub commits: Vec<u64>,
@@ -42,7 +43,7 @@ pub struct Listing {
     pub checkpoints: Vec<u64>,
 }
 
-/// An entry that should be there, and what comes after it.
+/// A missing entry, and the newest one after it.
 struct Gap {
     version: u64,
     newest: u64,
@@ -52,7 +53,7 @@ impl Log {
     /// Reads the newest version; `None` where there is no table.
     ///
     /// # Errors
-    /// [`TableError::Storage`], [`TableError::Corrupt`]; [`TableError::Invalid`] when it can not be read or written right.
+    /// [`TableError::Storage`], [`TableError::Corrupt`]; [`TableError::Invalid`] when it can not be read or written correctly.
     pub async fn load(&self) -> Result<Option<State>, TableError> {
         self.load_all(&mut None).await
     }
@@ -121,7 +122,7 @@ impl Log {
         Ok(Ok(state))
     }
 
-    /// Reads an older version, as long as its log is kept; `None` where it is no longer.
+    /// Reads an older version, as long as its log is kept; `None` if it no longer is.
     ///
     /// # Errors
     /// As [`Log::load`].
@@ -146,7 +147,7 @@ impl Log {
         Ok(state)
     }
 
-    /// Reads the versions after `state`'s into it; whether there were any. Waits as long as the store is away.
+    /// Reads the versions after `state`'s into it, and returns whether there were any. Waits while the store is away.
     ///
     /// # Errors
     /// As [`Log::load`].
@@ -166,7 +167,7 @@ impl Log {
         }
     }
 
-    /// The versions whose entries and checkpoints are there; those above `after`, if it is given.
+    /// The versions that have an entry or a checkpoint; only those above `after`, if it is given.
     ///
     /// # Errors
     /// [`TableError::Storage`].
@@ -215,7 +216,7 @@ impl Log {
         }
     }
 
-    /// `None` when it is not there.
+    /// Reads a checkpoint; `None` when it is not there.
     async fn read_checkpoint(
         &self,
         version: u64,
@@ -234,7 +235,7 @@ impl Log {
         for batch in batches {
             let batch = batch.map_err(|error| corrupt(error.to_string()))?;
             self.rows_of_checkpoint(&batch, &mut state, tombstones.as_deref_mut(), &origin).map_err(corrupt)?;
-            // Of these there is one each: as JSON it is the line of a commit.
+            // There is one of each, and as JSON it has the form of a line of a commit.
             let mut rows = rows_with(&batch, "protocol").map_err(corrupt)?;
             rows.extend(rows_with(&batch, "metaData").map_err(corrupt)?);
             for (row, column) in rows {
@@ -321,7 +322,7 @@ impl Log {
         Ok(())
     }
 
-    /// Takes in a file that became live; its path, where it can be read and was not live before.
+    /// Adds a file that became live. Returns its path if it can be read and was not live before.
     fn add(&self, state: &mut State, found: Found, origin: &Origin) -> Option<String> {
         let path = decoded(&found.path);
         let vector = found.vector.clone();
@@ -352,7 +353,7 @@ impl Log {
     ) -> Result<(), String> {
         let add = action(batch, "add")?.ok_or("it has no column add with a path, which tells of files")?;
         let (paths, sizes) = (text(add, "path")?, int(add, "size")?);
-        // Some programs can be told to leave the text of statistics out.
+        // Some programs can be configured to leave out the text of statistics.
         let stats = add.column_by_name("stats").map(|_| text(add, "stats")).transpose()?;
         let vectors = action_of(add, "deletionVector")?;
         let partitions = (add.column_by_name("partitionValues"))

@@ -1,11 +1,11 @@
 //! A table's Delta log as a sequence of compare-and-swaps.
 //!
-//! A commit is one conditional create of `_delta_log/<version>.json`: whoever creates version n + 1 had read version n. That is
-//! the only guard that we rely on, so it is all that is used for writing; the state (live files, application transactions)
-//! is kept up to date from our own commits and read from the log only at a start and after a lost race.
+//! A commit is one conditional create of `_delta_log/<version>.json`: whoever creates version n + 1 had read version n. That is the
+//! only guard that we rely on, and the only way in which we commit. The state (live files, application transactions) is kept up to
+//! date from our own commits; it is read from the log only at a start and after a lost race.
 //!
-//! A lost reply is no problem: the commit's bytes carry a nonce, so the same bytes are sent again until the version exists, and
-//! comparing what stands there with what was sent says who won. Format: the Delta protocol, reader 1, writer 2. Reading is in
+//! A lost reply does no harm: the commit's bytes carry a nonce, so the same bytes are sent again until the version exists, and
+//! comparing what is there with what was sent shows who won. Format: the Delta protocol, reader 1, writer 2. Reading is in
 //! [`super::load`].
 
 use std::collections::{BTreeMap, HashMap};
@@ -28,7 +28,7 @@ use crate::process::panics::caught;
 /// Commits between two checkpoints.
 const CHECKPOINT_INTERVAL: u64 = 100;
 
-/// The operation of a commit that only rearranges rows: who follows the changes of a table need not look at it.
+/// The operation of a commit that only rearranges rows: readers that follow the changes of a table can skip it.
 pub const OPTIMIZE: &str = "OPTIMIZE";
 
 /// The application transaction that names the writer.
@@ -109,17 +109,17 @@ impl Log {
         self.load().await?.ok_or_else(|| self.corrupt("it is gone right after it was made".to_owned()))
     }
 
-    /// The properties by which a table of ours tells its layout, and which of its columns have statistics in all files.
+    /// The properties in which a table of ours records its layout, and which of its columns have statistics in all files.
     pub fn said_of(&self, state: &State) -> BTreeMap<String, String> {
         definition_of(&self.name).map(|definition| definition.said_of(state.files.values())).unwrap_or_default()
     }
 
-    /// Commits exactly on top of `state`, and brings `state` up to date. Waits as long as the store is away.
+    /// Commits exactly on top of `state`, and brings `state` up to date. Waits while the store is away.
     ///
     /// # Errors
     /// [`TableError::Lost`] when version `state.version + 1` is somebody else's (`state` is unchanged: [`Log::refresh`] it);
-    /// [`TableError::Storage`] when the store says no for good; [`TableError::Bug`] when a file to be removed is not live:
-    /// nothing is committed.
+    /// [`TableError::Storage`] when the store refuses for good; [`TableError::Bug`] when a file to be removed is not live: nothing
+    /// is committed.
     pub async fn commit(
         &self,
         state: &mut State,
@@ -159,10 +159,10 @@ impl Log {
         Ok(())
     }
 
-    /// Sets table properties where they are not what is wanted; all else that the table says of itself stays as it is.
+    /// Sets the table properties that differ from `wanted`; the rest of the table's metadata stays as it is.
     ///
     /// # Errors
-    /// As [`Log::commit`], but for a lost race: then it is tried on top of the winner.
+    /// As [`Log::commit`], except that after a lost race it is tried again on top of the winner.
     pub async fn set_properties(
         &self,
         state: &mut State,
@@ -194,12 +194,12 @@ impl Log {
         Ok(())
     }
 
-    /// Takes the table for a new writer and returns its generation, with `state` read after it: the next one, where `wanted`
-    /// is 0; else exactly `wanted`, which another table has handed out.
+    /// Takes the table for a new writer and returns that writer's generation; afterwards, `state` is at the commit that took it. If
+    /// `wanted` is 0, it is the next generation; else it is exactly `wanted`, which another table has handed out.
     ///
     /// # Errors
-    /// As [`Log::commit`], but for a lost race: then it is tried on top of the winner. [`TableError::Fenced`] when the table holds
-    /// `wanted` or a higher one: nothing is committed, so that the newer writer keeps its place.
+    /// As [`Log::commit`], except that after a lost race it is tried again on top of the winner. [`TableError::Fenced`] when the
+    /// table holds `wanted` or a higher one: nothing is committed, so that the newer writer keeps its place.
     pub async fn fence(&self, state: &mut State, wanted: i64, now_ms: i64) -> Result<i64, TableError> {
         loop {
             let theirs = state.txn(WRITER_GENERATION);
@@ -218,7 +218,7 @@ impl Log {
         }
     }
 
-    /// Says that `state` is no longer ours when a newer writer has taken the table.
+    /// Checks that no newer writer has taken the table.
     ///
     /// # Errors
     /// [`TableError::Fenced`].
@@ -229,7 +229,7 @@ impl Log {
         }
     }
 
-    /// Creates the log entry `version`. Sends the same bytes until the version exists, then looks whose it is.
+    /// Creates the log entry `version`. Sends the same bytes until the version exists, then checks whose it is.
     async fn create(&self, version: u64, bytes: Bytes) -> Result<(), TableError> {
         let path = commit_path(version);
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
@@ -237,7 +237,7 @@ impl Log {
         loop {
             match self.store.put_opts(&path, bytes.clone().into(), options.clone()).await {
                 Ok(_) => return Ok(()),
-                // Also the answer when our own earlier try had landed and its reply was lost.
+                // This is also the answer if our own earlier try succeeded and its reply was lost.
                 Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => match self.read(&path).await
                 {
                     Ok(there) if there == bytes => return Ok(()),
@@ -262,8 +262,8 @@ impl Log {
         tokio::spawn(async move {
             let _at_work = at_work;
             let result = async {
-                // delta-rs looks for a table at its URL's path below the second store: ours is at the root of both. Of the
-                // scheme it only takes that listings may come unsorted, as they do from a local disk.
+                // delta-rs looks for a table at its URL's path below the second store: ours is at the root of both. From the scheme
+                // it only infers that listings may be unsorted, as they are on a local disk.
                 let root = Url::parse("file:///").expect("a constant URL");
                 let store = deltalake_core::logstore::default_logstore(
                     Arc::clone(&log.store),
@@ -366,7 +366,7 @@ fn engine() -> String {
     format!("floodmark/{}", env!("CARGO_PKG_VERSION"))
 }
 
-/// Makes the bytes of every commit its own, also those of two processes at the same moment.
+/// Makes the bytes of every commit unique, even those of two processes at the same moment.
 fn nonce() -> String {
     format!("{:032x}", rand::random::<u128>())
 }

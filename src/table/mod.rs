@@ -6,8 +6,9 @@
 //!          raw, counts: files written and read ◄─► log: compare-and-swap commits ─► state: a version's live files and transactions
 //! ```
 //!
-//! In: files and commits of the job, of upkeep and of replays. Out: versions, and the rows of their files. The state of a version is a
-//! value; what is kept beside it is the log's store. An error says whether to try again, to stop for good, or what to correct.
+//! In: files and commits of the job, of upkeep and of replays. Out: versions, and the rows of their files. Ordering: each version
+//! is committed on exactly the one before. State: the state of a version is a plain value that its user holds; beside it, a log
+//! holds only its store. An error says whether to try again, to stop for good, or what to correct.
 
 mod actions;
 mod checkpoint;

@@ -1,15 +1,16 @@
-//! What a store's refusals mean, by one rule for all commands, and the store that keeps it.
+//! What a store's refusals mean, by one rule for all commands, and the store that applies it.
 //!
-//! In: the answers of a [`Root`](super::Root)'s store. Out: the same, but a refusal becomes a [`Refusal`], which nobody tries again
-//! within the process. State: which kinds of requests were answered well, and the last complaint of each kind.
+//! In: the answers of a [`Root`](super::Root)'s store. Out: the same, except that a refusal becomes a [`Refusal`], which is not
+//! retried within the process. State: which kinds of requests have succeeded, and the last complaint of each kind.
 //!
-//! - What the store has never taken in this process is for the user to correct: keys, bucket, region, rights. That is
-//!   [`Exit::Configuration`](crate::process::Exit::Configuration), so that no supervisor starts again for ever with a wrong password.
-//! - What it has taken before was changed meanwhile, and expired credentials are replaced by a start: that is
-//!   [`Exit::TryAgain`](crate::process::Exit::TryAgain). A start that is refused then says so by the first rule.
+//! - If the store has never accepted such a request in this process, the user must correct something: keys, bucket, region or
+//!   rights. That is [`Exit::Configuration`](crate::process::Exit::Configuration), so that no supervisor starts again forever with
+//!   a wrong password.
+//! - If it has accepted such requests before, something was changed meanwhile; and expired credentials are replaced by a new start.
+//!   Both are [`Exit::TryAgain`](crate::process::Exit::TryAgain). If the new start is refused, the first rule applies to it.
 //!
-//! Rights differ by the kind of request (a key may read and not write), so one kind says nothing of another; that a key or a bucket
-//! exists is shown by any.
+//! Rights differ by the kind of request (a key may be allowed to read and not to write), so the success of one kind says nothing
+//! about another. Any success shows that the key and the bucket exist.
 
 use std::error::Error;
 use std::fmt::{Display, Formatter};
@@ -29,7 +30,7 @@ use object_store::{
 
 use crate::process::lock;
 
-/// Codes that say that credentials were right and are no longer, or that a request came late.
+/// Codes that say that credentials were valid and no longer are, or that a request came late.
 const EXPIRED: [&str; 5] =
     ["ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired", "RequestTimeTooSkewed"];
 
@@ -46,10 +47,11 @@ const KEYS: [&str; 6] = [
 /// Codes that say that the bucket is wrong.
 const BUCKET: [&str; 4] = ["NoSuchBucket", "InvalidBucketName", "ContainerNotFound", "AllAccessDisabled"];
 
-/// Codes that say that region or endpoint are wrong.
+/// Codes that say that the region or the endpoint is wrong.
 const ENDPOINT: [&str; 3] = ["AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException"];
 
-/// The same where there is no code: a redirect, a certificate of somebody else, TLS where there is none, none where there is.
+/// Texts that mean the same if there is no code: a redirect, a certificate of another server, TLS to a server without it, or plain
+/// HTTP to a server with it.
 const ENDPOINT_TEXTS: [&str; 5] = [
     "redirect without LOCATION",
     "status code: 301",
@@ -58,10 +60,10 @@ const ENDPOINT_TEXTS: [&str; 5] = [
     "HTTP request to an HTTPS server",
 ];
 
-/// Where machines of a cloud ask for the credentials of their role.
+/// The address at which machines in a cloud ask for the credentials of their role.
 const INSTANCE_METADATA: &str = "169.254.169.254";
 
-/// Characters of what a server says that are passed on.
+/// How many characters of a server's message are passed on.
 const SAID_MAX: usize = 400;
 
 /// Kinds of requests, each with rights of its own.
@@ -76,7 +78,7 @@ enum Kind {
 /// What a refusal is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
-    /// The credentials were good for a time that is over.
+    /// The credentials have expired.
     Expired,
     Keys,
     Bucket,
@@ -87,7 +89,7 @@ enum Cause {
     Folder,
 }
 
-/// Why the store refused; `None` for all that may pass by itself, and for answers that are no refusal.
+/// Why the store refused; `None` for errors that may pass by themselves, and for answers that are not refusals.
 fn cause(error: &StoreError) -> Option<Cause> {
     let io_kind = causes(error).find_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
     if let Some(std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem) = io_kind {
@@ -113,12 +115,12 @@ fn cause(error: &StoreError) -> Option<Cause> {
     (denied || forbids.iter().any(|part| text.contains(part))).then_some(Cause::Rights)
 }
 
-/// An error, its cause, and so on.
+/// An error and its chain of causes.
 fn causes(error: &StoreError) -> impl Iterator<Item = &(dyn Error + 'static)> {
     std::iter::successors(Some(error as &(dyn Error + 'static)), |&error| error.source())
 }
 
-/// An error with its causes; what a cause's own text has already is not said again.
+/// An error with its causes, as one text; a cause that the text already contains is not repeated.
 fn text(error: &StoreError) -> String {
     causes(error).fold(String::new(), |text, cause| match cause.to_string() {
         cause if text.is_empty() => cause,
@@ -167,7 +169,7 @@ fn shortened(mut text: String) -> String {
     text
 }
 
-/// Whether somebody has to correct something; else it may pass.
+/// Whether the user must correct something; else the error may pass.
 pub(super) fn is_for_the_user(error: &StoreError) -> bool {
     match error {
         StoreError::PermissionDenied { source, .. } => {
@@ -187,12 +189,12 @@ struct Refusal {
     said: String,
     cause: Cause,
     kind: Kind,
-    /// The store has taken such requests before.
+    /// Whether the store has accepted such requests before.
     was_taken: bool,
 }
 
 impl Refusal {
-    /// Whether a new start may be taken.
+    /// Whether a new start may succeed.
     fn passes(&self) -> bool {
         self.cause == Cause::Expired || self.was_taken
     }
@@ -277,13 +279,13 @@ impl Answers {
         *lock(&self.0[kind as usize].complaint) = Some(said);
     }
 
-    /// What the store's client said last; `None` where the last answers were good.
+    /// The last complaint of the store's client; `None` if the last answers were good.
     pub(super) fn last_complaint(&self) -> Option<String> {
         self.0.iter().find_map(|answered| lock(&answered.complaint).clone())
     }
 }
 
-/// A store that tells its refusals by the rule.
+/// A store whose refusals are judged by the rule.
 #[derive(Clone, Debug)]
 pub(super) struct Judged {
     inner: Arc<dyn ObjectStore>,
@@ -326,7 +328,7 @@ impl Judged {
     }
 }
 
-/// What the server said, without how it was asked; all that there is where that can not be told apart.
+/// The server's message, without the description of the request; the whole text if the two can not be separated.
 fn of_server(error: &StoreError) -> String {
     let said = said(error);
     match said.split_once("status code: ") {

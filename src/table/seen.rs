@@ -1,4 +1,4 @@
-//! What a table's log tells of other programs: who committed what, which protocol they ask for, which files they changed.
+//! What a table's log shows of other programs: who committed what, which protocol they require, which files they changed.
 //!
 //! In: the actions of a log, as they are read. Out: [`Seen`], which [`super::foreign`] judges. State: changes of files by others since
 //! the checkpoint that was read; a change that was taken back is forgotten.
@@ -8,19 +8,19 @@ use std::fmt::{Display, Formatter};
 
 use serde::Deserialize;
 
-/// The property that numbers the layout of our tables, and the newest layout that this build knows. A table without it is of the
-/// first one: builds before the property made no other.
+/// The property that holds the number of our tables' layout. A table without it has layout 1: builds before the property made no
+/// other.
 pub const FORMAT: &str = "floodmark.format";
-/// See [`FORMAT`].
+/// The newest layout that this build knows; see [`FORMAT`].
 pub const FORMAT_NEWEST: u32 = 1;
 
-/// Delta's versions that we read and write; from these versions on features are named one by one.
+/// The versions of Delta's protocol that we read and write, and the versions from which on features are named one by one.
 pub(super) const READER: u32 = 1;
 pub(super) const WRITER: u32 = 2;
 pub(super) const READER_OF_FEATURES: u32 = 3;
 pub(super) const WRITER_OF_FEATURES: u32 = 7;
 
-/// Features that writer 2 has too: they matter where a property or a column asks for them.
+/// Features that writer version 2 has too. They matter only if a property or a column asks for them.
 pub(super) const FEATURES: [&str; 2] = ["appendOnly", "invariants"];
 
 /// Who committed something.
@@ -28,7 +28,7 @@ pub(super) const FEATURES: [&str; 2] = ["appendOnly", "invariants"];
 pub(super) struct Origin {
     /// The version; that of the checkpoint, where it is only known from there.
     pub(super) version: u64,
-    /// Whether it is of this version or an earlier one.
+    /// Whether it is only known from a checkpoint: it is of this version or an earlier one.
     pub(super) checkpoint: bool,
     /// What the program called it.
     pub(super) operation: Option<String>,
@@ -58,7 +58,7 @@ impl Display for Origin {
     }
 }
 
-/// What a table's log asks of those who read and write it.
+/// The protocol that a table's log requires of its readers and writers.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Protocol {
@@ -95,12 +95,12 @@ impl Protocol {
     }
 }
 
-/// What was seen of others in a table's log.
+/// What was seen of other programs in a table's log.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     pub(super) protocol: Option<(Protocol, Origin)>,
     pub(super) metadata: Option<Origin>,
-    /// Live files that can not be read right, by path and deletion vector, and why.
+    /// Live files that can not be read correctly, by path and deletion vector, and why.
     pub(super) unreadable: BTreeMap<(String, Option<String>), (String, Origin)>,
     /// Files that others have added or removed.
     pub(super) changed: BTreeMap<String, Changed>,
@@ -113,14 +113,14 @@ pub(super) struct Changed {
     pub(super) by: Origin,
 }
 
-/// A commit's changes of files, as far as another program's are judged by them.
+/// A commit's changes of files, by which a commit of another program is judged.
 #[derive(Default)]
 pub(super) struct Changes {
-    /// What became live, with its rows; but for what was live already.
+    /// Files that became live and were not live before, with their rows.
     pub(super) added: Vec<(String, u64)>,
-    /// What is no longer live, with its rows.
+    /// Files that are no longer live, with their rows.
     pub(super) removed: Vec<(String, u64)>,
-    /// Whether it adds rows, by its own word.
+    /// Whether it adds rows, as its own `dataChange` says.
     pub(super) adds_rows: bool,
 }
 
@@ -133,17 +133,17 @@ impl Seen {
         self.metadata = Some(by);
     }
 
-    /// A file is live that can not be read right.
+    /// Notes a live file that can not be read correctly.
     pub(super) fn unreadable(&mut self, path: String, vector: Option<String>, why: String, by: Origin) {
         self.unreadable.insert((path, vector), (why, by));
     }
 
-    /// A file is removed; whether it was one that can not be read.
+    /// Notes that a file was removed. Returns whether it was one that can not be read.
     pub(super) fn removed(&mut self, path: &str, vector: Option<String>) -> bool {
         self.unreadable.remove(&(path.to_owned(), vector)).is_some()
     }
 
-    /// What a commit did to the files of a table of ours.
+    /// Notes what a commit did to the files of a table of ours.
     pub(super) fn commit(&mut self, table: &str, changes: Changes, by: &Origin) {
         if by.is_ours() || !matches!(table, "raw" | "counts") {
             return;
@@ -160,7 +160,7 @@ impl Seen {
         }
     }
 
-    /// A live file that only a checkpoint tells of.
+    /// Notes a live file that is only known from a checkpoint.
     pub(super) fn in_checkpoint(&mut self, table: &str, path: &str, by: &Origin) {
         let name = path.rsplit('/').next().unwrap_or_default();
         if table == "counts" && !is_named_by_us(name) {
@@ -169,7 +169,7 @@ impl Seen {
     }
 }
 
-/// The rules for `raw`: nothing is added to it, and what stays is as it was.
+/// The rule for `raw`: no rows may be added to it, and the rows that stay must not change.
 fn may_be_taken_in(changes: &Changes, by: &Origin) -> bool {
     let rows = |files: &[(String, u64)]| files.iter().map(|(_, rows)| rows).sum::<u64>();
     let (added, removed) = (rows(&changes.added), rows(&changes.removed));
@@ -178,7 +178,7 @@ fn may_be_taken_in(changes: &Changes, by: &Origin) -> bool {
     rewritten || deleted
 }
 
-/// Names that a live job, replays and their undoing, and `dev preload` give.
+/// Whether a live job, a replay, an undo or `dev preload` gives such names.
 fn is_named_by_us(name: &str) -> bool {
     let epoch = |rest: &str| rest.len() > 12 && rest.as_bytes()[..12].iter().all(u8::is_ascii_digit);
     name.starts_with("replay-") || name.starts_with("undo-") || name.strip_prefix('e').is_some_and(epoch)

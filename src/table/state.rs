@@ -1,4 +1,4 @@
-//! What a table holds in one version ([`State`]), and what it is when it is made ([`Definition`]).
+//! What a table holds in one version ([`State`]), and what it is created as ([`Definition`]).
 //!
 //! A state is live files, application transactions, properties, and what other programs have done. `load` reads it from the log,
 //! and `log` keeps it up to date with each commit. A definition is columns, partition columns and properties. Plain data.
@@ -39,9 +39,9 @@ pub struct State {
     pub txns: BTreeMap<String, i64>,
     /// Table properties.
     pub properties: BTreeMap<String, String>,
-    /// The log's `metaData`, as JSON text: who changes a part of it writes all of it again.
+    /// The log's `metaData`, as JSON text: to change a part of it, all of it is written again.
     pub metadata: String,
-    /// What the log tells of other programs.
+    /// What the log shows of other programs.
     pub seen: Seen,
 }
 
@@ -52,7 +52,7 @@ impl State {
     }
 }
 
-/// What a table is when it is made.
+/// What a table is created as.
 pub struct Definition {
     /// Columns, partition columns included.
     pub schema: SchemaRef,
@@ -84,8 +84,8 @@ impl Definition {
         of_files.filter(|field| has_statistics(field.data_type())).map(|field| field.name().as_str()).collect()
     }
 
-    /// What a table with these files says of itself: which number its layout has, and by which columns readers may skip files. Files of
-    /// earlier builds have statistics of fewer.
+    /// The properties of a table with these files: the number of its layout, and the columns by which readers may skip files. Files
+    /// of earlier builds have statistics of fewer columns.
     pub(super) fn said_of<'a>(&self, files: impl Iterator<Item = &'a File>) -> BTreeMap<String, String> {
         let columns = files.fold(self.stats_columns(), |columns, file| bounded(&file.stats, &columns));
         let format = (FORMAT.to_owned(), FORMAT_NEWEST.to_string());

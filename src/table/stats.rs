@@ -1,9 +1,10 @@
 //! Delta's statistics of a file, as JSON text: number of rows, and per column least value, greatest value, number of nulls.
 //!
-//! In: what the Parquet encoder has noted of each row group, so nothing is compared twice. Out: the `stats` of the file's `add`, of every
-//! column that can be filtered by: texts, numbers and times, not bytes and lists. Some readers take a column without bounds for
-//! one without rows, so a column has both bounds, or nulls only. Long texts are cut to 64 bytes by the encoder: the least to a
-//! prefix, the greatest to a prefix whose last character is the next one; where there is no next one, it stays whole.
+//! In: the statistics that the Parquet encoder keeps of each row group, so that no value is compared twice. Out: the `stats` of the
+//! file's `add`, for every column that can be filtered by: texts, numbers and times, but not bytes and lists. Some readers treat a
+//! column without bounds as one without rows, so a column has both bounds, or only nulls. Long texts are cut to 64 bytes by the
+//! encoder: the least to a prefix, the greatest to a prefix whose last character is replaced by the next one; if there is no next
+//! one, it stays whole. Pure.
 
 use std::collections::BTreeMap;
 
@@ -21,8 +22,8 @@ use crate::model::TimeUs;
 const MS_MIN: i64 = -62_135_596_800_000;
 const MS_MAX: i64 = 253_402_300_799_999;
 
-/// Names the columns that all files have statistics of. Readers leave the others aside, where they would else take those without bounds
-/// for empty ones.
+/// The property that names the columns that all files have statistics of. Readers then ignore the others; otherwise they would
+/// treat columns without bounds as empty.
 pub(super) const STATS_COLUMNS: &str = "delta.dataSkippingStatsColumns";
 
 /// The statistics of one file.
@@ -48,7 +49,7 @@ enum Bounds {
 }
 
 impl Stats {
-    /// Of a file with these row groups.
+    /// The statistics of a file with these row groups.
     pub(super) fn of(row_groups: &[RowGroupMetaData]) -> Stats {
         let mut stats = Stats { rows: 0, columns: BTreeMap::new() };
         for group in row_groups {
@@ -124,7 +125,7 @@ impl Column {
 }
 
 impl Bounds {
-    /// Both; a column has one type in all row groups.
+    /// Bounds of both; a column has one type in all row groups.
     fn and(self, other: Bounds) -> Option<Bounds> {
         Some(match (self, other) {
             (Bounds::Int(a, b), Bounds::Int(c, d)) => Bounds::Int(a.min(c), b.max(d)),
@@ -147,7 +148,8 @@ impl Bounds {
     }
 }
 
-/// Archives of builds before this one may hold times of Kafka beyond the years that can be written; nobody can ask for them either.
+/// Archives of earlier builds may hold Kafka timestamps beyond the years that can be written. They are clamped; a query can not ask
+/// for such years either.
 fn written(ms: i64) -> String {
     DateTime::from_timestamp_millis(ms.clamp(MS_MIN, MS_MAX))
         .map(|time| time.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
@@ -236,7 +238,7 @@ mod tests {
         let long = |last: &str| format!("{}{last}{}", "x".repeat(60), "tail".repeat(9));
         for (text, least, greatest) in [
             (long("a"), format!("{}atai", "x".repeat(60)), format!("{}ataj", "x".repeat(60))),
-            // The last character that fits has no next one: the one before is the next.
+            // The last character that fits has no next one, so the character before it is replaced by its next one.
             (long("\u{10FFFF}"), format!("{}\u{10FFFF}", "x".repeat(60)), format!("{}y", "x".repeat(59))),
             ("\u{10FFFF}".repeat(40), "\u{10FFFF}".repeat(16), "\u{10FFFF}".repeat(40)),
         ] {
@@ -246,7 +248,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever characters there are: surrogates' neighbours, the last of all, NUL.
+        /// For any characters: neighbours of the surrogates, the last one of all, NUL.
         #[test]
         fn bounds_hold_all_values_and_are_short(
             values in proptest::collection::vec(

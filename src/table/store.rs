@@ -1,9 +1,9 @@
 //! The object store that tables live on: opened by URL, and read and written so that an outage does no harm.
 //!
-//! In: a URL with options; paths with bytes. Out: [`Root`], the folder of both tables; files read and written. There are three
-//! ways to ask. Work that must be done, a live file or a new one, waits while the store is away. A start and a command that only
-//! looks try a few times and report the failure. An answer that can not change by waiting, such as "not found" or "denied", is
-//! returned at once. State: the checkpoints under way, which an end waits for.
+//! In: a URL with options; paths with bytes. Out: [`Root`], the folder of both tables; files read and written. There are three ways
+//! to ask. Work that must be done, a live file or a new one, waits while the store is away. A start and a command that only looks
+//! try a few times and report the failure. An answer that can not change by waiting, such as "not found" or "denied", is returned
+//! at once. State: the checkpoints under way, which are waited for at the end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,12 +32,12 @@ pub struct Root {
     background: Background,
 }
 
-/// Work that nobody waits for until the end: who is at work holds a guard.
+/// Work in the background, which is waited for only at the end; a guard is held while it is under way.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Background(Arc<RwLock<()>>);
 
 impl Background {
-    /// `None` when the end has come: begin nothing more.
+    /// `None` once the end has come: nothing more may begin.
     pub(super) fn begin(&self) -> Option<OwnedRwLockReadGuard<()>> {
         Arc::clone(&self.0).try_read_owned().ok()
     }
@@ -82,7 +82,7 @@ impl Root {
                 ));
             }
             let store = LocalFileSystem::new_with_prefix(&path).map_err(|error| invalid(error.to_string()))?;
-            // Folders of periods that are over would pile up.
+            // Otherwise empty folders of past periods would pile up.
             let store = store.with_automatic_cleanup(true);
             return Ok(Root::judged(url, Arc::new(store)));
         }
@@ -94,7 +94,7 @@ impl Root {
         }
         let mut options = options.clone();
         if url.scheme() == "s3" {
-            // A commit is a conditional create; this is what it needs to be told of S3.
+            // A commit is a conditional create; for S3, object_store must be told how to make it.
             options.entry("conditional_put".to_owned()).or_insert_with(|| "etag".to_owned());
         }
         let (store, prefix) =
@@ -108,7 +108,7 @@ impl Root {
         Root { url, store, answers, background: Background::default() }
     }
 
-    /// A root on a store that is there already: for tests.
+    /// A root on an existing store, for tests.
     pub fn on(store: Arc<dyn ObjectStore>) -> Root {
         Root::judged(Url::parse("memory:///").expect("a constant URL"), store)
     }
@@ -123,7 +123,7 @@ impl Root {
         &self.store
     }
 
-    /// What the store's client said last, in this process; `None` where the last answers were good.
+    /// The last complaint of the store's client in this process; `None` if the last answers were good.
     pub fn last_complaint(&self) -> Option<String> {
         self.answers.last_complaint()
     }
@@ -132,7 +132,7 @@ impl Root {
         Arc::clone(&self.answers)
     }
 
-    /// Waits until the checkpoints under way are written, but not for ever: they only make opening faster.
+    /// Waits until the checkpoints under way are written, but at most `within`: they only make opening faster.
     pub async fn finish(&self, within: Duration) {
         if tokio::time::timeout(within, self.background.0.write()).await.is_err() {
             tracing::info!("a checkpoint was not waited for");
@@ -154,7 +154,7 @@ impl Root {
     }
 }
 
-/// Whether there can be a server where the options say.
+/// Checks that the options name an endpoint at which a server can be.
 fn check_endpoint(options: &BTreeMap<String, String>) -> Result<(), String> {
     let option = |wanted: AmazonS3ConfigKey| {
         let is_it = |name: &str| name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>().is_ok_and(|key| key == wanted);
@@ -178,7 +178,7 @@ fn check_endpoint(options: &BTreeMap<String, String>) -> Result<(), String> {
     }
 }
 
-/// Whether trying again may help: anything but an answer that says no for good.
+/// Whether trying again may help: true for any error that is not a final refusal.
 pub(super) fn may_pass(error: &StoreError) -> bool {
     !matches!(
         error,
@@ -208,10 +208,10 @@ impl Backoff {
     }
 }
 
-/// Tries of a read by who would rather be told: at a start, and where the tables are only looked at.
+/// How often a read is tried if its failure should be reported soon: at a start, and in commands that only look at tables.
 const TRIES: u32 = 6;
 
-/// Reads with a few tries: an answer that breaks off passes in a second, a store that is away is told.
+/// Reads with a few tries. An answer that breaks off is overcome within a second or two; if the store is away, that is reported.
 ///
 /// # Errors
 /// The store's last answer.
@@ -240,10 +240,10 @@ pub async fn look_at_file(store: &dyn ObjectStore, path: &Path) -> Result<Bytes,
     try_read(|| async { store.get(path).await?.bytes().await }).await
 }
 
-/// Reads a file that is live, and so is there: while the store is away the work waits.
+/// Reads a live file, which therefore exists. Waits while the store is away.
 ///
 /// # Errors
-/// The store's answer, when it says no for good.
+/// The store's answer, when it is a final refusal.
 pub async fn read_file(store: &dyn ObjectStore, path: &Path) -> Result<Bytes, StoreError> {
     let mut backoff = Backoff::new();
     loop {
@@ -261,7 +261,8 @@ pub async fn read_file(store: &dyn ObjectStore, path: &Path) -> Result<Bytes, St
     }
 }
 
-/// Writes a file under a name that nobody else uses, until the store takes it: while the store is away the epoch waits.
+/// Writes a file under a name that nobody else uses. It is tried until the store accepts it, so the epoch waits while the store is
+/// away.
 ///
 /// # Errors
 /// [`TableError::Storage`] when the store says no for good.
@@ -280,8 +281,7 @@ pub async fn write_file(store: &dyn ObjectStore, path: &str, bytes: Bytes) -> Re
     }
 }
 
-/// Writes a file where there is none; whether it did: `false` where there is one already, which may be ours. While the store is
-/// away it waits.
+/// Creates a file and returns `true`; or `false` if there is one already, which may be ours. Waits while the store is away.
 ///
 /// # Errors
 /// [`TableError::Storage`] when the store says no for good.
@@ -305,7 +305,7 @@ pub async fn create_file(store: &dyn ObjectStore, path: &str, bytes: Bytes) -> R
 /// Reads a JSON file beside the tables; `None` where it is not there.
 ///
 /// # Errors
-/// [`TableError::Storage`]; [`TableError::Corrupt`] when it is not what it should be.
+/// [`TableError::Storage`]; [`TableError::Corrupt`] when its content is not as expected.
 pub(crate) async fn load_json<T: DeserializeOwned>(root: &Root, path: &str) -> Result<Option<T>, TableError> {
     let bytes = match look_at_file(root.store().as_ref(), &Path::from(path)).await {
         Ok(bytes) => bytes,
@@ -324,7 +324,7 @@ mod tests {
 
     use super::*;
 
-    /// What waits for a store waits for an answer no longer than its client does: 30 s where the job says nothing else.
+    /// A wait for the store is bounded by its client's timeout for one answer: 30 s if the job does not set another.
     #[tokio::test]
     async fn a_store_that_never_answers_is_asked_again() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

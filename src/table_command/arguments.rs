@@ -1,4 +1,4 @@
-//! What the table commands have in common: which tables, and how the result is written.
+//! What the table commands have in common: the argument that names the tables, and the form of the result.
 
 use clap::{Args, ValueEnum};
 use serde_json::Value;
@@ -40,7 +40,7 @@ impl Common {
     }
 }
 
-/// Names of the tables, of those that were asked for.
+/// The names of the tables that were asked for.
 pub(super) fn names_of(wanted: Tables, location: &Location) -> Result<Vec<String>, TableCommandError> {
     let names: &[&str] = match wanted {
         Tables::Raw => &["raw"],

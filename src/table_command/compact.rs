@@ -1,4 +1,7 @@
-//! `floodmark table compact`: what a running job does for `raw`, by hand.
+//! `floodmark table compact`: merges small files of `raw` by hand, as a running job does by itself.
+//!
+//! In: both tables. Out: commits that change no row, and a summary; with `--dry-run` only the summary. It is safe beside a running
+//! job: a group of files that somebody else has changed is left alone. Failure: groups that were merged before it stay merged.
 
 use clap::Args;
 use serde_json::json;
@@ -31,7 +34,7 @@ pub struct CompactArgs {
 
 pub(super) async fn run(args: &CompactArgs) -> Result<(), TableCommandError> {
     let location = Location::open(&args.common.place).await?;
-    // Which records all lanes have taken in is said by counts.
+    // `counts` says which records all lanes have absorbed.
     names_of(Tables::Raw, &location)?;
     location.load("counts").await?;
     location.load("raw").await?;

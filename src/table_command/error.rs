@@ -1,11 +1,11 @@
-//! Why `floodmark table …` did not do what it should.
+//! The errors of `floodmark table …`, each with its exit code.
 
 use crate::process::{Exit, HasExit};
 use crate::table::TableError;
 use crate::terminal::LocationError;
 use crate::upkeep::error::CompactError;
 
-/// Why a command did not do what it should.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TableCommandError {
     /// The command line.
@@ -20,12 +20,12 @@ pub enum TableCommandError {
     /// Merging files.
     #[error(transparent)]
     Compact(#[from] CompactError),
-    /// Not all could be done.
+    /// Only a part could be done.
     #[error("{what}")]
     Incomplete {
         /// How the command ends.
         exit: Exit,
-        /// What was not, and why.
+        /// What was not done, and why.
         what: String,
     },
     /// A folder of this machine.

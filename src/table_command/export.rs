@@ -5,8 +5,8 @@
 //! TO/latest                        a link to the newest on a disk; on an object store an object that holds its name
 //! ```
 //!
-//! A snapshot is written whole before `latest` is replaced, in one atomic step. The one before stays until the next export, so
-//! that who reads it can end; older ones are deleted, those of exports that were killed too.
+//! A snapshot is complete before `latest` is replaced, in one atomic step. The previous snapshot stays until the next export, so
+//! that its readers can finish. Older ones are deleted, and so are those of exports that were killed. The tables are only read.
 
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ use crate::table::store::look_at_file;
 use crate::table::{File, Log, Root, TableError};
 use crate::terminal::{LiveLine, Location, bytes, grouped};
 
-/// Files that are copied at once, and what is copied in parts.
+/// How many files are copied at once, and the size above which a file is copied in parts.
 const FILES_AT_ONCE: usize = 4;
 const PART_BYTES: usize = 8 << 20;
 
@@ -55,7 +55,7 @@ pub struct ExportArgs {
 pub(super) async fn run(args: &ExportArgs) -> Result<(), TableCommandError> {
     let location = Location::open(&args.common.place).await?;
     let tables = match names_of(args.table, &location) {
-        // A path to one table says which.
+        // A path to one table says which one is meant.
         Err(_) if args.table == Tables::Counts => names_of(Tables::All, &location)?,
         tables => tables?,
     };
@@ -133,7 +133,7 @@ async fn copy(log: &Log, file: &File, to: &dyn ObjectStore, path: &Path) -> Resu
 /// Where an export goes.
 struct Target {
     root: Root,
-    /// Where it is a folder of this machine.
+    /// The folder, if it is one on this machine.
     folder: Option<PathBuf>,
 }
 
@@ -158,7 +158,7 @@ impl Target {
         Ok(Target { root, folder })
     }
 
-    /// The folder that readers find now.
+    /// The folder that `latest` names now.
     async fn latest(&self) -> Result<Option<String>, TableCommandError> {
         if let Some(folder) = &self.folder {
             let link = std::fs::read_link(folder.join(LATEST)).ok();
@@ -173,7 +173,7 @@ impl Target {
 
     async fn point_to(&self, id: &str) -> Result<(), TableCommandError> {
         if let Some(folder) = &self.folder {
-            // A link can not be changed, but another can be put in its place.
+            // A link can not be changed, but another one can be renamed over it.
             let new = folder.join(format!(".{LATEST}-{id}"));
             let doing = || format!("making the link {}", folder.join(LATEST).display());
             std::os::unix::fs::symlink(id, &new).map_err(TableCommandError::disk(doing()))?;

@@ -1,4 +1,7 @@
 //! `floodmark table history`: the commits of a table's log, as far back as it is kept.
+//!
+//! In: the newest entries of the log, `--limit` of them. Out: a line or a JSON object for each, newest first. An entry that is
+//! deleted meanwhile is left out.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +20,7 @@ use crate::terminal::{Location, columns, grouped, head, utc};
 /// Entries that are read at once.
 const ENTRIES_AT_ONCE: usize = 16;
 
-/// Transactions that are shown to people.
+/// How many transactions the text shows.
 const TXNS_SHOWN: usize = 4;
 
 /// Options of `floodmark table history`.
@@ -45,7 +48,7 @@ struct Version {
     /// Milliseconds since 1970; `None` where its writer did not say.
     time_ms: Option<i64>,
     operation: String,
-    /// The writer that committed it; `None` for a commit beside it, as a compaction.
+    /// The generation of the writer that committed it; `None` for a commit by another, such as a compaction.
     generation: Option<i64>,
     files_added: u64,
     files_removed: u64,
@@ -76,7 +79,7 @@ async fn versions(log: &Log, limit: usize) -> Result<Vec<Version>, TableError> {
             let path = commit_path(version);
             match look_at_file(log.store().as_ref(), &path).await {
                 Ok(bytes) => version_of(log, version, &bytes).map(Some),
-                // Cleaned up meanwhile.
+                // It was deleted meanwhile.
                 Err(object_store::Error::NotFound { .. }) => Ok(None),
                 Err(error) => Err(TableError::storage(format!("table {}: reading {path}", log.name()), error)),
             }

@@ -1,7 +1,7 @@
-//! `floodmark table …`: looks at tables and looks after them, with a job running or without one.
+//! `floodmark table …`: commands that inspect and maintain tables, with a job running or without one.
 //!
-//! Each command takes a job file, a folder of tables, one table, or the URL of either ([`crate::terminal::Location`]). Results go to stdout, how far
-//! it is to stderr. Nothing here changes a row of a table.
+//! Each command takes a job file, a folder of tables, one table, or the URL of either ([`crate::terminal::Location`]). Results go
+//! to stdout, progress to stderr. No command changes a row of a table.
 
 mod arguments;
 mod compact;

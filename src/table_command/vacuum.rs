@@ -1,4 +1,7 @@
-//! `floodmark table vacuum`: what a running job's cleaner does, by hand.
+//! `floodmark table vacuum`: deletes dead files and old entries of the log by hand, as a running job does by itself.
+//!
+//! In: the tables, and how long dead files are kept. Out: deleted objects and a summary; with `--dry-run` only the summary.
+//! Failure: what could not be deleted is reported, and found again by the next run.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
-//! A table of text: columns as wide as their widest cell.
+//! A table of text: rows of texts in, aligned lines out, each column as wide as its widest cell. Pure.
 
-/// The rows in columns, texts to the left and numbers to the right; the first row is the head.
+/// Aligns the rows in columns: texts to the left, numbers to the right. The first row is the head.
 pub fn columns(rows: &[Vec<String>], is_number: impl Fn(usize) -> bool) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<_> = (0..rows.first().map_or(0, Vec::len)).map(width).collect();
@@ -15,7 +15,7 @@ pub fn columns(rows: &[Vec<String>], is_number: impl Fn(usize) -> bool) -> Strin
     text
 }
 
-/// The head of such a table.
+/// A head row with these names.
 pub fn head(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }

@@ -1,8 +1,8 @@
-//! One live line on a terminal, a plain line every 10 s elsewhere: how far long work has come.
+//! The progress of long work: one live line on a terminal, elsewhere a plain line every 10 s.
 //!
-//! In: the number of records that are done, as often as the work likes. Out: `replay 41% · 1.2 M records · 85 k rec/s · ETA 4m 5 s`
-//! on stderr, with a JSON log in the log. State: when the last line was shown, and what was done then. Nothing is written to stdout,
-//! so that a script reads the result alone.
+//! In: the number of records that are done, as often as the work reports it. Out: on stderr, or in the log if that is JSON,
+//! `replay 41% · 1.2 M records · 85 k rec/s · ETA 4 m 5 s`. State: when the last line was shown, and the number then. Nothing is
+//! written to stdout, so a script reads only the result there.
 
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::numbers::{duration, short};
 use super::say;
 
-/// How the work goes, on stderr.
+/// The progress line of one task.
 pub struct LiveLine {
     task: &'static str,
     total: Option<u64>,
@@ -29,12 +29,12 @@ impl LiveLine {
         LiveLine { task, total, started: now, shown: now, shown_done: 0, every, terminal }
     }
 
-    /// Since the start.
+    /// The time since the start.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Shows a line if one is due; `detail` is asked for only then.
+    /// Shows a line if one is due; `detail` is called only then.
     pub fn tick(&mut self, done: u64, detail: impl FnOnce() -> String) {
         let since = self.shown.elapsed();
         if since < self.every {
@@ -58,8 +58,8 @@ impl LiveLine {
         if say::goes_to_log() {
             return say::line(&line);
         }
-        // Wrapping off: a line longer than the terminal is wide is cut, or each would stay on the screen. In one piece, so that
-        // a kill does not leave it off.
+        // Without wrapping, a line that is longer than the terminal is cut; otherwise each one would stay on the screen. It is
+        // written in one piece, so that a kill does not leave wrapping off.
         line = if self.terminal { format!("\r\x1b[?7l{line}\x1b[K\x1b[?7h") } else { line + "\n" };
         say::to_stderr(&line);
     }

@@ -21,11 +21,11 @@ pub struct Location {
     pub job: Option<Job>,
     /// Options of the store.
     pub options: BTreeMap<String, String>,
-    /// The only table that was named.
+    /// The table, if only one was named.
     pub table: Option<String>,
 }
 
-/// Why there are no tables where a command line says.
+/// Why the tables that a command line names can not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum LocationError {
     /// The job file.
@@ -34,7 +34,7 @@ pub enum LocationError {
     /// The store, or a table.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// Nothing is there, or something else.
+    /// Nothing is there, or something that is no table.
     #[error("{0}")]
     Unexpected(String),
 }
@@ -50,7 +50,7 @@ impl HasExit for LocationError {
 }
 
 impl Location {
-    /// Opens what a command line names. A job is a file, or would be one.
+    /// Opens what a command line names. A path to a file, or one that ends in `.toml`, names a job.
     ///
     /// # Errors
     /// [`LocationError`].
@@ -123,7 +123,7 @@ impl Location {
     }
 }
 
-/// Options of object stores in the environment. What a store does not know it leaves aside.
+/// The options of object stores that are set in the environment. A store ignores those that it does not know.
 fn environment() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))

@@ -1,7 +1,8 @@
 //! What a command shares with the person or script that started it: the tables it is pointed at, its signals, its output.
 //!
 //! In: a command's `JOB|PATH|URL` and SIGINT or SIGTERM. Out: the result on stdout, as text or JSON; all else on stderr, or in the
-//! log where that is JSON. It is the one place that writes to stderr beside the log. State: whether stderr is the log's alone.
+//! log if that is JSON. Apart from the log, only this module writes to stderr. State: one flag, whether stderr belongs to the log
+//! alone.
 
 pub mod columns;
 pub mod live_line;

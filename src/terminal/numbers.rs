@@ -1,4 +1,4 @@
-//! Numbers, sizes, durations and times as people read them.
+//! Numbers, sizes, durations and times as people read them. Pure.
 
 /// `1.2 M`, `850 k`, `12`.
 pub fn short(number: f64) -> String {

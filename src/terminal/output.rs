@@ -15,7 +15,7 @@ pub enum Output {
 }
 
 impl Output {
-    /// Writes a result in this form, and only in this one is it made.
+    /// Writes a result in this form; only the function for this form is called.
     ///
     /// # Errors
     /// When stdout can not be written.

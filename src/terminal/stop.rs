@@ -1,4 +1,7 @@
 //! SIGINT and SIGTERM: the first one stops in order, the second one at once.
+//!
+//! In: signals, from when they are caught. Out: a call or a flag, by a thread of its own. State: that thread. Failure: if it
+//! panics, the process is asked to stop in order, because no signal would be heard any more.
 
 use std::io;
 use std::process;
@@ -11,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::process::panics::caught_in;
 
-/// SIGINT and SIGTERM, caught from here on.
+/// SIGINT and SIGTERM, caught from now on.
 pub struct StopSignals {
     runtime: runtime::Runtime,
     interrupt: Signal,
@@ -19,7 +22,7 @@ pub struct StopSignals {
 }
 
 impl StopSignals {
-    /// Catches both from here on.
+    /// Catches both from now on.
     ///
     /// # Errors
     /// When the system refuses.
@@ -32,8 +35,8 @@ impl StopSignals {
         Ok(StopSignals { runtime, interrupt, terminate })
     }
 
-    /// Calls `first` at the first signal and `second` at the next one, on a thread of its own. If that thread panics, nobody hears signals
-    /// any more, and `deaf` is called.
+    /// Calls `first` at the first signal and `second` at the next one, on a thread of its own. If that thread panics, signals are
+    /// no longer heard, and `deaf` is called.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -91,7 +94,7 @@ mod tests {
 
     use super::*;
 
-    /// Whoever asked for the end by a signal would wait for ever.
+    /// Otherwise whoever asks for the end by a signal would wait forever.
     #[test]
     fn a_panic_at_a_signal_is_taken_for_one() {
         let (sender, told) = channel();

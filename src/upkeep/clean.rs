@@ -1,9 +1,10 @@
 //! Deletes what a table no longer needs: superseded files, orphans of attempts that crashed, old entries of its log.
 //!
-//! In: a table's newest version with its tombstones, and a listing of its folder. Out: deleted objects. A superseded file goes when
-//! its removal is older than the limit, so every version younger than the limit keeps its files; what the log does not know goes
-//! when it was written before the limit, unless the running writer may still commit it. The log goes up to its newest
-//! checkpoint that is older than the limit, so those versions can also be opened. Failure: what was not deleted is found again.
+//! In: a table's newest version with its tombstones, and a listing of its folder. Out: deleted objects. A superseded file is
+//! deleted when its removal is older than the limit, so every version younger than the limit keeps its files. A file that the log
+//! does not know is deleted when it was written before the limit, unless the running writer may still commit it. The log is deleted
+//! up to its newest checkpoint that is older than the limit, so the versions that are kept can still be opened. Failure: what was
+//! not deleted is found again.
 
 use std::collections::HashSet;
 
@@ -20,11 +21,11 @@ use crate::table::{Log, State, TableError, Tombstones, counts, raw};
 /// What may be deleted.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
-    /// Dead since then or longer, in ms since 1970.
+    /// What was dead at this time may be deleted, in ms since 1970.
     pub before_ms: i64,
     /// Whether files that the running writer may still commit are orphans too: only right when no job runs.
     pub no_job_runs: bool,
-    /// Only look.
+    /// Delete nothing; only report what would be deleted.
     pub dry_run: bool,
 }
 
@@ -35,7 +36,7 @@ pub struct Cleaned {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Since when the oldest of them is dead, in ms since 1970.
+    /// Since when the oldest of them has been dead, in ms since 1970.
     pub oldest_ms: Option<i64>,
     /// Entries and checkpoints of the log.
     pub log_entries: u64,
@@ -43,7 +44,7 @@ pub struct Cleaned {
     pub failed: u64,
     /// Why the first of them could not.
     pub failure: Option<String>,
-    /// How a command ends for that.
+    /// The exit code of a command for that reason.
     #[serde(skip)]
     pub exit: Option<Exit>,
 }
@@ -51,12 +52,12 @@ pub struct Cleaned {
 /// Cleans one table; without a table there is nothing to do.
 ///
 /// # Errors
-/// [`TableError`] when table or folder can not be read; what can not be deleted is told in [`Cleaned::failed`].
+/// [`TableError`] when the table or its folder can not be read; what can not be deleted is reported in [`Cleaned::failed`].
 pub async fn clean(log: &Log, rule: Rule) -> Result<Cleaned, TableError> {
     let Some((mut state, tombstones)) = log.load_with_tombstones().await? else { return Ok(Cleaned::default()) };
     let mut dead = dead_files(log, &state, &tombstones, rule).await?;
     drop(tombstones);
-    // What has become live meanwhile.
+    // Some of them may have become live meanwhile.
     log.refresh(&mut state).await?;
     dead.retain(|dead| !state.files.contains_key(dead.path.as_ref()));
     let entries = old_entries(log, rule).await?;
@@ -111,14 +112,14 @@ async fn dead_files(log: &Log, state: &State, tombstones: &Tombstones, rule: Rul
     Ok(dead)
 }
 
-/// Whether a path is that of a data file: what others put into the folder stays.
+/// Whether a path is that of a data file: files that others put into the folder stay.
 fn is_ours(path: &str) -> bool {
     let in_a_partition = path.starts_with("granularity=") || path.starts_with("ingest_date=");
     in_a_partition && path.ends_with(".parquet")
 }
 
-/// Whether the table's present writer may still commit this file: it waits as long as the store is away, so its age says
-/// nothing. Epochs that the table holds are settled, and a writer of an older generation can commit no more.
+/// Whether the table's current writer may still commit this file. The writer waits as long as the store is away, so the age of the
+/// file says nothing. Epochs that the table holds are settled, and a writer of an older generation can no longer commit.
 fn may_be_committed(path: &str, state: &State) -> bool {
     let Some((epoch, generation)) = named(path) else { return false };
     let settled = match path.starts_with("ingest_date=") {
@@ -161,7 +162,7 @@ async fn old_entries(log: &Log, rule: Rule) -> Result<Vec<Path>, TableError> {
     Ok(old.into_iter().map(|(_, path)| path).collect())
 }
 
-/// Deletes objects; `left` are those that stay, and `cleaned` hears the first reason.
+/// Deletes objects. Those that stay are in `left`, and the first reason is noted in `cleaned`.
 async fn delete(log: &Log, paths: Vec<Path>, left: &mut HashSet<Path>, cleaned: &mut Cleaned) {
     left.extend(paths.iter().cloned());
     let paths = futures::stream::iter(paths.into_iter().map(Ok)).boxed();
@@ -169,7 +170,7 @@ async fn delete(log: &Log, paths: Vec<Path>, left: &mut HashSet<Path>, cleaned: 
     while let Some(answer) = answers.next().await {
         match answer {
             Ok(path) => drop(left.remove(&path)),
-            // Somebody else was faster.
+            // Somebody else has deleted it already.
             Err(StoreError::NotFound { path, .. }) => {
                 left.retain(|left| !path.ends_with(left.as_ref()));
             }

@@ -1,9 +1,9 @@
 //! Merges small files of `raw` into large ones: the same rows, sorted by event time.
 //!
-//! In: a [`Group`] of live files. Out: one file in their place, in one commit without a transaction of the writer's. Files are
-//! fetched one after the other, a thread sorts their rows ([`super::sort`]) into a temporary file, and that is uploaded in
-//! parts: memory does not grow with the file. A lost commit is tried again while all inputs are live, else the group is given up. A kill at
-//! any moment leaves the inputs as they were, and at most an orphan for the cleaner.
+//! In: a [`Group`] of live files. Out: one file in their place, in one commit that sets no application transaction. Files are
+//! fetched one after the other, a thread sorts their rows ([`super::sort`]) into a temporary file, and that is uploaded in parts;
+//! so memory does not grow with the file. Failure: a commit that loses its race is tried again while all inputs are live, else the
+//! group is given up. A kill at any moment leaves the inputs as they were, and at most an orphan for the cleaner.
 
 use std::io::{Read, Seek};
 use std::sync::Arc;
@@ -35,7 +35,7 @@ const MEMORY_BYTES_MAX: u64 = 8 << 20;
 /// Part of an upload.
 const PART_BYTES: usize = 8 << 20;
 
-/// How long a commit may take. Its file is an orphan after that, and must be committed long before a cleaner thinks so.
+/// How long a commit may be tried. After that its file is an orphan. This must end long before a cleaner may take the file for one.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(30 * 60);
 
 /// What became of files that were to be merged.
@@ -51,11 +51,11 @@ pub struct Compacted {
     pub bytes_before: u64,
     /// Bytes after.
     pub bytes_after: u64,
-    /// Groups that were left because somebody else has changed their files.
+    /// Groups that were left alone because somebody else has changed their files.
     pub given_up: u64,
 }
 
-/// Merges what is worth it, a group after the other; `done` hears of each. Without tables there is nothing to do.
+/// Merges what is worth merging, one group after the other, and calls `done` after each. Without tables there is nothing to do.
 ///
 /// # Errors
 /// [`CompactError`]; groups that were merged before it stay merged.
@@ -83,7 +83,7 @@ pub async fn compact(
     Ok(sum)
 }
 
-/// What is worth merging now. `counts` is read first: what its lanes have absorbed then is in `raw`.
+/// What is worth merging now. `counts` is read first, so that what its lanes have absorbed is in `raw`.
 ///
 /// # Errors
 /// [`TableError`].
@@ -106,7 +106,7 @@ pub async fn merge_group(
     group: &Group,
     clock: &Clock,
 ) -> Result<Option<File>, CompactError> {
-    // Neither a writer's generation nor an epoch of its own: `compact`, and the epochs that are in it.
+    // The name has no generation and no epoch of its own: it says `compact`, and which epochs are in the file.
     let name = format!("e{:012}-{:012}-compact-{:016x}", group.first, group.last, rand::random::<u64>());
     let (mut file, scratch) = merged(log, group, name).await?;
     if file.rows != group.rows() {
@@ -128,7 +128,7 @@ pub async fn merge_group(
     match tokio::time::timeout(COMMIT_PATIENCE, committed).await {
         Ok(Ok(true)) => Ok(Some(file)),
         Ok(Ok(false)) => {
-            // Not committed for certain. If it can not be deleted, the cleaner does it.
+            // It is certain that the file was not committed. If it can not be deleted here, the cleaner does it.
             log.store().delete(&Path::from(file.path.as_str())).await.ok();
             Ok(None)
         }
@@ -141,7 +141,7 @@ pub async fn merge_group(
     }
 }
 
-/// Raised when nobody waits for the rows any more.
+/// Raises the flag when nobody waits for the rows any more.
 struct StopOnDrop(Arc<AtomicBool>);
 
 impl Drop for StopOnDrop {
@@ -163,12 +163,12 @@ async fn merged(log: &Log, group: &Group, name: String) -> Result<(File, std::fs
             break;
         }
     }
-    // Whether this arrives is seen by the thread's answer.
+    // If this does not arrive, the thread's answer shows it.
     sender.send(None).await.ok();
     sorting.await.map_err(CompactError::bug)?
 }
 
-/// A file of `raw` that was fetched; its path.
+/// Fetches a file of `raw`; returns its path with it.
 async fn fetch(log: &Log, file: File) -> Result<(String, Fetched), CompactError> {
     let path = Path::from(file.path.as_str());
     let failed = |error| TableError::reading("raw", &path, error);
@@ -224,7 +224,7 @@ fn read_rows(path: &str, fetched: &Fetched, sorter: &mut Sorter, stop: &AtomicBo
     Ok(())
 }
 
-/// Uploads a file in parts; its size.
+/// Uploads a file in parts, and returns its size.
 async fn upload(log: &Log, path: &str, mut scratch: std::fs::File) -> Result<u64, CompactError> {
     let location = Path::from(path);
     let failed = |error| CompactError::from(TableError::storage(format!("writing {path} of table raw"), error));
@@ -245,7 +245,7 @@ async fn upload(log: &Log, path: &str, mut scratch: std::fs::File) -> Result<u64
         upload.complete().await.map_err(failed)
     };
     if let Err(error) = sent.await {
-        // The parts are of no use; a store that does not hear this has rules of its own for them.
+        // The parts are of no use. If the store does not receive this either, its own rules for such parts apply.
         upload.abort().await.ok();
         return Err(error);
     }

@@ -1,4 +1,4 @@
-//! Why small files of `raw` were not merged.
+//! Why small files of `raw` were not merged, each reason with its exit code.
 
 use parquet::errors::ParquetError;
 
@@ -11,7 +11,7 @@ pub enum CompactError {
     /// A table.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// The store did not answer to the commit.
+    /// The store did not answer the commit.
     #[error(
         "{path} could not be committed within {minutes} minutes (the last that was heard: {said}); check the store, then run this \
          again"
@@ -27,7 +27,7 @@ pub enum CompactError {
     /// No room for temporary files.
     #[error("a temporary file can not be used: {0}; set TMPDIR to a folder with room")]
     Scratch(#[source] std::io::Error),
-    /// A fault of ours.
+    /// A bug of ours.
     #[error("{0}; this is a bug: please report it")]
     Bug(String),
     /// The process is ending.

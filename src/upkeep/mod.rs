@@ -1,8 +1,8 @@
 //! Keeps tables small while a job runs: merges small files of `raw` ([`compact`]), deletes what is dead ([`clean`]).
 //!
-//! In: both tables, as anybody reads them. Out: commits that change no row, and deletions. Time: every [`EVERY_US`], on the job's clock.
-//! State: none; each round begins with what the tables hold. Failure: a warning, and the next round tries again; the job is not
-//! held up. It ends at once when the job is asked to stop: what was begun leaves an orphan at most.
+//! In: both tables, read like any other reader. Out: commits that change no row, and deletions. Time: every [`EVERY_US`], on the
+//! job's clock. State: none; each round begins with what the tables hold. Failure: a warning, and the next round tries again; the
+//! job is not held up. Upkeep ends at once when the job is asked to stop; what it had begun leaves at most an orphan.
 
 pub mod clean;
 pub mod compact;
@@ -22,7 +22,7 @@ use crate::table::{Log, Root};
 use clean::{Rule, clean};
 use compact::compact;
 
-/// Between two rounds.
+/// The time between two rounds.
 pub const EVERY_US: TimeUs = 600_000_000;
 
 const HOUR_MS: i64 = 3_600_000;
@@ -31,9 +31,9 @@ const HOUR_MS: i64 = 3_600_000;
 pub struct Upkeep {
     /// Where the tables are.
     pub root: Root,
-    /// How large, and how long.
+    /// How large files become, and how long dead ones are kept.
     pub settings: Settings,
-    /// The time.
+    /// The job's clock.
     pub clock: Clock,
 }
 

@@ -13,7 +13,7 @@ use crate::table::{File, State, TableError};
 /// Fewer small files than this are not worth a rewrite before their day is over.
 const INPUTS_MIN: usize = 8;
 
-/// Between two size classes. A file of 1/64² of a full one or more is rewritten at most twice while its day goes on.
+/// The factor between two size classes. A file of 1/64² of a full one or more is rewritten at most twice while its day goes on.
 const CLASS_FACTOR: u64 = 64;
 
 /// Files that become one.
@@ -69,7 +69,7 @@ pub fn plan(raw: &State, absorbed: Epoch, file_bytes: u64) -> Result<Vec<Group>,
     let mut groups = Vec::new();
     for ((day, kind), mut files) in days {
         files.sort_by(|a, b| (a.first, a.last, &a.file.path).cmp(&(b.first, b.last, &b.file.path)));
-        // ingested_at never goes back: with a later day in the table this one is over.
+        // `ingested_at` never goes back, so a day is over when the table has a later one.
         let over = day < newest_day && !open_days.contains(&day);
         let full = file_bytes / 2;
         for run in files.split(|input| input.file.size >= full) {
@@ -80,7 +80,7 @@ pub fn plan(raw: &State, absorbed: Epoch, file_bytes: u64) -> Result<Vec<Group>,
 }
 
 fn of_neighbours(mut run: &[Input], kind: Kind, file_bytes: u64, over: bool, groups: &mut Vec<Group>) {
-    // What makes full files. Two that are not full fit into one, so each group but the last is full.
+    // Groups that make full files. Two files that are not full fit into one, so each group but the last is full.
     loop {
         let mut bytes = 0;
         let fits = run.iter().take_while(|input| {
@@ -95,7 +95,7 @@ fn of_neighbours(mut run: &[Input], kind: Kind, file_bytes: u64, over: bool, gro
         groups.push(group_of(group, kind));
         run = rest;
     }
-    // What climbs to a higher class.
+    // Groups that climb to a higher class.
     let class = file_bytes / 2 / CLASS_FACTOR;
     for part in run.split(|input| input.file.size >= class) {
         if part.len() >= INPUTS_MIN && size(part) >= class {
@@ -187,8 +187,8 @@ mod tests {
         assert_eq!(planned(&table([file(13, 1, 3, 30, "main"), file(14, 4, 4, 10, "main")]), 4), []);
     }
 
-    /// Three days of 8640 epochs, looked at every 60: how often a byte is written by compaction, and how many files are left.
-    /// (Found, by size of an epoch: 2 kB 2.8 times, 20 kB 2.5, 200 kB 1.9, 3 MiB and more 1.0.)
+    /// Three days of 8640 epochs, planned every 60: how often a byte is written by compaction, and how many files are left.
+    /// (Measured, by size of an epoch: 2 kB 2.8 times, 20 kB 2.5, 200 kB 1.9, 3 MiB and more 1.0.)
     #[test]
     fn write_amplification_is_about_two() {
         for (epoch_bytes, amplification_max) in

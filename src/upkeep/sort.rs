@@ -1,8 +1,8 @@
 //! Sorts rows of `raw` by (event time, partition, offset) in bounded memory, whatever their number.
 //!
 //! In: batches. Out: the same rows in batches, sorted; rows without an event time come first. State: up to [`MEMORY_BYTES`] of
-//! rows; what is more goes in sorted runs to temporary files without a name, and the runs are merged. At most [`RUNS_MAX`]
-//! are open at once: that many are first merged into one. A kill leaves nothing.
+//! rows; beyond that, sorted runs are written to temporary files without a name, and are merged at the end. At most [`RUNS_MAX`]
+//! runs are open at once: when there are that many, they are first merged into one. A kill leaves nothing behind.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -20,19 +20,20 @@ use super::error::CompactError;
 use crate::table::fetch::{Batches, Fetched};
 use crate::table::raw::file_schema;
 
-/// Rows in memory before they are a run.
+/// Bytes of rows in memory before they become a run.
 const MEMORY_BYTES: usize = 40 << 20;
 
 /// Runs that are read at once; each takes a page of each column and a batch of rows.
 const RUNS_MAX: usize = 24;
 
-/// Rows of about so many bytes are read from a run, or passed on, at once.
+/// Rows of about this many bytes are read from a run, or passed on, at once.
 const RUN_BATCH_BYTES: usize = 256 << 10;
 const OUT_BATCH_BYTES: usize = 4 << 20;
 
 pub(super) const BATCH_ROWS_MAX: usize = 4096;
 
-/// Of more bytes in the batches that runs hold now, rows are passed on one by one: together they might not fit one batch.
+/// If the current batches of all runs hold more bytes than this, rows are passed on one by one: together they might not fit into
+/// one batch.
 const HELD_BYTES_MAX: usize = 1 << 30;
 
 /// Takes rows, then gives them back sorted.
@@ -61,7 +62,7 @@ impl<F: FnMut(&RecordBatch) -> Result<(), CompactError>> Sink for F {
     }
 }
 
-/// How many rows of this size make so many bytes.
+/// How many rows of this size make this many bytes.
 fn batch_rows(bytes: usize, row_bytes: usize) -> usize {
     (bytes / row_bytes.max(1)).clamp(1, BATCH_ROWS_MAX)
 }
@@ -132,7 +133,7 @@ fn sort(batches: &[RecordBatch], bytes: usize, sink: &mut impl Sink) -> Result<(
     Ok(())
 }
 
-/// Writes a run: `rows` gives them to the sink.
+/// Writes a run: `rows` passes its rows to the sink.
 fn run(rows: impl FnOnce(&mut RunWriter) -> Result<(), CompactError>) -> Result<RunFile, CompactError> {
     let properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
@@ -202,7 +203,7 @@ fn merge(runs: Vec<RunFile>, sink: &mut impl Sink) -> Result<(), CompactError> {
         cursors.iter().flatten().map(|cursor| cursor.batch.get_array_memory_size()).sum::<usize>()
     };
     let mut held_bytes = held(&cursors);
-    // Places of rows in the batches that the runs hold now: passed on before a run goes to its next batch.
+    // Places of rows in the current batches of the runs. They are passed on before a run goes to its next batch.
     let mut places: Vec<(usize, usize)> = Vec::new();
     while let Some(Reverse((_, run))) = heap.pop() {
         let Some(cursor) = &mut cursors[run] else { continue };
@@ -245,7 +246,7 @@ mod tests {
     use crate::model::{Outcome, RecordRef, Records, TimestampType};
     use crate::table::raw::RawRows;
 
-    /// Rows with everything that may be null, empty or there; event times in no order.
+    /// Rows in which whatever may be null is null, empty or set; event times in no order.
     fn batches(number: usize, rows: usize) -> Vec<RecordBatch> {
         let mut seed = 88_172_645_463_325_252_u64;
         let mut random = move |below: u64| {

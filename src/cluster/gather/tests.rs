@@ -1,9 +1,9 @@
-//! Processes that find each other, and one whose threads panic.
+//! Tests of gathering: what a panic of a connecting or an answering thread leads to.
 
 use super::super::options::Secret;
 use super::*;
 
-/// As no process has it: it is too long for a handshake, which panics.
+/// A card that no process has: it is too long for a handshake, which panics.
 fn card_too_long(index: usize) -> Card {
     let build = "x".repeat(100_000);
     Card { index, run: 1, build, processes: 2, workers: 1, job: Vec::new(), replay: None }
@@ -23,7 +23,7 @@ fn listener() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// It would wait in vain until its time is up.
+/// Otherwise it would wait in vain until its time is up.
 #[test]
 fn a_panic_of_who_calls_ends_it() {
     let (listener, address) = listener();
@@ -43,7 +43,7 @@ fn a_panic_of_who_calls_ends_it() {
     assert_eq!(heard, Err(HelloError::Broken("it closed the connection".to_owned())));
 }
 
-/// Its seat is free for another one.
+/// Its seat stays free for another connection.
 #[test]
 fn a_panic_of_who_answers_lets_the_connection_go() {
     let gathering = Arc::new(Gathering::new(&membership(0, listener().1), card_too_long(0), Ended::default()));

@@ -15,7 +15,7 @@ use crate::table::error::TableError;
 use crate::table::fetch::Fetched;
 use crate::table::state::File;
 
-/// Rows read back at a time, at most.
+/// The most rows that are read at once.
 const READ_BATCH_ROWS: usize = 4096;
 
 /// The rows of a file of `raw` with an epoch in `after + 1 ..= up_to`, as records, a chunk at a time. Keys, headers and topics
@@ -34,8 +34,8 @@ pub fn read_records(
     })
 }
 
-/// The rows of a file of `raw` that `keep` says yes to by their epoch and event time on record, as records with what became of
-/// them on arrival. `topics`: names that records refer to; others are [`u16::MAX`].
+/// The rows of a file of `raw` that `keep` accepts by their recorded epoch and event time, as records with what became of them on
+/// arrival. `topics` are the names that records refer to; any other topic is [`u16::MAX`].
 ///
 /// # Errors
 /// As [`read_records`].
@@ -69,7 +69,7 @@ fn read<F: Fn(&RecordBatch) -> Result<Records, String>>(
     }))
 }
 
-/// `topics`: where what became of the rows is wanted too.
+/// `topics` is given if what became of the rows is wanted too.
 fn records_of(
     batch: &RecordBatch,
     topics: Option<&[String]>,

@@ -1,4 +1,5 @@
-//! What the table `raw` is: its columns, its two kinds of files, and the application transactions that say how far it has come.
+//! The definition of the table `raw`: its columns, its two kinds of files, and the application transactions that say up to where it
+//! has records. Plain data.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -12,7 +13,7 @@ use crate::table::state::{Definition, File, time_type};
 /// The application transaction that names the newest epoch.
 pub const EPOCH: &str = "epoch";
 
-/// The application transaction that says how many rows were ever archived: where live files hold fewer, somebody removed some.
+/// The application transaction that says how many rows were ever archived: if live files hold fewer, somebody removed some.
 pub const ROWS: &str = "rows";
 
 /// Event times further than this from Kafka's timestamp are kept in files apart, so that pruning works for the rest.
@@ -57,7 +58,7 @@ impl Kind {
         if near && !matches!(outcome, Outcome::Rejected(_)) { Kind::Main } else { Kind::Apart }
     }
 
-    /// The kind of a file: its name ends in it. `None` where another program has named it.
+    /// The kind of a file, with which its name ends; `None` if another program named it.
     pub fn of_file(file: &File) -> Option<Kind> {
         let name = file.path.strip_suffix(".parquet")?;
         Kind::ALL.into_iter().find(|kind| name.ends_with(&format!("-{}", kind.name())))
@@ -102,7 +103,7 @@ pub fn file_schema() -> SchemaRef {
     Arc::clone(&FILE_SCHEMA)
 }
 
-/// The table as it is made.
+/// The table as it is created.
 pub fn definition() -> Definition {
     let mut fields: Vec<_> = FILE_SCHEMA.fields().iter().cloned().collect();
     fields.push(Arc::new(Field::new("ingest_date", DataType::Date32, false)));

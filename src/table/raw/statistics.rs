@@ -1,4 +1,5 @@
-//! What a live file of `raw` says of its rows by its statistics: epochs, event times, times of arrival. No file is read.
+//! What the statistics of a live file of `raw` say of its rows: epochs, event times, times of arrival. Pure: no file is read.
+//! Failure: if statistics are missing or can not be read, the table is damaged.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -84,7 +85,7 @@ pub fn ingested_of(file: &File) -> Result<(TimeUs, TimeUs), TableError> {
     Ok((us(stats.min_values), us(stats.max_values) + cut_off(file)))
 }
 
-/// What may be missing from a greatest time: other programs cut it to milliseconds, we round it up.
+/// By how much a greatest time may be too small, in µs: other programs truncate it to milliseconds, we round it up.
 fn cut_off(file: &File) -> TimeUs {
     if Kind::of_file(file).is_some() { 0 } else { 999 }
 }

@@ -1,7 +1,7 @@
 //! Rows of `raw` into a Parquet file.
 //!
-//! In: records with their outcomes. Out: batches of columns ([`RawRows`]), and of these one file of one [`Kind`], with what the log
-//! will say of it. State: the rows of a batch; what is compressed of a file, unless that goes to a disk. Failure: what the encoder
+//! In: records with their outcomes. Out: batches of columns ([`RawRows`]), and from these one file of one [`Kind`], with its entry
+//! for the log. State: the rows of a batch, and what is compressed of a file unless that goes to a disk. Failure: what the encoder
 //! refuses is a bug; nothing is stored here.
 
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ use crate::table::stats::Stats;
 const ROW_GROUP_ROWS: usize = 65_536;
 const ROW_GROUP_BYTES: usize = 64 << 20;
 
-/// Bytes of a row, and of a header, beside their texts.
+/// Bytes that a row, and a header, take beside their texts.
 const ROW_BYTES: usize = 64;
 const HEADER_BYTES: usize = 8;
 
@@ -114,7 +114,7 @@ impl RawRows {
         self.bytes += ROW_BYTES + record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
         for (name, value) in headers {
             let header = self.headers.values();
-            // Header names are text in Kafka; what is not UTF-8 in one is replaced, its value is kept as it is.
+            // Header names are text in Kafka; bytes that are not UTF-8 are replaced; the value is kept as it is.
             let name = String::from_utf8_lossy(name);
             self.bytes += name.len() + value.map_or(0, <[u8]>::len) + HEADER_BYTES;
             if let Some(names) = header.field_builder::<StringBuilder>(0) {
@@ -164,7 +164,7 @@ impl RawRows {
     }
 }
 
-/// Encodes one file of `raw`, into memory or to where it is told: compressed as it grows, so that an epoch costs its compressed
+/// Encodes one file of `raw`, into memory or to a given sink. It is compressed as it grows, so an epoch takes only its compressed
 /// size.
 pub struct FileWriter<W: Write + Send = Vec<u8>> {
     writer: ArrowWriter<W>,
@@ -172,7 +172,7 @@ pub struct FileWriter<W: Write + Send = Vec<u8>> {
 
 /// An encoded file, before it is stored.
 pub struct Encoded {
-    /// What the log will say of it.
+    /// Its entry for the log.
     pub file: File,
     /// Its bytes.
     pub bytes: Vec<u8>,
@@ -187,7 +187,7 @@ impl FileWriter {
         FileWriter::to(Vec::new())
     }
 
-    /// Ends the file; `None` where it has no rows. `name` tells it from all others: generation, epoch, process, attempt.
+    /// Ends the file; `None` where it has no rows. `name` distinguishes it from all others: generation, epoch, process, attempt.
     ///
     /// # Errors
     /// [`TableError::Bug`] when the encoder fails.

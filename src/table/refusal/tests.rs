@@ -1,4 +1,4 @@
-//! What errors of a store mean, and what is said of them.
+//! Tests of what errors of a store mean, and of how they are reported.
 
 use std::collections::VecDeque;
 
@@ -27,7 +27,7 @@ fn generic(source: impl Into<Box<dyn Error + Send + Sync>>) -> StoreError {
     StoreError::Generic { store: "S3", source: source.into() }
 }
 
-/// A store that first says these errors.
+/// A store that first answers with these errors.
 #[derive(Debug)]
 struct Says(Mutex<VecDeque<StoreError>>, InMemory);
 
@@ -157,7 +157,7 @@ async fn what_was_taken_before_may_be_taken_again() {
     }
 }
 
-/// Keys that may read and not write would be started with for ever.
+/// Otherwise a job whose keys may read and not write would be started again forever.
 #[tokio::test]
 async fn rights_are_of_one_kind_of_request_and_keys_of_all() {
     let denied = || of_server("403 Forbidden", "AccessDenied");
