@@ -1,11 +1,16 @@
-//! On record beside the tables: which logic counts which rows.
+//! The record of which logic counts which rows, kept in `counts` and in files beside the tables.
 //!
-//! A row of `raw` counts by the logic that live had at its epoch, until a published replay covers its window. Of the first,
-//! `counts` holds one application transaction for each change, `logic/<S>` → fingerprint: from epoch S on all lanes count with it.
-//! Of the second it holds `replay/<id>` → order and `undo/<id>` → order, numbers that grow with every publish and undo
-//! (and `turn/<id>` → n where one has asked live for the next commit). The texts
-//! lie beside the tables: `logic/<fingerprint>.json`, written before the transaction, and `replays/<id>/entry.json`. Rows that a
-//! replay or a logic do not cover keep what they had.
+//! In: the application transactions of a version of `counts`, and the files that they name. Out: the logic of each epoch, and the replays
+//! that are in force. A row of `raw` counts with the logic that live had at its epoch, until a published replay covers its window. Rows
+//! that neither a logic nor a replay covers keep what they had.
+//!
+//! Each change of logic is a transaction `logic/<S>` → fingerprint: from epoch S on, all lanes count with that logic. Each publish is
+//! `replay/<id>` → order and each undo is `undo/<id>` → order, where the orders grow with every publish and undo. `turn/<id>` → n is a
+//! replay's request that live let it make the next commit. The texts are in `logic/<fingerprint>.json` and `replays/<id>/entry.json`, and
+//! each is written before the transaction that refers to it.
+//!
+//! State: what was read, which is a few entries. Failure: a logic whose text is missing is [`Known::Gone`]; a missing entry is
+//! [`TableError::Corrupt`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,27 +33,27 @@ const REPLAY: &str = "replay/";
 const UNDO: &str = "undo/";
 const TURN: &str = "turn/";
 
-/// The application transaction that says which logic counts from an epoch on.
+/// The application transaction that records which logic counts from an epoch on.
 pub fn logic_txn(from: Epoch) -> String {
     format!("{LOGIC}{from}")
 }
 
-/// The application transaction of a replay that was published; its value is the order.
+/// The application transaction of a replay's publish; its value is the order.
 pub fn replay_txn(id: &str) -> String {
     format!("{REPLAY}{id}")
 }
 
-/// The application transaction of a replay that was undone; its value is the order.
+/// The application transaction of a replay's undo; its value is the order.
 pub fn undo_txn(id: &str) -> String {
     format!("{UNDO}{id}")
 }
 
-/// The application transaction by which a replay asks live for the next commit; its value grows with every time it asks.
+/// The application transaction by which a replay asks live for the next commit; its value grows with every request.
 pub fn turn_txn(id: &str) -> String {
     format!("{TURN}{id}")
 }
 
-/// The replay that asks for the next commit: it has asked since `before`, and has not had its commit yet.
+/// The replay that asks for the next commit: one that has asked since `before` and has not committed since.
 pub fn asks<'a>(before: &BTreeMap<String, i64>, counts: &'a State) -> Option<&'a str> {
     let moved = |txn: &str| counts.txns.get(txn) != before.get(txn);
     (counts.txns.keys())
@@ -56,25 +61,25 @@ pub fn asks<'a>(before: &BTreeMap<String, i64>, counts: &'a State) -> Option<&'a
         .find(|id| moved(&turn_txn(id)) && !moved(&replay_txn(id)) && !moved(&undo_txn(id)))
 }
 
-/// Tells logics apart: 63 bits of md5 of a logic's text. Two jobs with the same count the same.
+/// Identifies a logic: 63 bits of the md5 of its text. Two jobs with the same fingerprint count the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Fingerprint(i64);
 
 impl Fingerprint {
-    /// Of a logic as this build counts it.
+    /// The fingerprint of a logic, as this build counts it.
     pub fn of(logic: &Logic) -> Fingerprint {
         let digest = Md5::digest(LogicText::of(logic).json());
         let first = u64::from_be_bytes(digest.first_chunk::<8>().copied().unwrap_or_default());
         Fingerprint((first >> 1) as i64)
     }
 
-    /// From the value of an application transaction.
+    /// Reads the value of an application transaction.
     pub fn from_txn(value: i64) -> Fingerprint {
         Fingerprint(value)
     }
 
-    /// As the value of an application transaction.
+    /// The value for an application transaction.
     pub fn to_txn(self) -> i64 {
         self.0
     }
@@ -111,10 +116,10 @@ impl TryFrom<String> for Fingerprint {
     }
 }
 
-/// A logic as it is kept.
+/// A logic as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogicText {
-    /// [`COUNTING`] of the build that counts with it.
+    /// The [`COUNTING`] of the build that counts with it.
     pub counting: u32,
     /// The logic.
     pub logic: Logic,
@@ -134,14 +139,14 @@ impl LogicText {
 /// A logic on record, as far as this build can count with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Known {
-    /// This build counts with it as the one did that it was made for.
+    /// This build counts with it exactly as the build that recorded it did.
     Logic(Box<Logic>),
-    /// Its code is gone, or its text; why.
+    /// This build can not count with it, because its code or its text is gone; the text says why.
     Gone(String),
 }
 
 impl Known {
-    /// What this build makes of the text of a logic, as [`text`] reads it.
+    /// What this build can do with the text of a logic, as [`text`] reads it.
     pub fn of(fingerprint: Fingerprint, text: Result<LogicText, String>) -> Known {
         match text {
             Ok(LogicText { counting: COUNTING, logic }) => match Fingerprint::of(&logic) {
@@ -155,7 +160,7 @@ impl Known {
         }
     }
 
-    /// The logic, where it is not gone.
+    /// The logic, unless it is gone.
     pub fn logic(&self) -> Option<&Logic> {
         match self {
             Known::Logic(logic) => Some(logic),
@@ -164,7 +169,7 @@ impl Known {
     }
 }
 
-/// Keeps a logic's text beside the tables.
+/// Stores the text of a logic beside the tables.
 ///
 /// # Errors
 /// [`TableError::Storage`].
@@ -174,7 +179,7 @@ pub async fn keep(root: &Root, logic: &Logic) -> Result<(), TableError> {
     write_file(root.store().as_ref(), &text_path(Fingerprint::of(logic)), Bytes::from(bytes)).await
 }
 
-/// Reads a logic's text, whatever code counts with it; else why it can not be read.
+/// Reads the text of a logic, whichever code counts with it; the inner error says why it can not be read.
 ///
 /// # Errors
 /// [`TableError::Storage`].
@@ -203,19 +208,19 @@ fn text_path(fingerprint: Fingerprint) -> String {
 /// Which logic live counted with at each epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
-    /// From which epoch on, ascending.
+    /// The logics by the first epoch of each, ascending.
     pub logics: BTreeMap<Epoch, Fingerprint>,
 }
 
 impl Ledger {
-    /// What a version of `counts` has on record. Tables of builds before there was a ledger have nothing.
+    /// The ledger of a version of `counts`. Tables of builds that had no ledger give an empty one.
     pub fn of(counts: &State) -> Ledger {
         let logics = (counts.txns.iter())
             .filter_map(|(id, value)| Some((id.strip_prefix(LOGIC)?.parse().ok()?, Fingerprint::from_txn(*value))));
         Ledger { logics: logics.collect() }
     }
 
-    /// The newest logic, and the epoch from which on it counts.
+    /// The newest logic, and its first epoch.
     pub fn newest(&self) -> Option<(Epoch, Fingerprint)> {
         self.logics.last_key_value().map(|(from, fingerprint)| (*from, *fingerprint))
     }
@@ -226,27 +231,27 @@ impl Ledger {
     }
 }
 
-/// A replay that was published and not undone: which rows it counts anew.
+/// A replay that is published and not undone: which rows it recounts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
     /// Its id.
     pub id: String,
-    /// The event times that it covers, in µs: stretches that do not touch, ascending.
+    /// The event times that it covers, in µs: ascending stretches that do not touch.
     pub coverage: Vec<Range<TimeUs>>,
-    /// Only these customers, sorted; all where there are none.
+    /// The only customers that it covers, sorted; `None` covers all.
     pub customers: Option<Vec<String>>,
     /// The logic that it counts with.
     pub logic: Fingerprint,
-    /// Rows of epochs before this one; later ones are live's with the same logic.
+    /// It covers rows of epochs before this one. Later rows were counted by live with the same logic.
     pub before: Epoch,
-    /// What it counts only in windows that lie wholly in its coverage: granularities of dimensions that were not counted before,
-    /// or not so that a part of a window could be told.
+    /// What it counts only in windows that are wholly in its coverage: granularities of dimensions that were not counted before, or whose
+    /// old counts do not show what a part of a window had.
     pub whole_only: Vec<(Granularity, String)>,
 }
 
 impl Entry {
-    /// Whether both count some row.
+    /// Whether some row is covered by both.
     pub fn overlaps(&self, other: &Entry) -> bool {
         let customers = match (&self.customers, &other.customers) {
             (Some(ours), Some(theirs)) => ours.iter().any(|customer| theirs.binary_search(customer).is_ok()),
@@ -259,7 +264,7 @@ impl Entry {
         customers && self.coverage.iter().any(meets)
     }
 
-    /// Where it lies.
+    /// Its path beside the tables.
     pub fn path(id: &str) -> String {
         format!("replays/{id}/entry.json")
     }
@@ -292,12 +297,12 @@ impl Entry {
 /// When replays were published and undone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Orders {
-    /// By id: order of the newest publish, order of the newest undo; 0 is never.
+    /// By id: the order of the newest publish, and of the newest undo; 0 if there was none.
     pub by_id: BTreeMap<String, (i64, i64)>,
 }
 
 impl Orders {
-    /// What a version of `counts` has on record.
+    /// The orders in a version of `counts`.
     pub fn of(counts: &State) -> Orders {
         let mut orders = Orders::default();
         for (id, value) in &counts.txns {
@@ -388,7 +393,7 @@ mod tests {
         }
     }
 
-    /// As a build of code number 1 wrote it.
+    /// The text that a build of code number 1 wrote.
     const OF_NUMBER_1: &str = r#"{
       "counting": 1,
       "logic": {

@@ -1,5 +1,5 @@
-//! What scripts/bench measures with is right: the loop without guarantees counts as a recount does, preloaded tables agree with
-//! themselves and a job goes on from them, a life in fast motion leaves exact tables.
+//! The tools with which scripts/bench measures are right: the loop without guarantees counts as a recount does; preloaded tables are
+//! consistent, and a job continues from them; a job in fast motion leaves exact tables.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -38,7 +38,7 @@ fn dev(line: &str) -> anyhow::Result<()> {
     floodmark::dev::run(Line::try_parse_from(format!("dev {line}").split(' '))?.command)
 }
 
-/// jobs/bench.toml with its places filled in, in a folder.
+/// Writes jobs/bench.toml to a folder, with its placeholders filled in.
 fn job(folder: &Path, brokers: &str, topic: &str) -> String {
     let text = std::fs::read_to_string(format!("{}/jobs/bench.toml", env!("CARGO_MANIFEST_DIR"))).expect("a job");
     let text = text.replace("${KAFKA_BOOTSTRAP:-127.0.0.1:9092}", brokers);
@@ -52,7 +52,7 @@ fn job(folder: &Path, brokers: &str, topic: &str) -> String {
 /// Granularity, customer, dimension, window start (µs), dimension value.
 type Cell = (&'static str, String, String, i64, String);
 
-/// The rows of a file of counts, that must come in order.
+/// Reads the rows of a file of `counts`, which must be in order.
 fn rows(granularity: &'static str, bytes: Bytes, cells: &mut BTreeMap<Cell, i64>) {
     let mut last = None;
     for batch in ParquetRecordBatchReaderBuilder::try_new(bytes).expect("Parquet").build().expect("a reader") {
@@ -70,7 +70,7 @@ fn rows(granularity: &'static str, bytes: Bytes, cells: &mut BTreeMap<Cell, i64>
     }
 }
 
-/// Start of a window, by the calendar.
+/// The start of a window, by the calendar.
 fn window(granularity: &str, time: NaiveDateTime) -> i64 {
     let date = time.date();
     let midnight = |date: NaiveDate| date.and_time(NaiveTime::MIN);
@@ -154,7 +154,7 @@ fn load(root: &Root, table: &str) -> State {
     runtime.block_on(Log::new(root, table).load()).expect("readable").expect("a table")
 }
 
-/// Events by granularity and dimension.
+/// Sums of events by granularity and dimension.
 fn sums(folder: &Path, state: &State) -> BTreeMap<(&'static str, String), i64> {
     let mut cells = BTreeMap::new();
     for file in state.files.values() {

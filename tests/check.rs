@@ -1,4 +1,4 @@
-//! `floodmark check` as its users run it: a job file alone, a file of records, the first records of a topic.
+//! `floodmark check` as its users run it: with a job file alone, with a file of records, and with the first records of a topic.
 
 use std::fs;
 use std::io::Write;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 const JOBS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/jobs");
 
-/// Runs the binary in a folder, where relative names are, with brokers that nobody is at unless told otherwise.
+/// Runs the binary in a folder, which relative names refer to. Unless given, the brokers do not exist.
 fn run(folder: &tempfile::TempDir, brokers: &str, arguments: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_floodmark"))
         .args(arguments)
@@ -22,7 +22,7 @@ fn run(folder: &tempfile::TempDir, brokers: &str, arguments: &[&str], input: &[u
         .stderr(Stdio::piped())
         .spawn()
         .expect("the binary runs");
-    // Who does not read it has ended.
+    // A command that does not read its input has ended.
     child.stdin.take().expect("a pipe").write_all(input).unwrap_or_default();
     child.wait_with_output().expect("it ends")
 }
@@ -48,7 +48,7 @@ fn json(output: &Output) -> Value {
     serde_json::from_str(&text(output)).expect("one JSON object")
 }
 
-/// Exit code and what is said.
+/// The exit code, and the message.
 fn refused(output: &Output) -> (Option<i32>, String) {
     assert_eq!(output.stdout, b"", "{output:?}");
     (output.status.code(), String::from_utf8(output.stderr.clone()).expect("UTF-8"))
@@ -126,7 +126,7 @@ fn a_sample_of_log_lines_is_shown_as_it_was_found() {
     }
 }
 
-/// jobs/access-log.toml with more in its section `[event]`.
+/// Writes jobs/access-log.toml with more keys in its section `[event]`.
 fn access_log_with(folder: &tempfile::TempDir, keys: &str) {
     let text = fs::read_to_string(folder.path().join("access-log.toml")).expect("a job");
     let with = text.replace("format = \"access_log\"\n", &format!("format = \"access_log\"\n{keys}\n"));
@@ -252,7 +252,7 @@ fn a_record_can_not_speak_to_the_terminal() {
     }
 }
 
-/// As the job does: Kafka's timestamps that are no times are none.
+/// As in the job, timestamps of Kafka that are not valid times are ignored.
 #[test]
 fn a_timestamp_that_is_no_time_bounds_no_event_time() {
     let folder = folder();
@@ -357,7 +357,7 @@ fn the_first_records_of_a_topic_are_tried_without_a_trace() {
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     assert!(!folder.path().join("tables").exists(), "nothing was written");
 
-    // Topics that hold nothing, that are not there, brokers that are away.
+    // Topics that are empty, topics that do not exist, and brokers that do not answer.
     let text = fs::read_to_string(folder.path().join(job)).expect("a job");
     for (topic, code, part) in [("none", 1, "topic none holds no records"), ("absent", 78, "no topic \"absent\"")] {
         fs::write(folder.path().join("other.toml"), text.replace("${FLOODMARK_TOPIC:-web-analytics}", topic))

@@ -1,5 +1,5 @@
-//! A job over several processes of the real binary, on the embedded broker and a local folder: exact at any size, through the loss
-//! of any process; ends that all share; who is refused, and who does not disturb.
+//! A job over several processes of the real binary, on the embedded broker and a local folder: exact at any number of processes, and after
+//! the loss of any process; ends that all processes share; connections that are refused, and strangers that do not disturb.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -13,7 +13,7 @@ mod support;
 use support::processes::{PATIENCE, Place, Process, SECRET, eventually};
 
 impl Place {
-    /// Process `index` of as many as there are hosts, with further arguments.
+    /// The command of process `index`, one of as many as there are hosts, with further arguments.
     fn process(&self, index: usize, arguments: &[&str]) -> Command {
         let mut process = self.floodmark("run", "job.toml");
         self.one_of(self.hosts.len(), index, &mut process);
@@ -28,7 +28,7 @@ impl Place {
         (0..self.hosts.len()).map(|index| self.spawn(self.process(index, arguments))).collect()
     }
 
-    /// Reads to the ends, and all must be exact: `verify` counts the archive again, and each record is there once.
+    /// Reads to the ends. Then all must be exact: `verify` recounts the archive, and each record is there once.
     fn drains_exact(&self) {
         for mut process in self.start(&["--drain"]) {
             process.expect_exit(0);
@@ -58,7 +58,7 @@ impl Place {
     }
 }
 
-/// Promise 2: the same from any number of processes, one after the other on the same tables.
+/// Promise 2: the result is the same for any number of processes, one number after the other on the same tables.
 #[test]
 fn exact_at_any_number_of_processes() {
     for processes in [2, 4] {
@@ -66,7 +66,7 @@ fn exact_at_any_number_of_processes() {
         place.send(20_000);
         place.drains_exact();
         place.send(5_000);
-        // Alone again: nothing to convert.
+        // A single process again: nothing has to be converted.
         let alone =
             place.floodmark("run", "job.toml").args(["--drain", "--workers", "3"]).output().expect("the binary runs");
         assert!(alone.status.success(), "{}", String::from_utf8_lossy(&alone.stderr));
@@ -74,7 +74,7 @@ fn exact_at_any_number_of_processes() {
     }
 }
 
-/// Promises 1 and 2: whichever is killed, the others say which and end with 75; a start of all goes on.
+/// Promises 1 and 2: whichever process is killed, the others name it and end with 75; a start of all processes continues.
 #[test]
 fn the_loss_of_any_process_ends_all_and_a_start_goes_on() {
     let mut place = Place::new(3);
@@ -95,7 +95,7 @@ fn the_loss_of_any_process_ends_all_and_a_start_goes_on() {
     place.drains_exact();
 }
 
-/// A process that stands still is lost as well; when it wakes up, it finds that out by itself.
+/// A process that is frozen is also lost; when it wakes up, it notices that itself.
 #[test]
 fn a_frozen_process_is_lost() {
     let mut place = Place::new(3);
@@ -117,7 +117,7 @@ fn a_signal_to_any_process_stops_all_in_order() {
         for process in &mut processes {
             process.expect_exit(0);
         }
-        // Without a drain: all lanes were published.
+        // All lanes were published, although this was not a drain.
         place.is_exact();
     }
 }
@@ -133,14 +133,14 @@ fn stray_connections_do_not_disturb() {
     half.write_all(b"FLOODMRK\0\x01").expect("written");
     for text in [&b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"[..], &[0xff; 100_000], b"\x16\x03\x01\x02\x00"] {
         let mut stray = connect();
-        // It may be gone before all is written.
+        // The connection may be closed before everything is written.
         stray.write_all(text).ok();
         stray.set_read_timeout(Some(PATIENCE)).expect("set");
         let mut answer = Vec::new();
         stray.read_to_end(&mut answer).ok();
         assert!(answer.is_empty(), "{answer:?}");
     }
-    // A port scan: connects and is gone. More of them at once than there are places.
+    // A port scan, which connects and disconnects, with more connections at once than there are places.
     drop((0..200).map(|_| connect()).collect::<Vec<_>>());
     assert!(zero.child.try_wait().expect("our child").is_none(), "{}", zero.said());
     let mut one = place.spawn(place.process(1, &["--drain"]));
@@ -203,7 +203,7 @@ fn a_missing_process_is_named_and_waited_for_with_a_limit() {
     for process in &mut here {
         process.awaits(&format!("waiting for process 1 at {}", place.hosts[1]));
         let said = process.expect_exit(75);
-        // The other one may have given up before.
+        // The other process may have given up before.
         let missing = format!("process 1 at {}", place.hosts[1]);
         assert!(said.contains("gave up waiting for process ") && said.contains(&missing), "{said}");
     }
@@ -215,7 +215,7 @@ fn a_missing_process_is_named_and_waited_for_with_a_limit() {
     assert!(!place.folder.path().join("tables/raw").exists(), "only a complete cluster begins");
 }
 
-/// One that goes away before all are there is forgotten, and may come again.
+/// A process that leaves before all are there is forgotten, and may come again.
 #[test]
 fn who_goes_away_while_waiting_may_come_again() {
     let mut place = Place::new(3);
@@ -236,7 +236,7 @@ fn who_goes_away_while_waiting_may_come_again() {
     place.is_exact();
 }
 
-/// The first one with an index keeps its place; the second one is told so.
+/// The first process with an index keeps its place; the second one is refused, with the reason.
 #[test]
 fn an_index_is_taken_once() {
     let mut place = Place::new(3);
@@ -253,7 +253,7 @@ fn an_index_is_taken_once() {
     place.is_exact();
 }
 
-/// An index or a hostfile of another machine.
+/// An index that is out of range, or a hostfile of another machine.
 #[test]
 fn a_process_that_can_not_listen_says_so() {
     let place = Place::new(2);
@@ -268,7 +268,7 @@ fn a_process_that_can_not_listen_says_so() {
     );
 }
 
-/// What process 0 is refused, all say, and end with the same code.
+/// What process 0 is refused is reported by all processes, and all end with the same exit code.
 #[test]
 fn a_refusal_of_process_0_is_everybodys() {
     let mut place = Place::new(3);
@@ -285,7 +285,7 @@ fn a_refusal_of_process_0_is_everybodys() {
     }
 }
 
-/// Promise 6: the one started later goes on, here a single process; all of the other end with 76.
+/// Promise 6: the job started later continues, here a single process; all processes of the other end with 76.
 #[test]
 fn a_rival_ends_all_with_76() {
     let mut place = Place::new(2);
@@ -305,12 +305,12 @@ fn a_rival_ends_all_with_76() {
     place.drains_exact();
 }
 
-/// A process whose connection with one other breaks, while both are well, is as good as lost.
+/// A process that loses its connection to one other is treated as lost, even if both are well.
 #[test]
 fn a_broken_connection_between_two_ends_all() {
     let mut place = Place::new(3);
     place.send(1_000);
-    // Process 2 reaches process 1 by a detour.
+    // Process 2 reaches process 1 through a detour.
     let detour = TcpListener::bind("127.0.0.1:0").expect("a port");
     let hosts = [place.hosts[0].clone(), detour.local_addr().expect("bound").to_string(), place.hosts[2].clone()];
     let hostfile = place.folder.path().join("detour");

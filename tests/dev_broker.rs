@@ -1,4 +1,4 @@
-//! Generated traffic through the embedded broker and back: bytes, keys and timestamps are what was generated.
+//! Generated traffic, sent through the embedded broker and read back: bytes, keys and timestamps are as generated.
 
 use std::fs;
 use std::process::Command;
@@ -39,7 +39,7 @@ fn dev(line: &str) -> anyhow::Result<()> {
 /// Timestamp, key, value.
 type Record = (i64, Option<Vec<u8>>, Option<Vec<u8>>);
 
-/// All records of a topic: by partition, in order. Fails unless there are exactly so many.
+/// All records of a topic, by partition and in order. Fails unless there are exactly this many.
 fn read(brokers: &str, topic: &str, records: usize) -> Vec<Vec<Record>> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
@@ -106,7 +106,7 @@ fn generated_records_arrive_byte_for_byte() {
     dev(&format!("gen --brokers {address} --topic generated --from {FROM} --events 5000 {GEN}")).expect("sent");
     assert!(read(&address, "generated", 5000) == expected(5000));
 
-    // The same by way of a file.
+    // The same through a file.
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("records.jsonl");
     let file = file.to_str().expect("a plain name");
@@ -184,8 +184,8 @@ fn records_that_are_not_delivered_are_counted() {
     assert!(error.contains("TopicAuthorizationFailed"), "{error}");
 }
 
-/// Promise 4: no record is lost between the moment that the client begins to fetch and the moment that its queues are ours.
-/// So many partitions that the first records are there before the last queue is.
+/// Promise 4: no record is lost between the moment at which the client begins to fetch and the moment at which we own its queues. There are
+/// so many partitions that the first records arrive before the last queue exists.
 #[test]
 fn promise_4_a_start_reads_from_its_first_offset_on() {
     const MANY: i32 = 1000;
@@ -222,7 +222,7 @@ fn job_of(address: &str, topic: &str, start: &str) -> Job {
     Job::parse(&job, "many.toml", &|_| None).expect("a job")
 }
 
-/// A start costs two questions about offsets, whatever the number of partitions: this broker answers no third one.
+/// A start asks for offsets twice, whatever the number of partitions: this broker answers no third request.
 #[test]
 fn a_start_asks_for_all_partitions_at_once() {
     const MANY: i32 = 1000;
@@ -247,7 +247,7 @@ fn a_start_asks_for_all_partitions_at_once() {
     assert!(matches!(error, SourceError::Invalid(_)) && error.to_string().contains("deny"), "{error}");
 }
 
-/// Each partition's last archived record is read again, all at once: of 1,000 one is another.
+/// Each partition's last archived record is read again, all of them at once; of 1,000, one has changed.
 #[test]
 fn a_record_that_is_another_is_found_among_many_partitions() {
     const MANY: i32 = 1000;
@@ -281,7 +281,7 @@ fn a_record_that_is_another_is_found_among_many_partitions() {
     assert!(error.contains("many/777: the record at offset") && error.matches("many/").count() == 1, "{error}");
 }
 
-/// The mock cluster answers no question for a time; without a word nothing was read.
+/// The mock cluster can not answer a request for offsets by time. Without a clear error, nothing would be read.
 #[test]
 fn a_start_at_a_time_is_refused_by_the_embedded_broker() {
     let (_broker, address) = broker(&["timed"]);
@@ -289,12 +289,12 @@ fn a_start_at_a_time_is_refused_by_the_embedded_broker() {
     let error = Kafka::new(&job, false).resume(&Txns::new()).expect_err("refused");
     assert!(matches!(error, SourceError::Invalid(_)), "{error}");
     assert!(error.to_string().contains("embedded broker") && error.to_string().contains("\"earliest\""), "{error}");
-    // A job that has begun goes on where it was.
+    // A job that has begun continues where it was.
     let txns = Txns::from([(raw::offset_txn("timed", 0), 0)]);
     Kafka::new(&job, false).resume(&txns).expect("it goes on");
 }
 
-/// `floodmark status` on a real job: records that are in Kafka only are its lag, and brokers that are away a note.
+/// `floodmark status` on a real job: records that are only in Kafka are its lag, and brokers that do not answer are a note.
 #[test]
 fn status_says_how_far_behind_kafka_a_job_is() {
     let (cluster, address) = broker(&["web"]);
@@ -332,7 +332,7 @@ fn status_says_how_far_behind_kafka_a_job_is() {
     assert_eq!(found["balance"]["rejected_records"], 100);
     assert!(found["lanes"].as_array().expect("lanes").iter().all(|lane| lane["pending_raw_rows"] == 0), "{found}");
 
-    // Without a job nobody is asked.
+    // Without a job file, no broker is asked.
     let by_path = status(folder.path().to_str().expect("a plain name"));
     assert_eq!((sum(&by_path, "archived_offset"), sum(&by_path, "lag_records")), (Some(1000), None));
     assert_eq!((&by_path["logic"], &by_path["counts"]), (&Value::Null, &found["counts"]));
@@ -345,7 +345,7 @@ fn status_says_how_far_behind_kafka_a_job_is() {
     assert!(found["notes"][0].as_str().is_some_and(|note| note.contains("the brokers do not answer")), "{found}");
 }
 
-/// What `dev broker --help` says about its limit.
+/// The limit that `dev broker --help` states.
 #[test]
 fn the_embedded_broker_drops_the_oldest_past_5_mib_a_partition() {
     let (_broker, address) = broker(&["lz4", "zstd"]);

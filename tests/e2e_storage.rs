@@ -1,4 +1,5 @@
-//! What Floodmark needs of a store, shown of a real S3 server, opened the way a job opens it; and what it says when that refuses.
+//! What Floodmark needs from a store, tested on a real S3 server that is opened as a job opens it; and what it reports when the server
+//! refuses.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ mod storage {
 }
 mod support;
 
-/// A server of this test alone, stopped when the test ends, also when it fails.
+/// A server for this test only. It is stopped when the test ends, even if it fails.
 struct S3 {
     folder: PathBuf,
     env: BTreeMap<String, String>,

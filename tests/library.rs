@@ -1,6 +1,6 @@
-//! The library in this process: over stores in memory, scripted topics and clocks that the tests hold.
+//! Tests of the library in this process, with stores in memory, scripted topics, and clocks that the tests control.
 //!
-//! One crate, as each would compile most of what it calls again.
+//! They are one crate, since separate crates would each compile most of the library again.
 
 mod library {
     mod access_log;

@@ -1,4 +1,4 @@
-//! What a running job says over HTTP, and its log as JSON: the real binary on the embedded broker and a local folder.
+//! What a running job answers over HTTP, and its log as JSON: the real binary on the embedded broker and a local folder.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -13,7 +13,7 @@ const RECORDS: u64 = 5_000;
 const REJECTED: u64 = 100;
 
 impl Place {
-    /// A job that answers at a port of its own, with a JSON log.
+    /// A job that answers at its own port, with a JSON log.
     fn job(&self) -> Command {
         let mut job = self.floodmark("run", "job.toml");
         job.args(["--workers", "2"]).env("FLOODMARK_HTTP", "0").env("FLOODMARK_LOG_FORMAT", "json");
@@ -26,7 +26,7 @@ impl Place {
 }
 
 impl Process {
-    /// Its log: whole lines, each of which must be an object.
+    /// Its log. It must consist of whole lines, each of which is an object.
     fn log(&self) -> Vec<serde_json::Value> {
         let text = self.said();
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
@@ -53,7 +53,7 @@ impl Process {
         eventually("an answer", || ask(&address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")))
     }
 
-    /// Value of each sample, by name and labels.
+    /// The value of each sample, by name and labels.
     fn scrape(&self) -> BTreeMap<String, f64> {
         let (code, text) = self.get("/metrics");
         assert_eq!(code, 200, "{text}");
@@ -80,11 +80,11 @@ impl Process {
     }
 }
 
-/// Asks; none where it is let go.
+/// Sends a request; `None` if the connection is closed without an answer.
 fn ask(address: &str, request: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).expect("set");
-    // It may be gone before all is written.
+    // The connection may be closed before everything is written.
     stream.write_all(request.as_bytes()).ok();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
@@ -149,7 +149,7 @@ fn what_connects_does_not_disturb() {
     let mut place = Place::new(1);
     let mut job = place.start();
     let address = job.address();
-    // More than there are places; let go after a while.
+    // More connections than there are places; they are closed after a while.
     let silent: Vec<_> = (0..40).map(|_| TcpStream::connect(&address).expect("it listens")).collect();
     for garbage in ["\u{0}\u{1}\u{2}\r\n\r\n", &"x".repeat(100_000), "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
         assert!(ask(&address, garbage).is_none_or(|(code, _)| (400..=505).contains(&code)));
@@ -251,7 +251,7 @@ fn promtool_finds_no_fault() {
         command.arg("promtool");
         command
     };
-    // The first time it says that it fetches it.
+    // The first time, it reports that it fetches promtool.
     assert!(promtool().arg("--version").status().is_ok_and(|status| status.success()), "scripts/debian runs");
     let mut promtool = promtool();
     promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -1,5 +1,5 @@
-//! A replay over several processes of the real binary: what one process finds, at any number of them and through the loss of any at
-//! any step; ends that all share; who is refused.
+//! A replay over several processes of the real binary: it finds what a single process finds, with any number of processes, and after the
+//! loss of any process at any step; ends that all processes share; requests that are refused.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,7 +21,7 @@ const RECORDS: u64 = 60_000;
 const RANGE: [&str; 4] = ["--from", "2000-01-01", "--to", "2040-01-01"];
 const COMPLETE: &str = "floodmark: the replay is complete; process 0 says what was found";
 
-/// Tables of a job that looked for a field in the wrong place, until it was started with the mended file: files by path.
+/// Tables of a job that looked for a field in the wrong place, until it was started with the corrected file: files by path.
 static TABLES: LazyLock<BTreeMap<PathBuf, Vec<u8>>> = LazyLock::new(|| {
     let mut place = with_jobs(1);
     for job in ["wrong.toml", "wrong.toml", "job.toml"] {
@@ -35,14 +35,14 @@ static TABLES: LazyLock<BTreeMap<PathBuf, Vec<u8>>> = LazyLock::new(|| {
 
 fn with_jobs(processes: usize) -> Place {
     let place = Place::new(processes);
-    // Small files, so that there are several chunks, and each has some for all workers.
+    // Small files, so that there are several chunks, and each has some files for all workers.
     let small = |text: String| text.replace("[settings]\n", "[settings]\nepoch_bytes = 1048576\n");
     place.writes_job("job.toml", small);
     place.writes_job("wrong.toml", |text| small(text).replace("/userInfo/country", "/userinfo/country"));
     place
 }
 
-/// A place with tables of its own.
+/// A place with its own copy of the tables.
 fn place(processes: usize) -> Place {
     let place = with_jobs(processes);
     for (path, bytes) in &*TABLES {
@@ -53,15 +53,15 @@ fn place(processes: usize) -> Place {
     place
 }
 
-/// All files of a folder, and of those in it.
+/// All files of a folder and its subfolders.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.expect("listed").path());
-    // What a killed process had not written to its end has such a name, and no listing of a store shows it.
+    // A file that a killed process had not finished has such a name, and no listing of a store shows it.
     let entries = entries.filter(|path| !path.to_string_lossy().contains('#'));
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
-/// The same, from there on, with what they hold.
+/// The same, relative to the folder, with their contents.
 fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let within = |path: &Path| path.strip_prefix(folder).expect("within").to_owned();
     files(folder).into_iter().map(|path| (within(&path), fs::read(&path).expect("readable"))).collect()
@@ -76,7 +76,7 @@ fn replay(place: &Place, id: &str, arguments: &[&str]) -> Command {
     process
 }
 
-/// So many processes, or one without others.
+/// Starts this many processes, or a single one without membership.
 fn start(place: &Place, processes: usize, id: &str, arguments: &[&str]) -> Vec<Process> {
     let process = |index| {
         let mut process = replay(place, id, arguments);
@@ -88,7 +88,7 @@ fn start(place: &Place, processes: usize, id: &str, arguments: &[&str]) -> Vec<P
     (0..processes).map(process).collect()
 }
 
-/// Runs it to its end, which must be in order. Returns what process 0 said.
+/// Runs a replay to its end, which must be in order. Returns what process 0 printed.
 fn completes(place: &Place, processes: usize, id: &str, arguments: &[&str]) -> String {
     let mut processes = start(place, processes, id, arguments);
     let others = processes.split_off(1);
@@ -104,7 +104,7 @@ fn folder(place: &Place, id: &str) -> PathBuf {
     place.tables().join("replays").join(id)
 }
 
-/// What a replay found, whatever counted it: its summary, its dataset, and the rows whose outcome is another one.
+/// What a replay found, independent of who counted it: its summary, its dataset, and the rows whose outcome has changed.
 fn found(place: &Place, id: &str) -> (Value, BTreeMap<PathBuf, Vec<u8>>, Vec<Vec<String>>) {
     let folder = folder(place, id);
     let text = fs::read_to_string(folder.join("summary.json")).expect("a complete replay");
@@ -128,7 +128,7 @@ fn found(place: &Place, id: &str) -> (Value, BTreeMap<PathBuf, Vec<u8>>, Vec<Vec
     (summary, cells, rows)
 }
 
-/// Promise 2: any number of processes finds the same, and what is complete is said again.
+/// Promise 2: any number of processes finds the same, and a complete replay is reported again.
 #[test]
 fn the_same_at_any_number_of_processes() {
     let place = place(4);
@@ -150,7 +150,8 @@ fn the_same_at_any_number_of_processes() {
     assert_eq!(fs::read(folder(&place, "by-2").join("summary.json")).expect("complete"), before);
 }
 
-/// Kills one of three; all others must end together: with 75 and its name, or as the replay was complete. Whether it was lost.
+/// Kills one of three processes. All others must end together: with 75 and its name, or in order if the replay was complete. Returns
+/// whether it was lost.
 fn loses(place: &Place, id: &str, victim: usize, moment: impl FnOnce(&Process)) -> bool {
     let mut processes = start(place, 3, id, &[]);
     moment(&processes[victim]);
@@ -168,7 +169,7 @@ fn loses(place: &Place, id: &str, victim: usize, moment: impl FnOnce(&Process)) 
     lost
 }
 
-/// Promise 5: whichever is killed, at whatever step, all end with 75, and any number of processes goes on.
+/// Promise 5: whichever process is killed, at whatever step, all end with 75, and any number of processes continues.
 #[test]
 fn the_loss_of_any_process_ends_all_and_a_submission_goes_on() {
     let place = place(3);
@@ -185,7 +186,7 @@ fn the_loss_of_any_process_ends_all_and_a_submission_goes_on() {
     }
 }
 
-/// The same at random moments, again and again.
+/// The same at random moments, repeatedly.
 #[test]
 fn killed_at_any_moment() {
     let place = place(3);
@@ -198,7 +199,7 @@ fn killed_at_any_moment() {
         for victim in 0..3 {
             let moment = whole.mul_f64(rand::random::<f64>());
             let dies = |process: &Process| {
-                // Before all are there, the others would wait for it to come again.
+                // Before all processes are there, the others would wait for it to come again.
                 let is_begun = |said: String| said.contains("replay begins") || said.contains("DEBUG end ");
                 eventually("that it begins, or is complete", || is_begun(process.said()).then_some(()));
                 thread::sleep(moment);
@@ -213,7 +214,7 @@ fn killed_at_any_moment() {
     }
 }
 
-/// One that stands still is lost as well, and finds that out by itself when it wakes up.
+/// A process that is frozen is also lost, and notices that itself when it wakes up.
 #[test]
 fn a_frozen_process_ends_all() {
     let place = place(3);
@@ -223,7 +224,7 @@ fn a_frozen_process_ends_all() {
     completes(&place, 2, "frozen", &[]);
 }
 
-/// What one fails with is everybody's end: here a file that only one of them reads.
+/// The failure of one process ends all: here, a file that only one of them reads.
 #[test]
 fn a_failure_of_one_is_everybodys() {
     let place = place(2);
@@ -235,7 +236,7 @@ fn a_failure_of_one_is_everybodys() {
         let mut processes = start(&place, 2, &id, &[]);
         let words: Vec<_> = processes.iter_mut().map(|process| process.expect_exit(78)).collect();
         assert!(words.iter().all(|word| word.contains("that the replay reads is no longer kept")), "{words:?}");
-        // Who did not fail says who did.
+        // Those that did not fail name the one that did.
         assert_eq!(words.iter().filter(|word| word.contains(" at 127.0.0.1:")).count(), 1, "{words:?}");
         fs::rename(&aside, &file).expect("moved");
         completes(&place, 2, &id, &[]);
@@ -268,7 +269,7 @@ fn another_replay_and_a_live_job_are_refused_on_both_sides() {
     assert!(!folder(&place, "refused").exists(), "nothing was submitted");
 }
 
-/// What process 0 is refused, all say, and end with the same code.
+/// What process 0 is refused is reported by all processes, and all end with the same exit code.
 #[test]
 fn a_refusal_of_process_0_is_everybodys() {
     let place = place(2);

@@ -1,4 +1,5 @@
-//! A wrong field in the job file, its fix, and the past recounted: by the binary, from an embedded broker, as in src/replay/README.md.
+//! A wrong field in the job file, its correction, and a recount of the past: with the binary and an embedded broker, as in
+//! src/replay/README.md.
 
 use std::fs;
 use std::path::Path;
@@ -31,7 +32,7 @@ impl World {
         command.env_clear().env("KAFKA_BOOTSTRAP", &self.brokers).output().expect("the binary runs")
     }
 
-    /// What it says on stdout, if it ends with this code.
+    /// What the command prints on stdout, if it ends with this exit code.
     fn ends(&self, code: i32, arguments: &[&str]) -> String {
         let output = self.floodmark(arguments);
         let said = String::from_utf8_lossy(&output.stderr);
@@ -50,7 +51,7 @@ impl World {
         serde_json::from_str(&self.ends(code, &[arguments, &["--output", "json"]].concat())).expect("JSON on stdout")
     }
 
-    /// Every replay with its standing.
+    /// Every replay, with its state.
     fn standings(&self) -> Vec<(String, String)> {
         let listed = self.json(0, &["replay", "list", "--job", "job.toml"]);
         let of = |replay: &Value| {
@@ -86,7 +87,7 @@ fn a_wrong_field_its_fix_and_the_past_recounted() {
     assert!(!world.folder.path().join("tables").exists(), "who only looks makes no folder");
     world.ends(0, &["run", "job.toml", "--drain"]);
 
-    // Before live counts with the fix there are only previews, and nothing is submitted that asked to be published.
+    // Before live counts with the correction there are only previews, and a request to publish is not submitted.
     world.job(FIELD, FIELD);
     assert_eq!(world.json(0, &plan)["can_be_published"], false);
     world.refused(1, &run("fix", &["--publish"]), "Restart live with this job file first");
@@ -103,7 +104,7 @@ fn a_wrong_field_its_fix_and_the_past_recounted() {
         .to_vec();
     assert!(cells.iter().all(|cells| *cells > 0), "{cells:?}");
     assert_eq!(world.json(3, &run("fix", &["--detailed-exitcode"]))["submission"], found["submission"]);
-    // Only what the field concerns.
+    // Only what depends on the field.
     let diff = world.json(0, &["replay", "diff", "fix", "--job", "job.toml"]);
     let groups = diff["groups"].as_array().expect("groups");
     assert!(!groups.is_empty() && groups.iter().all(|group| group["dimension"] == "country"), "{groups:?}");
@@ -127,7 +128,7 @@ fn a_wrong_field_its_fix_and_the_past_recounted() {
     world.is_exact();
     let again = world.ends(0, &["replay", "publish", "fix", "--job", "job.toml"]);
     assert!(again.contains("already"), "{again}");
-    // What says which rows it counts is lost, and written again.
+    // The entry, which says which rows the replay covers, is lost and written again.
     let entry = world.folder.path().join("tables/web-analytics/replays/fix/entry.json");
     let written = fs::read(&entry).expect("an entry");
     fs::remove_file(&entry).expect("removed");
@@ -144,8 +145,8 @@ fn a_wrong_field_its_fix_and_the_past_recounted() {
     let undone: Vec<_> = world.standings().into_iter().map(|(id, _)| id).collect();
     assert_eq!(undone, ["preview", "fix", "second"]);
     assert_eq!(world.standings()[1].1, "{\"undone\":2}");
-    // What was found before is found no more: the cells are the old ones again.
-    // 3 is for what was found, also when it is published, and was before.
+    // The result of the first replay no longer applies: the cells are the old ones again. Exit code 3 means that differences were found,
+    // also when they are published, or were before.
     for done in ["replay third is published: ", "replay third is published already "] {
         let said = world.ends(3, &run("third", &["--detailed-exitcode", "--publish"]));
         assert!(said.contains(done), "{said}");
@@ -153,7 +154,7 @@ fn a_wrong_field_its_fix_and_the_past_recounted() {
     world.is_exact();
     world.refused(1, &["replay", "publish", "fix", "--job", "job.toml"], "was compared before replay third");
 
-    // What is refused, and how it ends.
+    // Refused requests, and their exit codes.
     world.refused(1, &run("fix", &["--customers", "shop-00000"]), "choose another id");
     let cut = ["replay", "run", "job.toml", "--from", "2026-01-13T00:30", "--to", "2026-01-14"];
     world.refused(2, &cut, "--from 2026-01-13T00:00:00Z --to 2026-01-14T00:00:00Z");

@@ -1,4 +1,6 @@
 //! Why a job could not be checked.
+//!
+//! In: errors of the job file, the topics, the sample or stdout. Out: a message, and the exit code of the command. State: none.
 
 use crate::job::JobError;
 use crate::process::{Exit, HasExit};
@@ -7,16 +9,16 @@ use crate::source::SourceError;
 /// Why a job could not be checked.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
-    /// The job file.
+    /// The job file is wrong.
     #[error(transparent)]
     Job(#[from] JobError),
-    /// The job's topics.
+    /// The job's topics can not be read.
     #[error(transparent)]
     Source(#[from] SourceError),
     /// Options that do not fit together.
     #[error("{0}")]
     Usage(String),
-    /// The sample can not be read, or holds nothing.
+    /// The sample can not be read, or is empty.
     #[error("{0}")]
     Sample(String),
     /// The result can not be written.

@@ -1,4 +1,7 @@
-//! What a check finds: the result as one JSON object, whose names stay, and what the text is written from.
+//! The facts that a check finds.
+//!
+//! In: a job, and the records of a sample, one by one. Out: [`Check`], which is printed as one JSON object with stable names, or as text.
+//! State: counts for each field, condition and reason, and the records that are shown. Pure.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +11,10 @@ use crate::decode::{Decoder, Explained, FoundKind};
 use crate::job::{Condition, Job, Logic, Start};
 use crate::model::{Outcome, Reason, RecordRef, Zone, rfc3339_us};
 
-/// What is found of a job file.
+/// What a check found out about a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// The file as it was named.
+    /// The file, as the user named it.
     pub job_file: String,
     /// The job's name.
     pub job: String,
@@ -21,56 +24,56 @@ pub struct Check {
     pub start: String,
     /// Where the tables are, or would be.
     pub tables_url: String,
-    /// What is counted apart.
+    /// The dimensions that are counted.
     pub dimensions: Vec<DimensionFacts>,
-    /// Fields that no dimension and no condition uses: they are not looked for.
+    /// Fields that no dimension and no condition uses; the decoder does not look for them.
     pub unused_fields: Vec<String>,
-    /// What became of the sample; null without one.
+    /// The outcomes of the sample; null without a sample.
     pub sample: Option<SampleFacts>,
 }
 
-/// What is counted apart.
+/// A dimension that is counted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DimensionFacts {
     /// Its name.
     pub dimension: String,
     /// The field that its values come from; null for `total`.
     pub field: Option<String>,
-    /// Lengths of its windows, finest first.
+    /// The granularities of its windows, finest first.
     pub granularities: Vec<&'static str>,
 }
 
-/// What became of a sample.
+/// The outcomes of a sample.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SampleFacts {
     /// The file, `stdin`, or the topics.
     pub from: String,
-    /// All records.
+    /// The number of records.
     pub records: u64,
-    /// Those that would be counted.
+    /// Records that would be counted.
     pub counted_records: u64,
-    /// Those that a condition leaves out.
+    /// Records that a condition leaves out.
     pub filtered_records: u64,
-    /// Those that can not be counted.
+    /// Records that can not be counted.
     pub rejected_records: u64,
-    /// What was found for each name of the job file, over all records that can be read as a whole.
+    /// What was found for each name in the job file, over all records that can be read as a whole.
     pub fields: Vec<FieldFacts>,
-    /// What leaves records out.
+    /// The conditions that leave records out.
     pub filters: Vec<ConditionFacts>,
-    /// Why records are rejected: one for each reason and field, in the order in which reasons are checked.
+    /// Why records are rejected: one entry for each reason and field, in the order in which the decoder checks reasons.
     pub rejections: Vec<RejectionFacts>,
-    /// The first records, with all that was found.
+    /// The first records, with everything that was found in them.
     pub shown: Vec<RecordFacts>,
 }
 
-/// How often something was found for a name of the job file.
+/// How often something was found for a name in the job file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FieldFacts {
     /// `customer`, `event_time`, or the name of a field.
     pub field: String,
-    /// Records with something to count.
+    /// Records with a value that can be counted.
     pub present_records: u64,
-    /// Records with nothing at its places.
+    /// Records without a value at any of its places.
     pub missing_records: u64,
     /// Records with null or an empty text.
     pub empty_records: u64,
@@ -79,15 +82,15 @@ pub struct FieldFacts {
 /// A condition of `[[where]]` that leaves records out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ConditionFacts {
-    /// Its number among the conditions of the file, from 0.
+    /// Its index among the conditions of the file, from 0.
     pub index: usize,
-    /// The field that it asks about.
+    /// The field that it tests.
     pub field: String,
-    /// What it asks, as in the job file.
+    /// The condition, as in the job file.
     pub condition: String,
-    /// Records of which it is the first that does not hold.
+    /// Records for which it is the first condition that does not hold.
     pub records: u64,
-    /// The first of them.
+    /// The first of these records.
     pub example: Position,
 }
 
@@ -96,15 +99,15 @@ pub struct ConditionFacts {
 pub struct RejectionFacts {
     /// The reason, as in `raw`.
     pub reason: &'static str,
-    /// The field that is wrong; null where it is the whole value.
+    /// The field that is wrong; null if the whole value is wrong.
     pub field: Option<String>,
-    /// How many.
+    /// How many records.
     pub records: u64,
-    /// The first of them.
+    /// The first of these records.
     pub example: Position,
-    /// What would have been right in it.
+    /// What was expected there.
     pub expected: String,
-    /// What is there.
+    /// What was found there.
     pub found: String,
 }
 
@@ -112,9 +115,9 @@ pub struct RejectionFacts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Position {
-    /// In a file, from 1.
+    /// In a file.
     Line {
-        /// The line.
+        /// The line, from 1.
         line: u64,
     },
     /// In Kafka.
@@ -128,38 +131,38 @@ pub enum Position {
     },
 }
 
-/// A record with all that was found in it.
+/// A record with everything that was found in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RecordFacts {
     /// Where it is.
     pub position: Position,
     /// `counted`, `filtered` or `rejected`.
     pub outcome: &'static str,
-    /// The event time as it is read, in RFC 3339; null where it can not be.
+    /// The event time as it was read, in RFC 3339; null if it could not be read.
     pub event_time: Option<String>,
-    /// What was found for each name of the job file; nothing where the value as a whole can not be read.
+    /// What was found for each name in the job file; empty if the value as a whole can not be read.
     pub found: Vec<FoundFacts>,
-    /// The cells of `counts` that it adds one to; none unless it is counted.
+    /// The cells of `counts` to which it adds one; empty unless it is counted.
     pub cells: Vec<CellFacts>,
 }
 
-/// What was found for a name of the job file.
+/// What was found for a name in the job file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FoundFacts {
     /// `customer`, `event_time`, or the name of a field.
     pub field: String,
     /// `missing`, `null`, `empty`, `text`, `number`, `boolean`, `object or array` or `constant`.
     pub kind: &'static str,
-    /// As it stands in the record.
+    /// The value as it is written in the record.
     pub written: String,
-    /// After the transforms.
+    /// The text after the transforms.
     pub text: String,
 }
 
 /// A cell of `counts`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CellFacts {
-    /// Length of the window.
+    /// The granularity of the window.
     pub granularity: &'static str,
     /// Start of the window, in RFC 3339.
     pub window_start: String,
@@ -170,7 +173,7 @@ pub struct CellFacts {
 }
 
 impl Check {
-    /// What a job file says, without a sample.
+    /// The facts of a job file, without a sample.
     pub fn of(job: &Job, job_file: String) -> Check {
         let logic = &job.logic;
         let name_of = |field: usize| logic.fields[field].name.clone();
@@ -199,12 +202,12 @@ impl Check {
         }
     }
 
-    /// The result for programs: one line. Control characters are escaped, those too that JSON would let pass.
+    /// The result for programs, on one line. Control characters are escaped, including those that JSON permits.
     pub fn json(&self) -> String {
         let text = serde_json::to_string(self).expect("names, texts and numbers can be written");
         let mut out = String::with_capacity(text.len() + 1);
         for c in text.chars() {
-            // They can only stand inside a string here.
+            // At this point they can only be inside a string.
             if is_unprintable(c) && (c as u32) < 0x1_0000 {
                 out.push_str(&format!("\\u{:04x}", c as u32));
             } else {
@@ -216,7 +219,7 @@ impl Check {
     }
 }
 
-/// Collects what becomes of a sample, record by record.
+/// Collects the outcomes of a sample, record by record.
 pub(super) struct Collector<'j> {
     logic: &'j Logic,
     decoder: Decoder,
@@ -238,7 +241,7 @@ impl<'j> Collector<'j> {
         }
     }
 
-    /// Number of records so far.
+    /// The number of records so far.
     pub(super) fn records(&self) -> u64 {
         self.facts.records
     }
@@ -295,7 +298,7 @@ impl<'j> Collector<'j> {
 
     pub(super) fn finish(mut self) -> SampleFacts {
         self.facts.filters = self.filters.into_values().collect();
-        // By the order in which the decoder asks, not by that of the alphabet.
+        // By the order in which the decoder checks reasons, not by the alphabet.
         let rank = |reason: Reason| Reason::ALL.iter().position(|other| *other == reason);
         let mut rejections: Vec<_> = self.rejections.into_iter().collect();
         rejections.sort_by_key(|((reason, _), _)| rank(*reason));
@@ -345,7 +348,8 @@ fn written(condition: &Condition) -> String {
     }
 }
 
-/// What a terminal may obey, or what hides or turns around what stands beside it: no text of a stranger may show it as it is.
+/// Whether a terminal may interpret a character, or the character hides or reorders the text beside it. No text of a record may show it
+/// unescaped.
 pub(super) fn is_unprintable(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')

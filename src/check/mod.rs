@@ -1,8 +1,9 @@
-//! `floodmark check JOB`: is the job file right, and what would it count? Tried on a sample, before anything runs.
+//! `floodmark check JOB`: checks a job file, and shows what it would count in a sample, before anything runs.
 //!
-//! In: a job file; with `--sample`, the lines of a file or the first records of the job's topics. Out: [`Check`], as text or one
-//! JSON object. The decoder is the job's own, so what is counted here is counted there. Nothing is written: no table is opened, no
-//! offset is committed. Memory: one line (of a bounded length), or one turn of the Kafka client; and what is shown.
+//! In: a job file; with `--sample`, the lines of a file or the first records of the job's topics. Out: [`Check`], as text or as one JSON
+//! object. The decoder is the same as the job's, so the job counts what is counted here. State: one line (of bounded length), or what the
+//! Kafka client returns at once; and the records that are shown. Failure and restart: nothing is written: no table is opened, and no offset
+//! is committed.
 
 mod error;
 mod facts;
@@ -84,7 +85,7 @@ impl FromStr for Sample {
     }
 }
 
-/// Runs the command to its end: the result goes to stdout.
+/// Runs the command to its end, and writes the result to stdout.
 ///
 /// # Errors
 /// [`CheckError`] when there is no result.
@@ -110,7 +111,7 @@ pub fn run(args: &CheckArgs) -> Result<Exit, CheckError> {
     Ok(if args.detailed_exitcode && rejected { Exit::Differences } else { Exit::Done })
 }
 
-/// Whether colours help: on a terminal, unless its user wants none (no-color.org).
+/// Whether to use colours: only on a terminal, and unless the user has turned them off (no-color.org).
 fn is_coloured() -> bool {
     let is_unset = |name: &str| std::env::var_os(name).is_none_or(|value| value.is_empty());
     std::io::stdout().is_terminal()

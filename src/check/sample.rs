@@ -1,4 +1,8 @@
-//! Where the records of a sample come from: the lines of a file, or the job's topics by the job's own Kafka source.
+//! The records of a sample.
+//!
+//! In: the lines of a file, or the first records of the job's topics, which are read by the job's own Kafka source. Out: the outcomes, as
+//! [`SampleFacts`]. State: one line, or what the Kafka client returns at once. Failure: a sample that is empty, or can not be read, is an
+//! error.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,10 +20,10 @@ use crate::source::kafka::Kafka;
 use crate::source::{SourceError, SourceFactory, Stamp, Txns};
 use crate::terminal::{LiveLine, grouped};
 
-/// A longer line ends the check, unless records may be as large: a file without line breaks would fill the memory.
+/// A longer line ends the check, unless records may be longer than this: a file without line breaks would fill the memory.
 const LINE_BYTES_MAX: u64 = 64 << 20;
 
-/// How long the next record of a topic may take.
+/// How long to wait for the next record of a topic.
 const WAIT: Duration = Duration::from_secs(20);
 
 /// Decodes every line of a file.
@@ -77,14 +81,14 @@ pub(super) fn of_file(job: &Job, file: &Path, gen_format: bool, show: usize) -> 
     Ok(collector.finish())
 }
 
-/// Decodes the first records that the topics hold, as many of each partition as of the others where it has so many.
+/// Decodes the first records of the topics, the same number from each partition as far as they hold so many.
 pub(super) fn of_topics(job: &Job, records_max: u64, show: usize) -> Result<SampleFacts, CheckError> {
     let mut job = job.clone();
-    // Not where a first start would begin: after the newest record there is nothing to see.
+    // A first start may begin after the newest record, where there would be nothing to read.
     job.source.start = Start::Earliest;
     let kafka = Kafka::new(&job, false);
     kafka.check()?;
-    // Of an archive without records: from the beginning.
+    // Resumes as from an empty archive, which is at the beginning.
     kafka.resume(&Txns::new())?;
     let topics = &job.source.topics;
     let held: BTreeMap<(u16, i32), u64> = (kafka.starts().iter())
@@ -111,7 +115,7 @@ pub(super) fn of_topics(job: &Job, records_max: u64, show: usize) -> Result<Samp
     let mut collector = Collector::new(&job, topics.join(", "), show);
     let mut progress = LiveLine::new("check", Some(all));
     let mut heard = Instant::now();
-    // A partition may end sooner than its offsets say: markers of transactions are no records.
+    // A partition may end before its end offset: transaction markers have offsets but are no records.
     while collector.records() < all {
         let mut records = Records::default();
         let more = share.read(Stamp { epoch: 1, ingested_at: 0 }, &mut records)?;
@@ -150,7 +154,7 @@ pub(super) fn of_topics(job: &Job, records_max: u64, show: usize) -> Result<Samp
     Ok(collector.finish())
 }
 
-/// How many records to take of each partition: all the same, but for those that hold fewer.
+/// How many records to take from each partition: the same number from all, except those that hold fewer.
 fn shares(held: &BTreeMap<(u16, i32), u64>, records_max: u64) -> BTreeMap<(u16, i32), u64> {
     let mut smallest_first: Vec<_> = held.iter().map(|(key, held)| (*held, *key)).collect();
     smallest_first.sort_unstable();

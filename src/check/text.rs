@@ -1,11 +1,13 @@
-//! The result for people. No text of a record reaches the terminal as it is: it could hold escape sequences.
+//! The result of a check, as text for people.
+//!
+//! In: a [`Check`]. Out: text. No text of a record reaches the terminal unescaped, since it could contain escape sequences. Pure.
 
 use std::fmt::Write;
 
 use super::facts::{Check, FoundFacts, Position, RecordFacts, SampleFacts, is_unprintable};
 use crate::terminal::grouped;
 
-/// Longest text of a record that is shown, in characters.
+/// The longest text of a record that is shown, in characters.
 const CHARS_MAX: usize = 80;
 
 /// Colours, or none.
@@ -34,7 +36,7 @@ impl Paint {
         self.with(code, outcome)
     }
 
-    /// As [`Paint::outcome`], of a number of records: none of them is no reason for a colour.
+    /// As [`Paint::outcome`], for a number of records: zero gets no colour.
     fn number(self, number: u64, outcome: &str) -> String {
         let text = format!("{} {outcome}", grouped(number));
         if number == 0 { text } else { text.replace(outcome, &self.outcome(outcome)) }
@@ -42,7 +44,7 @@ impl Paint {
 }
 
 impl Check {
-    /// The result for people.
+    /// The result as text.
     pub fn text(&self, colours: bool) -> String {
         let mut out = String::new();
         // Writing to a string does not fail.
@@ -140,7 +142,7 @@ impl RecordFacts {
             };
             writeln!(out, "  {:width$}  {text}{written}", found.field)?;
         }
-        // One line for each window: the values of all dimensions that have it.
+        // One line for each window, with the values of all dimensions that have it.
         let mut windows: Vec<(&str, &str, String)> = Vec::new();
         for cell in &self.cells {
             let pair = match (cell.dimension.as_str(), cell.dimension_value.as_str()) {
@@ -165,7 +167,7 @@ impl RecordFacts {
     }
 }
 
-/// What was found, in a word where it is no text.
+/// What was found: its text, or a word for its kind.
 fn value(found: &FoundFacts, paint: Paint) -> String {
     match found.kind {
         "missing" | "null" | "empty" | "object or array" => paint.with("33", found.kind),
@@ -183,7 +185,7 @@ impl std::fmt::Display for Position {
     }
 }
 
-/// A text that can do nothing to a terminal.
+/// A text that a terminal can not interpret.
 fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -192,7 +194,7 @@ fn printable(text: &str) -> String {
     out
 }
 
-/// The same, not longer than a line.
+/// As [`printable`], and at most one line long.
 fn short(text: &str) -> String {
     match text.char_indices().nth(CHARS_MAX) {
         Some((end, _)) => format!("{}…", printable(&text[..end])),

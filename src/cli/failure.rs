@@ -1,4 +1,6 @@
-//! Why a command did not do what it should: its exit code, and the last line that it says.
+//! Why a command failed: its exit code, and the last line that it prints.
+//!
+//! In: the error of a command, with its causes. Out: a [`Failure`]. State: none.
 
 use std::error::Error;
 
@@ -6,7 +8,7 @@ use floodmark::job::JobError;
 use floodmark::process::{Exit, HasExit};
 use floodmark::table::TableError;
 
-/// Why a command did not do what it should, and how it ends.
+/// Why a command failed, and how it ends.
 pub(super) struct Failure {
     pub(super) exit: Exit,
     pub(super) said: String,
@@ -19,7 +21,7 @@ impl<E: HasExit> From<E> for Failure {
 }
 
 impl Failure {
-    /// Of what is for trying things out: it has no errors of its own.
+    /// The failure of a `dev` command: these have no error type of their own.
     pub(super) fn of(error: &anyhow::Error) -> Failure {
         let exit = |cause: &(dyn Error + 'static)| {
             let table = cause.downcast_ref::<TableError>().map(HasExit::exit);
@@ -29,7 +31,7 @@ impl Failure {
     }
 }
 
-/// An error with its causes; those that its own text has already are not said again.
+/// An error with its causes; a cause that is part of the text already is not repeated.
 fn said(error: &dyn Error) -> String {
     let mut text = error.to_string();
     for cause in std::iter::successors(error.source(), |&error| error.source()).map(ToString::to_string) {

@@ -1,4 +1,6 @@
-//! The subcommands; what one ends with becomes the process' exit code.
+//! The subcommands, and how their results become the exit code of the process.
+//!
+//! In: the command line. Out: what the subcommand prints, and the exit code. Logging is set up here. State: none.
 
 mod failure;
 mod run;
@@ -66,7 +68,7 @@ enum Command {
     Dev(DevCommand),
 }
 
-/// Parses, runs, and says what happened.
+/// Parses the command line, runs the command, and reports a failure.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Err(error) = log(&cli.log, cli.log_format) {
@@ -93,7 +95,7 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    // The libraries below speak of their own affairs at info; librdkafka tells us what it tells its log.
+    // Libraries log their own details at info. librdkafka is off, since it reports to us what it writes to its log.
     let filter = match filter {
         level @ ("error" | "warn" | "info" | "debug" | "trace") => format!("warn,librdkafka=off,floodmark={level}"),
         filter => filter.to_owned(),
@@ -102,7 +104,7 @@ fn log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
         anyhow::anyhow!("--log {filter:?}: {error}; expected a level, or a filter such as floodmark=debug")
     })?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    // It would say on stderr that stderr is gone, and panic.
+    // Otherwise it would try to report on stderr that stderr is gone, and panic.
     let log = log.log_internal_errors(false);
     match format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),

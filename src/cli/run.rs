@@ -1,4 +1,8 @@
-//! `floodmark run`: a live job in this process, or this process' part of one.
+//! `floodmark run`: runs a live job in this process, or this process' part of one.
+//!
+//! In: a job file and options. Out: the live line on stderr while the job runs, and a closing sentence. State: see [`floodmark::live`].
+//! Failure and restart: the first signal stops the job in order; nothing is lost on any other end, since the next start continues from the
+//! archive.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -83,7 +87,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
         }
         None => None,
     };
-    // Only who commits knows of epochs.
+    // Only the process that commits knows the epochs.
     let commits = member.as_ref().is_none_or(|member| member.index() == 0);
     let ended = Arc::new(AtomicBool::new(false));
     let line = show(Arc::clone(&progress), commits, Arc::clone(&ended));
@@ -114,7 +118,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The first signal asks for an orderly stop, with a deadline; the second ends the process.
+/// The first signal requests an orderly stop, with a deadline; the second ends the process immediately.
 fn stop_on_signals(request: Arc<watch::Sender<Request>>, root: Root, grace: Duration) -> std::io::Result<()> {
     let stop = Arc::clone(&request);
     let first = move || {
@@ -141,7 +145,7 @@ fn stop_on_signals(request: Arc<watch::Sender<Request>>, root: Root, grace: Dura
     StopSignals::catch()?.on(first, second, deaf)
 }
 
-/// Shows how the job goes until it has ended.
+/// Shows a live line until the job has ended.
 fn show(progress: Arc<Progress>, commits: bool, ended: Arc<AtomicBool>) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
         let mut line = LiveLine::new("run", None);

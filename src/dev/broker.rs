@@ -1,4 +1,7 @@
-//! `floodmark dev broker`: librdkafka's mock cluster in this process.
+//! `floodmark dev broker`: runs librdkafka's mock cluster in this process.
+//!
+//! In: topics with their numbers of partitions. Out: the address of the broker, on stdout or in a file. State: the newest records of each
+//! partition, in memory. Restart: a new broker is empty.
 
 use std::fs;
 use std::io::{Write, stdout};
@@ -56,7 +59,7 @@ fn topic(text: &str) -> Result<(String, i32), String> {
 /// Runs until SIGINT or SIGTERM.
 ///
 /// # Errors
-/// A topic named twice, an address file that can not be written.
+/// A topic that is named twice; an address file that can not be written.
 pub(super) fn run(args: BrokerArgs) -> anyhow::Result<()> {
     let mut signals = StopSignals::catch()?;
     let cluster = MockCluster::new(1).context("can not start the embedded broker")?;
@@ -80,7 +83,7 @@ pub(super) fn run(args: BrokerArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A reader finds the whole address or no file.
+/// Writes the file so that a reader finds either the whole address or no file.
 fn write_at_once(file: &Path, address: &str) -> anyhow::Result<()> {
     let mut name = file.file_name().with_context(|| format!("{} is not a file's name", file.display()))?.to_owned();
     name.push(".tmp");

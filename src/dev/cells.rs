@@ -1,5 +1,7 @@
-//! Cells in hash maps, rolled up and written in the order of the files: what [`limit`](super::limit) and
-//! [`preload`](super::preload) share. Lean rather than bounded: all cells are in memory, each a few numbers.
+//! Cells in hash maps, rolled up and written in the order of the files: shared by [`limit`](super::limit) and [`preload`](super::preload).
+//!
+//! In: counted events. Out: the sorted cells of every granularity, and files of `counts`. State: all cells, in memory and not bounded, but
+//! each only a few numbers. Failure: only the encoder can fail.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use crate::table::{File, TableError};
 
 const MINUTE_US: TimeUs = 60_000_000;
 
-/// Texts as numbers.
+/// Texts, numbered in the order in which they were first seen.
 #[derive(Default)]
 struct Names {
     numbers: HashMap<Box<str>, u32, FixedState>,
@@ -33,7 +35,7 @@ impl Names {
     }
 }
 
-/// All names of all threads in order; and each thread's numbers as places in it.
+/// The names of all threads in order, and for each thread the index of each of its numbers among them.
 fn ranked(threads: Vec<Names>) -> (Vec<Box<str>>, Vec<Vec<u32>>) {
     let mut all: Vec<Box<str>> = threads.iter().flat_map(|names| names.numbers.keys().cloned()).collect();
     all.sort_unstable();
@@ -97,7 +99,7 @@ impl Cells {
     }
 }
 
-/// A cell and its count: one number that sorts as rows do, of customer, dimension, window and value.
+/// A cell and its count. The cell is one number that sorts as rows do: by customer, dimension, window and value.
 #[derive(Clone, Copy)]
 pub(super) struct Packed(u128, i64);
 
@@ -114,30 +116,30 @@ impl Packed {
 
 const WINDOW_MASK: u128 = 0xffff_ffff << 32;
 
-/// What the numbers of packed cells stand for.
+/// The texts that the numbers of packed cells stand for.
 pub(super) struct Texts {
     dimensions: Vec<Dimension>,
     customers: Vec<Box<str>>,
-    /// By dimension.
+    /// The values of each dimension.
     values: Vec<Vec<Box<str>>>,
 }
 
 impl Texts {
-    /// Whether a cell's dimension is counted by a granularity.
+    /// Whether the dimension of a cell is counted at a granularity.
     pub(super) fn counts(&self, granularity: Granularity, cell: Packed) -> bool {
         self.dimensions[cell.dimension()].granularities.contains(&granularity)
     }
 }
 
-/// Cells, numbered alike; by the granularity at which they were counted.
+/// The cells of all counters with common numbers, by the granularity at which they were counted.
 pub(super) struct Merged {
-    /// What the numbers stand for.
+    /// The texts that the numbers stand for.
     pub(super) texts: Texts,
     finest: [Vec<Packed>; Granularity::ALL.len()],
 }
 
 impl Merged {
-    /// Brings the cells of several counters together.
+    /// Merges the cells of several counters.
     pub(super) fn new(dimensions: &[Dimension], counters: Vec<Cells>) -> Merged {
         let mut customers = Vec::new();
         let mut values: Vec<Vec<Names>> = dimensions.iter().map(|_| Vec::new()).collect();
@@ -162,8 +164,7 @@ impl Merged {
         Merged { texts: Texts { dimensions: dimensions.to_vec(), customers, values }, finest }
     }
 
-    /// Rolls up; `each` gets the sorted cells of every granularity, finest first, those of dimensions that it does not count
-    /// among them.
+    /// Rolls up. `each` gets the sorted cells of every granularity, finest first, including those of dimensions that are not counted at it.
     pub(super) fn roll_up(&self, mut each: impl FnMut(Granularity, Arc<Vec<Packed>>)) {
         let mut done: Vec<Arc<Vec<Packed>>> = Vec::new();
         for granularity in Granularity::ALL {
@@ -178,7 +179,7 @@ impl Merged {
     }
 }
 
-/// What a granularity is summed from; weeks cross months, so both are of days.
+/// The granularity from which another one is summed. Weeks cross the borders of months, so both are summed from days.
 fn finer(granularity: Granularity) -> Option<Granularity> {
     match granularity {
         Granularity::Minute => None,
@@ -190,7 +191,7 @@ fn finer(granularity: Granularity) -> Option<Granularity> {
 }
 
 fn widen(granularity: Granularity, cells: &[Packed], out: &mut Vec<Packed>) {
-    // Neighbours mostly share their window.
+    // Neighbours usually share their window.
     let mut last = (u128::MAX, 0);
     out.extend(cells.iter().map(|&cell| {
         if last.0 != cell.0 & WINDOW_MASK {
@@ -201,7 +202,7 @@ fn widen(granularity: Granularity, cells: &[Packed], out: &mut Vec<Packed>) {
     }));
 }
 
-/// Sorts, and leaves each cell once.
+/// Sorts, and adds up equal cells.
 fn sum(cells: &mut Vec<Packed>) {
     cells.sort_unstable_by_key(|cell| cell.0);
     cells.dedup_by(|next, kept| {
@@ -223,7 +224,7 @@ pub(super) struct CellWriter {
 }
 
 impl CellWriter {
-    /// An empty file.
+    /// Begins a file without rows.
     pub(super) fn new(segment: Segment) -> Result<CellWriter, TableError> {
         Ok(CellWriter {
             writer: SegmentWriter::new(segment)?,
@@ -259,7 +260,7 @@ impl CellWriter {
         })
     }
 
-    /// Ends the file; `None` where it has no rows.
+    /// Ends the file; `None` if it has no rows.
     pub(super) fn finish(mut self, name: &str) -> Result<Option<(File, Bytes)>, TableError> {
         self.flush()?;
         self.writer.finish(name)

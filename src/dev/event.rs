@@ -1,4 +1,6 @@
-//! Writes one event as JSON, well-formed or broken, straight into bytes.
+//! Writes one event as JSON, well-formed or broken, directly into bytes.
+//!
+//! In: what the event is about, and randomness. Out: bytes, appended to a buffer. State: the text from which padding is cut. Pure.
 
 use super::random::{Random, Weighted, mix};
 use super::text::{hex, push_number, push_padded, push_rfc3339_ms, push_uuid};
@@ -8,10 +10,10 @@ use crate::model::Reason;
 const DAY_MS: i64 = 86_400_000;
 const YEAR_2000_MS: i64 = 946_684_800_000;
 const YEAR_2100_MS: i64 = 4_102_444_800_000;
-/// The largest record that a job takes, by default (`record_bytes_max`).
+/// The largest record that a job accepts by default (`record_bytes_max`).
 pub(super) const RECORD_BYTES_MAX: usize = 1 << 20;
 
-/// What broken records are broken by, in the order of the cycle; each with its number of variants.
+/// The faults of broken records, in the order in which they take turns, each with its number of variants.
 pub(super) const FAULTS: [(Reason, u64); 6] = [
     (Reason::Empty, 2),
     (Reason::BadJson, 7),
@@ -30,7 +32,7 @@ pub(super) struct Event {
     pub(super) timestamp_ms: i64,
 }
 
-/// What is unusual about an event.
+/// An unusual property of an event.
 #[derive(Default)]
 struct Oddity {
     customer: Field,
@@ -47,7 +49,7 @@ enum Field {
     Time(i64),
 }
 
-/// Draws what an event consists of, and writes it.
+/// Draws the content of an event, and writes it.
 #[derive(Clone, Debug)]
 pub(super) struct EventWriter {
     countries: Weighted,
@@ -115,7 +117,7 @@ impl EventWriter {
         self.write_odd(event, oddity, random, out);
         let half = out.len() / 2;
         match (reason, variant) {
-            // Cut short, an array, two objects, another text, bytes behind the object, bytes that are no text, a comma too many.
+            // Truncated; an array; two objects; plain text; bytes after the object; bytes that are not text; a superfluous comma.
             (Reason::BadJson, 0) => {
                 let mut end = half;
                 while out[end] & 0b1100_0000 == 0b1000_0000 {
@@ -175,7 +177,7 @@ impl EventWriter {
         match oddity.time {
             Field::Absent => {}
             Field::Json(json) => field(out, "dateTimeUtc", json.as_bytes()),
-            // Now and then milliseconds as an integer.
+            // Sometimes milliseconds as an integer.
             Field::Usual if bits >> 1 & 31 == 0 => {
                 out.extend_from_slice(b",\"dateTimeUtc\":");
                 push_number(out, event.event_time_ms.unsigned_abs());
@@ -187,7 +189,7 @@ impl EventWriter {
             time_field(out, "dateTimeLocal", event.event_time_ms, Some(home.offset_minutes));
         }
         if bits >> 8 & 1 == 0 {
-            // The client's clock at its last try: just before Kafka got it.
+            // The client's clock at its last try, just before Kafka received the record.
             time_field(out, "sentAt", (event.timestamp_ms - 15).max(event.event_time_ms), None);
         }
         self.write_page(event, action, product, bits, out);
@@ -230,7 +232,7 @@ impl EventWriter {
         if bits >> 23 & 1 == 0 {
             text_field(out, "locale", home.locale);
         }
-        // One visitor in sixteen can not be located, and a few are sent with null.
+        // One visitor in sixteen can not be located; for a few of these, null is sent.
         match traits >> 40 & 63 {
             0..=2 => {}
             3 => field(out, "country", b"null"),

@@ -1,7 +1,7 @@
-//! Kafka records as lines of JSON: what `dev gen --output` writes and `dev produce --gen-format` sends.
+//! Kafka records as lines of JSON: the format that `dev gen --output` writes and `dev produce --gen-format` sends.
 //!
-//! `{"partition":0,"timestamp_ms":1767225600000,"key":"…","value":"…"}`; key and value are strings, null where Kafka has
-//! none, and called `key_base64` and `value_base64` where the bytes are not UTF-8.
+//! In: a record. Out: a line, and back: `{"partition":0,"timestamp_ms":1767225600000,"key":"…","value":"…"}`. Key and value are strings;
+//! they are null where Kafka has none, and are called `key_base64` and `value_base64` where the bytes are not UTF-8. Pure.
 
 use std::borrow::Cow;
 
@@ -33,7 +33,7 @@ pub fn write_record_line(record: &Generated, out: &mut Vec<u8>) {
     out.extend_from_slice(b"}\n");
 }
 
-/// A record as such a line says it.
+/// A record as it was read from such a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordLine<'a> {
     /// Kafka partition.
@@ -88,7 +88,7 @@ pub fn read_record_line(line: &[u8]) -> Result<RecordLine<'_>, String> {
     })
 }
 
-/// RFC 4648, with padding.
+/// Base64 by RFC 4648, with padding.
 fn push_base64(bytes: &[u8], out: &mut Vec<u8>) {
     for chunk in bytes.chunks(3) {
         let group = chunk.iter().fold(0u32, |sum, &byte| sum << 8 | u32::from(byte)) << (8 * (3 - chunk.len()));

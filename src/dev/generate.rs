@@ -1,4 +1,7 @@
-//! `floodmark dev gen`: generated traffic to a topic, a file or stdout.
+//! `floodmark dev gen`: sends generated traffic to a topic, or writes it to a file or stdout.
+//!
+//! In: options and a seed. Out: records, in the order of their timestamps. State: see [`Traffic`]. Failure: a
+//! record that is not delivered ends the command. Restart: the same seed and options make the same records again.
 
 use std::fs::File;
 use std::io::{BufWriter, ErrorKind, Write, stdout};
@@ -18,9 +21,9 @@ use super::traffic::{Generated, Traffic, TrafficOptions};
 use crate::model::rfc3339;
 use crate::terminal::{self, LiveLine, StopSignals, duration, grouped, say, short};
 
-/// Partitions where nothing says how many.
+/// The number of partitions if nothing else determines it.
 const PARTITIONS: i32 = 4;
-/// Records without `--events` and `--live`.
+/// The number of records without `--events` and `--live`.
 const EVENTS: u64 = 100_000;
 const HOUR_MS: f64 = 3_600_000.0;
 
@@ -142,7 +145,7 @@ fn utc(time_ms: i64) -> String {
     rfc3339(time_ms.saturating_mul(1000))
 }
 
-/// Where records go.
+/// Where the records go.
 enum Sink {
     Topic(Box<Sender>),
     Lines { out: BufWriter<Box<dyn Write>>, name: String, line: Vec<u8> },
@@ -176,12 +179,12 @@ impl Sink {
         }
     }
 
-    /// Waits about this long, usefully.
+    /// Waits about this long, and uses the time for flushing or delivery reports.
     fn idle(&mut self, time: Duration) -> anyhow::Result<()> {
         match self {
             Sink::Topic(sender) => sender.idle(time),
             Sink::Lines { out, name, .. } => {
-                // Who reads along at a low rate sees each record soon.
+                // At a low rate, a reader should see each record soon.
                 out.flush().with_context(|| format!("can not write to {name}"))?;
                 thread::sleep(time);
             }
@@ -207,11 +210,11 @@ impl Sink {
 /// Runs until all records are sent and acknowledged, or a signal comes.
 ///
 /// # Errors
-/// A wrong option, a topic that can not be used, a record that was not delivered, an interrupt before the end.
+/// A wrong option; a topic that can not be used; a record that was not delivered; an interrupt before the end.
 pub(super) fn run(args: GenArgs) -> anyhow::Result<()> {
     let range = args.range()?;
     let total = args.events.or((!args.live).then_some(EVENTS));
-    // What is wrong with the options is found before anything is connected, created or overwritten.
+    // Wrong options are found before anything is connected, created or overwritten.
     let mut options = TrafficOptions {
         seed: args.seed,
         customers: args.customers,
@@ -270,7 +273,7 @@ pub(super) fn run(args: GenArgs) -> anyhow::Result<()> {
     let written = written.and_then(|()| sink.finish(&mut progress, sums.records));
     progress.clear();
     match written {
-        // Who reads from us has seen enough (`… | head`).
+        // The reader of our output has seen enough (`… | head`).
         Err(error) if broken_pipe(&error) => return Ok(()),
         written => written?,
     }

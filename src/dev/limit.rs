@@ -1,9 +1,9 @@
-//! `floodmark dev limit`: the work of a job as a bare loop, with none of its guarantees. What a job is measured against.
+//! `floodmark dev limit`: the work of a job as a bare loop, without any of its guarantees. A job is measured against it.
 //!
-//! In: the partitions of a job's topics, from their beginning to where they end now. Out: `raw-N.parquet` of each thread, every
-//! record with the columns of `raw`, and `counts-G.parquet` of each granularity, sorted. The decoder and the encoders are the
-//! job's own, the fastest there are here; the rest is as lean as it can be: names become numbers once, a cell is counted by
-//! three of them, the threads meet once at the end, nothing is written twice. State: all cells; no epochs, no commits.
+//! In: the partitions of a job's topics, from their beginning to their present end. Out: `raw-N.parquet` of each thread, with every record
+//! in the columns of `raw`; and `counts-G.parquet` of each granularity, sorted. The decoder and the encoders are the job's own, as there
+//! are no faster ones here. The rest is as lean as possible: names become numbers once, a cell is identified by three of them, the threads
+//! meet once at the end, and nothing is written twice. State: all cells; no epochs, no commits. Restart: from the beginning.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -39,7 +39,7 @@ scripts/bench measures a job against it.";
 /// How long the brokers may take to answer.
 const ANSWER: Duration = Duration::from_secs(15);
 
-/// Rows of more bytes are handed to the encoder.
+/// Rows are passed to the encoder when they have more bytes than this.
 const BATCH_BYTES: usize = 4 << 20;
 
 /// Options of `floodmark dev limit`.
@@ -62,7 +62,7 @@ pub struct LimitArgs {
     pub output: Output,
 }
 
-/// A partition and where it ends.
+/// A partition and its end.
 #[derive(Clone, Debug)]
 struct Part {
     topic: u16,
@@ -73,7 +73,7 @@ struct Part {
 /// Runs to the end of the topics.
 ///
 /// # Errors
-/// A job file that is wrong, brokers that do not answer, a folder that can not be written.
+/// A job file that is wrong; brokers that do not answer; a folder that can not be written.
 pub(super) fn run(args: &LimitArgs) -> anyhow::Result<()> {
     let started = Instant::now();
     let job = Job::load(&args.job)?;
@@ -201,10 +201,10 @@ impl Thread {
     }
 }
 
-/// Rolls up and writes all granularities; rows and bytes.
+/// Rolls up and writes all granularities; returns rows and bytes.
 fn write_counts(dimensions: &[Dimension], counters: Vec<Cells>, to: &Path) -> anyhow::Result<(u64, u64)> {
     let merged = Merged::new(dimensions, counters);
-    // Each is written while the next are rolled up.
+    // Each granularity is written while the next ones are rolled up.
     std::thread::scope(|scope| {
         let mut writers = Vec::new();
         let texts = &merged.texts;

@@ -1,8 +1,8 @@
 //! `floodmark dev long-life`: a day of a live job in fast motion.
 //!
-//! In: a job file and a number of publishes. Out: the tables that the job leaves after so many publishes of its minute lane, ten
-//! seconds apart by a clock that is moved on by hand; nothing sleeps. It is the job itself that runs, with its sealing, its
-//! upkeep and its orderly stop; only its topic is a script. State: all records of the run.
+//! In: a job file and a number of publishes. Out: the tables that the job leaves after this number of publishes of its minute lane, ten
+//! seconds apart on a clock that is advanced by hand; nothing sleeps. The job itself runs, with its sealing, its upkeep and its orderly
+//! stop; only its topic is scripted. State: all records of the run. Failure: the command ends if nothing happens for two minutes.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -38,7 +38,7 @@ epoch_seconds whenever the minute lane has published. It begins with the next da
 compares with the times of files, which are written today. At the end, dead_files_keep_hours later
 by that clock, one more round of upkeep says what remains. There must be no tables yet.";
 
-/// What takes so long hangs.
+/// If something takes longer than this, it hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 const PARTITIONS: i32 = 4;
@@ -78,7 +78,7 @@ pub struct LongLifeArgs {
 /// Runs the day.
 ///
 /// # Errors
-/// As a job; and when nothing moves for two minutes.
+/// Those of a job; and when nothing happens for two minutes.
 pub(super) fn run(args: &LongLifeArgs) -> anyhow::Result<()> {
     let job = Job::load(&args.job)?;
     let root = Root::make(&job.tables.url, &job.tables.options)?;
@@ -164,13 +164,13 @@ pub(super) fn run(args: &LongLifeArgs) -> anyhow::Result<()> {
     .context("can not write to stdout")
 }
 
-/// Bytes of all that lies in the folder of the table counts.
+/// The size of all files in the folder of the table `counts`.
 async fn bytes_of(root: &Root) -> anyhow::Result<u64> {
     let (store, _) = root.table("counts");
     Ok(store.list(None).try_fold(0, async |sum, meta| Ok(sum + meta.size)).await?)
 }
 
-/// The job, at work.
+/// A running job.
 struct Running {
     thread: JoinHandle<Result<(), LiveError>>,
 }

@@ -1,5 +1,7 @@
-//! `floodmark dev`: generated traffic, files into topics, an embedded broker; what `scripts/bench` measures with. For trying
-//! things out, demos and tests; the job itself uses nothing of it. [`Traffic`] is the generator as an iterator.
+//! `floodmark dev`: generated traffic, files sent to topics, an embedded broker, and the tools with which `scripts/bench` measures.
+//!
+//! For trying things out, demos and tests; the job itself uses nothing of it. In: a command line. Out: records in a topic or file, tables,
+//! or a report. [`Traffic`] is the generator as an iterator. State and failure: see each command.
 
 use clap::Subcommand;
 
@@ -57,10 +59,10 @@ pub enum DevCommand {
     Report(ReportArgs),
 }
 
-/// Runs one of them to its end.
+/// Runs one of the commands to its end.
 ///
 /// # Errors
-/// As each says.
+/// Those of the command.
 pub fn run(command: DevCommand) -> anyhow::Result<()> {
     match command {
         DevCommand::Gen(args) => generate::run(args),

@@ -1,9 +1,10 @@
-//! `floodmark dev preload`: tables as if a job had run for weeks, without running it.
+//! `floodmark dev preload`: makes tables as if a job had run for weeks, without running it.
 //!
-//! In: a job file, a number of customers, days and events a day. Out: the table `counts` with the history that generated traffic of
-//! that size would have left, in files sealed as live seals them; all granularities agree. `raw` is made and stands at epoch 1
-//! without rows, and so do all lanes: a job goes on from there. (`verify` finds all of it to be too much: nothing of it is in
-//! the archive.) State: the cells of a few customers, and one encoder for each file of a bucket.
+//! In: a job file, a number of customers, days, and events per day. Out: the table `counts` with the history that generated traffic of that
+//! size would have left, in files sealed as live seals them, and with granularities that agree; the table `raw` at epoch 1 without rows,
+//! and all lanes at epoch 1, so that a job continues from there. (`verify` reports every row as extra, since the archive has no records of
+//! it.) State: the cells of a few customers, and one encoder for each file of a bucket. Failure: the command refuses tables that already
+//! exist.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -43,7 +44,7 @@ const DAY_MS: i64 = 86_400_000;
 /// Events that are counted before their cells are written.
 const CHUNK_EVENTS: u64 = 400_000;
 
-/// The epoch at which everything stands.
+/// The epoch of the table `raw` and of all lanes.
 const EPOCH: i64 = 1;
 
 /// Options of `floodmark dev preload`.
@@ -85,7 +86,7 @@ pub struct PreloadArgs {
 /// Makes the tables.
 ///
 /// # Errors
-/// A job file that is wrong, tables that are there already, a store that refuses.
+/// A job file that is wrong; tables that exist already; a store that refuses.
 pub(super) fn run(args: &PreloadArgs) -> anyhow::Result<()> {
     let job = Job::load(&args.job)?;
     let now_ms = Clock::System.now_ms();
@@ -181,9 +182,9 @@ struct History<'a> {
     from: TimeUs,
     until: TimeUs,
     writer: EventWriter,
-    /// Of a day.
+    /// Minutes of a day, weighted by how busy they are.
     minutes: Weighted,
-    /// Sum of Zipf's weights.
+    /// The sum of the weights of Zipf's law.
     weights: f64,
 }
 
@@ -199,7 +200,7 @@ impl<'a> History<'a> {
         History { args, job, from, until, writer, minutes: Weighted::new(&busy), weights }
     }
 
-    /// All files of a bucket.
+    /// Makes all files of a bucket.
     fn bucket(&self, bucket: u16, tell: impl Fn(u64)) -> anyhow::Result<Vec<(File, bytes::Bytes)>> {
         let mut customers: Vec<(String, u32)> = (0..self.args.customers)
             .map(|number| (traffic::customer_id(number.into()), number))
@@ -226,7 +227,7 @@ impl<'a> History<'a> {
         Ok(done)
     }
 
-    /// Draws and counts the events of a customer.
+    /// Draws and counts the events of a customer; returns how many.
     fn count(&self, number: u32, cells: &mut Cells) -> anyhow::Result<u64> {
         let weight = f64::from(number + 1).powf(-self.args.zipf) / self.weights;
         let mut random = Random::new(self.args.seed ^ mix(u64::from(number)));
@@ -254,7 +255,7 @@ impl<'a> History<'a> {
         Ok(events)
     }
 
-    /// Any day, and a minute of the day as busy as it is.
+    /// A random day, and a minute of it, where busy minutes are more likely.
     fn draw_time_ms(&self, random: &mut Random) -> i64 {
         let minute_ms = self.minutes.draw(random.next()) as i64 * MINUTE_MS;
         let from_ms = self.from / 1000;
@@ -283,7 +284,7 @@ impl<'a> History<'a> {
         result
     }
 
-    /// Where a window's file would be by now: sealed as far as it is old.
+    /// The file in which a window would be by now: sealed as far as its age permits.
     fn segment(&self, granularity: Granularity, bucket: u16, window_start: TimeUs) -> Segment {
         let ladder = granularity.ladder();
         let at = |period: Period| Segment { granularity, bucket, period, period_start: period.start(window_start) };

@@ -1,4 +1,7 @@
-//! `floodmark dev produce`: the lines of a file to a topic, as they are.
+//! `floodmark dev produce`: sends the lines of a file to a topic, unchanged.
+//!
+//! In: a file or stdin. Out: one record for each line, in order within a partition. State: one line, and the queue of the producer.
+//! Failure: a record that is not delivered ends the command.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, stdin};
@@ -14,7 +17,7 @@ use super::send::{KafkaArgs, Sender};
 use super::text::access_log_ms;
 use crate::terminal::{self, LiveLine, StopSignals, duration, grouped, say, short};
 
-/// Lines in a row that go to the same partition.
+/// How many consecutive lines go to the same partition.
 const BLOCK: u64 = 100;
 
 /// The long help.
@@ -89,8 +92,8 @@ impl FromStr for TimestampSource {
 /// Runs until all lines are sent and acknowledged.
 ///
 /// # Errors
-/// A file that can not be read, a topic that can not be used, a wrong line with `--gen-format`, a record that was not delivered,
-/// an interrupt before the end.
+/// A file that can not be read; a topic that can not be used; a wrong line with `--gen-format`; a record that was not delivered; an
+/// interrupt before the end.
 pub(super) fn run(args: ProduceArgs) -> anyhow::Result<()> {
     let name = if args.file == Path::new("-") { "stdin".to_owned() } else { args.file.display().to_string() };
     let mut input: Box<dyn BufRead> = if args.file == Path::new("-") {

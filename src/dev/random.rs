@@ -1,7 +1,8 @@
-//! Seeded randomness that stays the same for good.
+//! Seeded randomness that never changes.
 //!
-//! A generator of our own (SplitMix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014), not a
-//! crate's small one: those may change with a version or a platform, and a seed in a bug report has to mean the same bytes.
+//! In: a seed. Out: numbers, choices, indices by weight. This is a generator of our own (SplitMix64: Steele, Lea, Flood, "Fast splittable
+//! pseudorandom number generators", 2014), not one of a crate: those may change with a version or a platform, and a seed in a bug report
+//! must always give the same bytes. State: 64 bits.
 
 /// SplitMix64: a counter and a mixing function.
 #[derive(Clone, Debug)]
@@ -40,7 +41,7 @@ impl Random {
     }
 }
 
-/// A well-mixed function of 64 bits: traits of a customer or a visitor are drawn from it without any state.
+/// A function that mixes 64 bits well: the traits of a customer or visitor are derived with it, without any state.
 pub(super) fn mix(value: u64) -> u64 {
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -50,12 +51,12 @@ pub(super) fn mix(value: u64) -> u64 {
 /// Draws indices by weight in constant time (Vose's alias method).
 #[derive(Clone, Debug)]
 pub(super) struct Weighted {
-    /// By index: below which 32 random bits the index itself is drawn, and what is drawn otherwise.
+    /// By index: the bound for 32 random bits below which the index itself is drawn, and the index that is drawn otherwise.
     slots: Vec<(u32, u32)>,
 }
 
 impl Weighted {
-    /// `weights` are positive, and there is at least one.
+    /// Prepares drawing. `weights` must be positive, and there must be at least one.
     pub(super) fn new(weights: &[f64]) -> Self {
         let count = weights.len();
         let scale = count as f64 / weights.iter().sum::<f64>();
@@ -73,7 +74,7 @@ impl Weighted {
         Weighted { slots }
     }
 
-    /// Weights 1, 1/2ˢ, 1/3ˢ … for `count` indices: Zipf's law. `first`: the share of the first one instead, above 0 and below 1.
+    /// Weights by Zipf's law, 1, 1/2ˢ, 1/3ˢ …, for `count` indices. If given, `first` is the share of the first one, above 0 and below 1.
     pub(super) fn zipf(count: u32, exponent: f64, first: Option<f64>) -> Self {
         let mut weights: Vec<f64> = (1..=count).map(|rank| f64::from(rank).powf(-exponent)).collect();
         if let Some(share) = first.filter(|_| count > 1) {
@@ -82,7 +83,7 @@ impl Weighted {
         Weighted::new(&weights)
     }
 
-    /// The index that 64 random bits stand for.
+    /// The index for 64 random bits.
     pub(super) fn draw(&self, bits: u64) -> usize {
         let index = (((bits >> 32) * self.slots.len() as u64) >> 32) as usize;
         let (threshold, alias) = self.slots[index];
@@ -96,7 +97,7 @@ mod tests {
 
     #[test]
     fn the_sequence_never_changes() {
-        // Pinned: a seed in a bug report means these bytes for good.
+        // Fixed for good: a seed in a bug report must always give these bytes.
         let mut random = Random::new(1);
         let first: Vec<u64> = (0..3).map(|_| random.next()).collect();
         assert_eq!(first, [13_830_413_928_045_401_970, 6_869_446_166_584_666_695, 8_084_911_050_856_847_527]);

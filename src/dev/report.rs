@@ -1,8 +1,10 @@
-//! `floodmark dev report JOB`: what the tables say, on one screen: freshness, sizes, top customers, one customer's last hours,
-//! rejected records. Read back from the Parquet files, as any reader could; it needs no running job.
+//! `floodmark dev report JOB`: shows the content of the tables on one screen: freshness, sizes, top customers, one customer's last hours,
+//! and rejected records.
 //!
-//! Only files that can hold what is asked are read: day files for the customers' order, one bucket's hour files for a
-//! customer's hours, the newest first, the files of raw apart for rejected records. State: the customers of one bucket at a time.
+//! In: the Parquet files, read as any reader could; no running job is needed. Only files that can hold the answer are read: day files for
+//! the ranking of customers; the hour files of one bucket for a customer's hours, newest first; the files apart of `raw` for rejected
+//! records. Out: text on stdout. State: the customers of one bucket at a time. Failure: a table that is missing or can not be read ends the
+//! command.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -23,12 +25,12 @@ use crate::table::store::look_at_file;
 use crate::table::{File, Log, Root, State, counts, raw};
 use crate::terminal::{bytes, grouped, utc};
 
-/// Customers, hours and reasons that are shown.
+/// How many customers, hours and reasons are shown.
 const TOP: usize = 5;
 const HOURS: i64 = 12;
 const REASONS: usize = 6;
 
-/// What was found is cut, so that what was expected can be seen too.
+/// What was found is cut to this length, so that what was expected can be seen too.
 const FOUND_CHARS: usize = 24;
 
 const HOUR_US: i64 = 3_600_000_000;
@@ -49,7 +51,7 @@ pub struct ReportArgs {
 /// Prints the report to stdout.
 ///
 /// # Errors
-/// When there are no tables, or they can not be read.
+/// There are no tables, or they can not be read.
 pub(super) fn run(args: ReportArgs) -> anyhow::Result<()> {
     let job = Job::load(&args.job)?;
     let root = Root::open(&job.tables.url, &job.tables.options)?;
@@ -63,14 +65,14 @@ pub(super) fn run(args: ReportArgs) -> anyhow::Result<()> {
 struct Report {
     title: String,
     versions: String,
-    /// Lane → until when its windows are complete, in µs; 0 where it has not said.
+    /// For each lane, the time until which its windows are complete, in µs; 0 if there is none yet.
     complete_until: Vec<(&'static str, TimeUs)>,
-    /// What → files, rows, bytes.
+    /// What is measured: files, rows, bytes.
     sizes: Vec<(String, [u64; 3])>,
     customers: u64,
     top: Vec<(String, i64)>,
     customer: String,
-    /// Start of each hour, events.
+    /// For each hour: its start, and its events.
     hours: Vec<(TimeUs, i64)>,
     rejected: BTreeMap<String, Rejected>,
 }
@@ -140,7 +142,7 @@ fn sizes(counts_state: &State, raw_state: &State) -> Vec<(String, [u64; 3])> {
         .collect()
 }
 
-/// All customers by their day counts, bucket by bucket: a customer's files are all in one.
+/// Ranks all customers by their day counts, one bucket at a time: all files of a customer are in one bucket.
 async fn top_customers(log: &Log, state: &State, buckets: u32, report: &mut Report) -> anyhow::Result<()> {
     for bucket in 0..buckets as u16 {
         let mut sums: BTreeMap<String, i64> = BTreeMap::new();
@@ -164,7 +166,7 @@ async fn top_customers(log: &Log, state: &State, buckets: u32, report: &mut Repo
     Ok(())
 }
 
-/// A customer's last hours, up to the newest in which there is something.
+/// A customer's last hours, up to the newest one with events.
 async fn last_hours(log: &Log, state: &State, buckets: u32, customer: &str) -> anyhow::Result<Vec<(TimeUs, i64)>> {
     let bucket = bucket_of(customer.as_bytes(), buckets);
     let mut files: Vec<(TimeUs, &File)> = (state.files.values())
@@ -184,7 +186,7 @@ async fn last_hours(log: &Log, state: &State, buckets: u32, customer: &str) -> a
                 }
             }
         }
-        // Older files hold older hours only.
+        // Older files only have older hours.
         if let (Some((first, _)), Some((last, _))) = (hours.first_key_value(), hours.last_key_value())
             && last - first >= (HOURS - 1) * HOUR_US
         {
@@ -197,7 +199,7 @@ async fn last_hours(log: &Log, state: &State, buckets: u32, customer: &str) -> a
     Ok(starts.map(|start| (start, hours.get(&start).copied().unwrap_or(0))).collect())
 }
 
-/// Rejected records are in files apart, which say so in their names.
+/// Rejected records are in files apart, which can be recognised by their names.
 async fn rejected(log: &Log, state: &State) -> anyhow::Result<BTreeMap<String, Rejected>> {
     const COLUMNS: [&str; 7] =
         ["kafka_topic", "kafka_partition", "kafka_offset", "reason", "field", "expected", "found"];
@@ -223,7 +225,7 @@ async fn rejected(log: &Log, state: &State) -> anyhow::Result<BTreeMap<String, R
     Ok(reasons)
 }
 
-/// Columns of a file.
+/// Reads columns of a file.
 async fn read(log: &Log, file: &File, columns: &[&str]) -> anyhow::Result<Vec<RecordBatch>> {
     let path = &file.path;
     let context = || format!("table {}, file {path}", log.name());
@@ -259,7 +261,7 @@ impl Report {
         let lines: Vec<String> = until.chunks(3).map(|lanes| lanes.join("  ")).collect();
         writeln!(out, "Complete until {}", lines.join("\n               "))?;
 
-        // Two columns, read downwards: a screen is wider than it is high.
+        // Two columns, read downwards: a screen is wider than high.
         let line =
             |what: &str, files: &str, rows: &str, size: &str| format!("{what:<15} {files:>6} {rows:>13} {size:>9}");
         let mut sizes: Vec<String> = (self.sizes.iter())
@@ -317,14 +319,14 @@ fn count(number: i64) -> String {
     format!("{sign}{}", grouped(number.unsigned_abs()))
 }
 
-/// A bar as long as `number` is of `most`; half a cell for what is small but there.
+/// A bar whose length is the share of `number` in `most`; half a cell for a share that is small but not zero.
 fn bar(number: i64, most: i64) -> String {
     let halves = number.max(0) as u128 * u128::from(2 * BAR_CELLS) / most.max(1) as u128;
     let halves = if number > 0 { halves.max(1) as usize } else { 0 };
     "█".repeat(halves / 2) + if halves % 2 == 1 { "▌" } else { "" }
 }
 
-/// The start of an hour.
+/// The start of the hour.
 fn hour(time: TimeUs) -> String {
     chrono::DateTime::from_timestamp_micros(time)
         .map_or_else(|| "?".to_owned(), |time| time.format("%Y-%m-%d %H:%MZ").to_string())
@@ -411,7 +413,7 @@ mod tests {
         let text = gather(&job, &root, Some("bolt")).await.expect("a report").text();
         let hours =
             text.lines().skip_while(|line| *line != "Last hours of bolt").skip(1).take_while(|line| !line.is_empty());
-        // Up to the newest with something in it, and empty ones between.
+        // Up to the newest hour with events, including empty ones in between.
         assert_eq!(hours.count() as i64, HOURS, "{text}");
         assert!(text.contains("\n2026-01-13 13:00Z                         0 \n"), "{text}");
         let text = gather(&job, &root, Some("nobody")).await.expect("a report").text();

@@ -1,14 +1,16 @@
-//! When generated records reach Kafka: a range of time filled by a daily rhythm, in order.
+//! When generated records reach Kafka: in order, spread over a range of time by a daily rhythm.
+//!
+//! In: a range and a number of records. Out: a timestamp for each. State: a position in the range. Pure.
 
 const MINUTE_MS: i64 = 60_000;
 const DAY_MS: i64 = 86_400_000;
 
-/// A range of time and how many records it gets, by a daily rhythm in UTC.
+/// A range of time, and how many records are spread over it by a daily rhythm in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrafficRange {
-    /// First millisecond since 1970.
+    /// The first millisecond, since 1970.
     pub from_ms: i64,
-    /// End (exclusive).
+    /// The end (exclusive).
     pub to_ms: i64,
     /// Number of records.
     pub events: u64,
@@ -23,9 +25,9 @@ const RHYTHM: [u64; 24] =
 pub(super) struct Schedule {
     events: u64,
     made: u64,
-    /// Weight of the whole range: rhythm times milliseconds.
+    /// The weight of the whole range: rhythm times milliseconds.
     total: u128,
-    /// Start of the present slot (a minute or less), the weight before it, and the range's end.
+    /// The start of the current slot (a minute or less), the weight before it, and the end of the range.
     slot_ms: i64,
     before: u128,
     to_ms: i64,
@@ -41,7 +43,7 @@ impl Schedule {
         Schedule { total: schedule.before, slot_ms: range.from_ms, before: 0, ..schedule }
     }
 
-    /// Linear from hour to hour, by the minute; times 60.
+    /// The rhythm at a time, interpolated linearly from hour to hour in steps of a minute; times 60.
     pub(super) fn rhythm(time_ms: i64) -> u128 {
         let minute = time_ms.rem_euclid(DAY_MS) / MINUTE_MS;
         let (hour, minute) = ((minute / 60) as usize, (minute % 60) as u64);
@@ -58,12 +60,12 @@ impl Schedule {
         self.slot_ms = end;
     }
 
-    /// The n-th of N records lies where between n/N and (n+1)/N of the weight is behind it.
+    /// The time of the next record. The n-th of N records is between the points that have n/N and (n+1)/N of the weight before them.
     pub(super) fn next(&mut self, jitter: u64) -> Option<i64> {
         if self.made == self.events {
             return None;
         }
-        // 2²⁰ steps within: of a record's share of the weight.
+        // 2²⁰ steps within a record's share of the weight.
         let place = u128::from(self.made) << 20 | u128::from(jitter >> 44);
         let target = self.total * place / (u128::from(self.events) << 20);
         self.made += 1;

@@ -1,7 +1,8 @@
-//! Sends records to a topic: checks (or creates) the topic first, sends with back-pressure, counts what was delivered.
+//! Sends records to a topic: checks or creates the topic, sends with back-pressure, and counts deliveries.
 //!
-//! In: records with their partition and timestamp, in order. Out: acknowledged records, in that order within a partition
-//! (the producer is idempotent). State: librdkafka's queue, bounded by `queue.buffering.max.*`; when full, the caller waits.
+//! In: records with their partition and timestamp, in order. Out: acknowledged records, in the same order within a partition (the producer
+//! is idempotent). State: librdkafka's queue, bounded by `queue.buffering.max.*`; when it is full, the caller waits. Failure: a record that
+//! is not delivered ends the work.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,9 +19,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
-/// How long Kafka may take to answer a question about a topic.
+/// How long Kafka may take to answer a request about a topic.
 const ANSWER: Duration = Duration::from_secs(15);
-/// Delivery reports are looked at every so many records.
+/// Delivery reports are polled after this many records.
 const POLL_EVERY: u32 = 1024;
 
 /// How to reach Kafka.
@@ -45,7 +46,7 @@ pub struct KafkaArgs {
 fn property(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
-        // What was found is not repeated: it may be a secret.
+        // The value is not repeated, since it may be a secret.
         _ => Err("expected KEY=VALUE, such as compression.type=zstd".to_owned()),
     }
 }
@@ -59,7 +60,7 @@ pub(super) struct Sender {
     unpolled: u32,
 }
 
-/// What became of the records, told by librdkafka.
+/// What librdkafka reports about deliveries.
 #[derive(Default)]
 struct Deliveries {
     failed: AtomicU64,
@@ -68,7 +69,7 @@ struct Deliveries {
 }
 
 impl Deliveries {
-    /// The client's last error, as the end of a message; nothing where it is older than `age_max`.
+    /// The client's last error as the end of a message; empty if it is older than `age_max`.
     fn last_error(&self, age_max: Duration) -> String {
         match &*self.last_error.lock().expect("no panic while locked") {
             Some((at, reason)) if at.elapsed() <= age_max => format!("; last error: {reason}"),
@@ -103,10 +104,10 @@ impl ProducerContext for Deliveries {
 }
 
 impl Sender {
-    /// Connects and makes sure that the topic is there: with `partitions` it is created if absent, and must have that many.
+    /// Connects, and makes sure that the topic exists. With `partitions` it is created if it is missing, and must have that many.
     ///
     /// # Errors
-    /// A wrong property, no answer from Kafka, an unknown topic, another number of partitions.
+    /// A wrong property; no answer from Kafka; an unknown topic; another number of partitions.
     pub(super) fn open(args: &KafkaArgs, partitions: Option<i32>) -> anyhow::Result<Sender> {
         let (Some(brokers), Some(topic)) = (args.brokers.as_deref(), args.topic.as_deref()) else {
             bail!("--brokers and --topic are needed to send to Kafka");
@@ -123,7 +124,7 @@ impl Sender {
             config.set(key, value);
         }
         for (key, value) in &args.properties {
-            // One property under two names: the one given wins.
+            // These are two names of one property; the one that was given wins.
             if key == "compression.codec" {
                 config.remove("compression.type");
             }
@@ -152,7 +153,7 @@ impl Sender {
         Ok(sender)
     }
 
-    /// The number of partitions, `None` without the topic. Asks for all topics: asking for one by name may create it.
+    /// The number of partitions; `None` if there is no topic. Asks for all topics, since asking for one by name may create it.
     fn partitions_now(&self, brokers: &str) -> anyhow::Result<Option<i32>> {
         let metadata = self.producer.client().fetch_metadata(None, ANSWER).map_err(|error| {
             self.producer.poll(Duration::from_millis(10));
@@ -165,14 +166,14 @@ impl Sender {
 
     fn create(&self, config: &ClientConfig, partitions: i32) -> anyhow::Result<()> {
         let topic = &self.topic;
-        // librdkafka's mock cluster has no controller: it would be asked until time is up.
+        // librdkafka's mock cluster has no controller: the request would wait for one until it times out.
         let cluster = self.producer.client().fetch_cluster_id(ANSWER).unwrap_or_default();
         ensure!(
             !cluster.starts_with("mockCluster"),
             "there is no topic {topic}, and the embedded broker can not create it when asked to: \
              start it with `floodmark dev broker --topic {topic}:{partitions}`"
         );
-        // Replication −1 is the broker's default.
+        // A replication of −1 means the broker's default.
         let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
         let mut config = config.clone();
         for key in ["enable.idempotence", "compression.type", "compression.codec", "linger.ms", "batch.size"] {
@@ -207,15 +208,15 @@ impl Sender {
         Ok(())
     }
 
-    /// Partitions of the topic.
+    /// The number of partitions of the topic.
     pub(super) fn partitions(&self) -> i32 {
         self.partitions
     }
 
-    /// Hands a record to librdkafka; waits while its queue is full. `timestamp_ms` of `None` is now.
+    /// Hands a record to librdkafka, and waits while its queue is full. A `timestamp_ms` of `None` means now.
     ///
     /// # Errors
-    /// What can not be sent at all, such as a record over `message.max.bytes`; too many failed deliveries.
+    /// A record that can not be sent at all, such as one over `message.max.bytes`; failed deliveries.
     pub(super) fn send(
         &mut self,
         partition: i32,
@@ -246,12 +247,12 @@ impl Sender {
         Ok(())
     }
 
-    /// Spends about this long on delivery reports.
+    /// Handles delivery reports for about this long.
     pub(super) fn idle(&self, time: Duration) {
         self.producer.poll(time);
     }
 
-    /// Records that are not yet acknowledged; the last error, if any are.
+    /// How many records are not acknowledged yet, and the last error if there are any; as the end of a message.
     pub(super) fn in_flight(&self) -> String {
         match self.producer.in_flight_count() {
             0 => String::new(),
@@ -259,7 +260,7 @@ impl Sender {
         }
     }
 
-    /// A failed delivery ends the work at once: what follows would leave a hole.
+    /// A failed delivery ends the work immediately: records after it would leave a gap.
     fn check_failures(&self) -> anyhow::Result<()> {
         if self.producer.context().failed.load(Ordering::Relaxed) == 0 {
             return Ok(());
@@ -282,7 +283,7 @@ impl Sender {
     /// Waits until every record is acknowledged; `waiting` is called about five times a second.
     ///
     /// # Errors
-    /// If any was not delivered (after librdkafka's `message.timeout.ms`).
+    /// A record was not delivered (after librdkafka's `message.timeout.ms`).
     pub(super) fn finish(&self, mut waiting: impl FnMut(&Sender)) -> anyhow::Result<()> {
         while self.producer.in_flight_count() > 0 {
             match self.producer.flush(Duration::from_millis(200)) {

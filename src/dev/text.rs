@@ -1,4 +1,6 @@
-//! Appends numbers, ids and times to bytes, and reads times out of them; fast, since the generator does little else.
+//! Appends numbers, ids and times to bytes, and reads times from them.
+//!
+//! In: values. Out: bytes. It is written for speed, since the generator does little else. Pure.
 
 use chrono::NaiveDate;
 
@@ -31,7 +33,7 @@ pub(super) fn hex(number: u64) -> [u8; 16] {
     digits
 }
 
-/// A UUID of version 4 made of 128 random bits.
+/// A UUID of version 4, made of 128 random bits.
 pub(super) fn push_uuid(out: &mut Vec<u8>, high: u64, low: u64) {
     let high = hex(high & !0xf000 | 0x4000);
     let low = hex(low & !(0b11 << 62) | 0b10 << 62);
@@ -46,7 +48,7 @@ pub(super) fn push_uuid(out: &mut Vec<u8>, high: u64, low: u64) {
     out.extend_from_slice(&low[4..]);
 }
 
-/// RFC 3339 with milliseconds: `2026-01-13T04:05:06.789Z`, or shifted by an offset from UTC and with it at the end. Years 0 to 9999.
+/// RFC 3339 with milliseconds: `2026-01-13T04:05:06.789Z`; or, with an offset, the local time followed by the offset. Years 0 to 9999.
 pub(super) fn push_rfc3339_ms(out: &mut Vec<u8>, time_ms: i64, offset_minutes: Option<i16>) {
     let local_ms = time_ms + i64::from(offset_minutes.unwrap_or(0)) * 60_000;
     let (year, month, day) = civil_from_days(local_ms.div_euclid(DAY_MS));
@@ -91,7 +93,7 @@ fn civil_from_days(days: i64) -> (u32, u32, u32) {
     (year as u32, month as u32, day as u32)
 }
 
-/// The time of an access-log line in milliseconds since 1970: the first `[17/May/2015:10:05:03 +0000]` in it.
+/// The time of an access log line in milliseconds since 1970: the first `[17/May/2015:10:05:03 +0000]` in it.
 pub(super) fn access_log_ms(line: &[u8]) -> Option<i64> {
     line.iter().enumerate().filter(|&(_, &byte)| byte == b'[').find_map(|(at, _)| {
         let text = line.get(at + 1..at + 28)?;

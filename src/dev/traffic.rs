@@ -1,9 +1,9 @@
-//! Seeded traffic of web-analytics events, as bytes.
+//! Seeded traffic of web analytics events, as bytes.
 //!
-//! In: options and a seed. Out: [`Generated`] records in the order of their Kafka timestamps; fields as in
-//! `schemas/event.schema.json`. A record's event time is its Kafka timestamp minus a delay: some hundred milliseconds for most,
-//! minutes to hours for the late ones. The n-th record depends on nothing but the options (and, without a range of times, on
-//! the clock that is handed in); no state grows but one table by customer.
+//! In: options and a seed. Out: [`Generated`] records in the order of their Kafka timestamps, with fields as in
+//! `schemas/event.schema.json`. Time: the event time of a record is its Kafka timestamp minus a delay, which is some hundred milliseconds
+//! for most records, and minutes to hours for late ones. The n-th record depends only on the options and, without a range of times, on the
+//! timestamps that are passed in. State: one table by customer; nothing grows.
 
 use thiserror::Error;
 
@@ -13,15 +13,15 @@ use super::schedule::{Schedule, TrafficRange};
 use super::text::hex;
 use crate::model::Reason;
 
-/// Of the broken records, one in so many is too large, if wanted at all.
+/// One in this many broken records is too large, if that is wanted at all.
 const TOO_LARGE_EVERY: u64 = 50;
 const TOO_LARGE_FIRST: u64 = 7;
 
-/// Visitors by customer; a session is a visitor's half hour.
+/// The number of visitors of a customer. A session is half an hour of a visitor.
 const VISITORS: u64 = 4000;
 const SESSION_MS: i64 = 1_800_000;
 
-/// A record delayed by at least this is called late, in milliseconds.
+/// The delay in milliseconds from which on a record is called late.
 const LATE_MS_MIN: i64 = 60_000;
 const DAY_MS: i64 = 86_400_000;
 const YEAR_2000_MS: i64 = 946_684_800_000;
@@ -32,21 +32,21 @@ const YEAR_2100_MS: i64 = 4_102_444_800_000;
 pub struct TrafficOptions {
     /// The same seed and options give the same bytes.
     pub seed: u64,
-    /// Number of customers, `shop-00000` the busiest; 1 to 10,000,000.
+    /// The number of customers, of which `shop-00000` is the busiest; 1 to 10,000,000.
     pub customers: u32,
-    /// Exponent of Zipf's law over customers; 0 is uniform.
+    /// The exponent of Zipf's law over customers; 0 is uniform.
     pub zipf: f64,
-    /// Share of all records that are of `shop-00000`; else what Zipf's law gives it.
+    /// The share of all records that belong to `shop-00000`; without it, the share by Zipf's law.
     pub customer_skew: Option<f64>,
     /// Number of Kafka partitions; a session stays in one.
     pub partitions: i32,
-    /// Share of all sessions that go to partition 0; else all partitions are alike.
+    /// The share of all sessions that go to partition 0; without it, all partitions are equally likely.
     pub partition_skew: Option<f64>,
-    /// When; without a range the clock is handed to [`Traffic::fill_at`].
+    /// The range of times; without one, timestamps are passed to [`Traffic::fill_at`].
     pub range: Option<TrafficRange>,
-    /// Share of records delayed by a minute up to four hours, 0 to 1.
+    /// The share of records that are delayed by a minute to four hours, 0 to 1.
     pub late_share: f64,
-    /// Share of broken records, 0 to 1: that many to the record, evenly spread; kinds take turns.
+    /// The share of broken records, 0 to 1: exact to one record, evenly spread. Kinds of faults take turns.
     pub broken_share: f64,
     /// Whether some of the broken records are larger than 1 MiB.
     pub too_large: bool,
@@ -74,15 +74,15 @@ impl Default for TrafficOptions {
     }
 }
 
-/// An option of [`TrafficOptions`] that can not be.
+/// An option of [`TrafficOptions`] with an invalid value.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{option}: expected {expected}, found {found}")]
 pub struct InvalidTraffic {
     /// Its name.
     pub option: &'static str,
-    /// What would be right.
+    /// What was expected.
     pub expected: &'static str,
-    /// What was there.
+    /// What was found.
     pub found: String,
 }
 
@@ -93,15 +93,15 @@ pub struct Generated {
     pub partition: i32,
     /// Kafka timestamp, in milliseconds since 1970.
     pub timestamp_ms: i64,
-    /// Kafka key: the session, or nothing.
+    /// Kafka key: the session, or none.
     pub key: Option<Vec<u8>>,
     /// Kafka value; `None` is a tombstone.
     pub value: Option<Vec<u8>>,
-    /// When the event happened, also where the value does not say so because it is broken.
+    /// When the event happened, even if the value does not contain it because it is broken.
     pub event_time_ms: i64,
     /// Whether it was delayed by a minute or more.
     pub late: bool,
-    /// Why a job will reject it; `None` where it is well-formed.
+    /// Why a job will reject it; `None` if it is well-formed.
     pub broken: Option<Reason>,
 }
 
@@ -116,15 +116,15 @@ pub struct Traffic {
     schedule: Option<Schedule>,
     made: u64,
     broken_made: u64,
-    /// The record that is broken next; infinite for none.
+    /// The number of the next record that is broken; infinite if there is none.
     broken_next: f64,
 }
 
 impl Traffic {
-    /// A generator at its first record.
+    /// Starts a generator at its first record.
     ///
     /// # Errors
-    /// An option out of its range.
+    /// An option that is out of its range.
     pub fn new(options: TrafficOptions) -> Result<Self, InvalidTraffic> {
         options.check()?;
         let mut random = Random::new(options.seed);
@@ -143,7 +143,7 @@ impl Traffic {
         Ok(traffic)
     }
 
-    /// Overwrites `out` with the next record of the range, reusing its memory; false at the end, or without a range.
+    /// Overwrites `out` with the next record of the range, and reuses its memory. Returns false at the end, or without a range.
     pub fn fill(&mut self, out: &mut Generated) -> bool {
         let jitter = self.random.next();
         let Some(timestamp_ms) = self.schedule.as_mut().and_then(|schedule| schedule.next(jitter)) else {
@@ -193,7 +193,7 @@ impl Traffic {
         self.made += 1;
     }
 
-    /// Some 20 to 220 ms, now and then seconds; for late ones a minute to four hours, every doubling as likely as the next.
+    /// Some 20 to 220 ms, sometimes seconds. For late records, a minute to four hours, where every doubling is equally likely.
     fn delay_ms(&mut self) -> i64 {
         let bits = self.random.next();
         if self.random.chance(self.options.late_share) {
@@ -219,7 +219,7 @@ impl Traffic {
             if number % TOO_LARGE_EVERY == TOO_LARGE_FIRST {
                 return Some((Reason::TooLarge, 0));
             }
-            // The others take turns as if it were not there.
+            // The other faults take turns as if this record did not exist.
             turn -= (number + TOO_LARGE_EVERY - TOO_LARGE_FIRST - 1) / TOO_LARGE_EVERY;
         }
         let kinds = FAULTS.len() as u64;
@@ -227,7 +227,7 @@ impl Traffic {
         Some((reason, turn / kinds % variants))
     }
 
-    /// Of each 1 / `broken_share` records one is broken, at a random place among them.
+    /// Chooses the next broken record: one at a random place among each 1 / `broken_share` records.
     fn break_next(&mut self) {
         self.broken_next = if self.options.broken_share > 0.0 {
             ((self.broken_made as f64 + self.random.fraction()) / self.options.broken_share).floor()
@@ -242,7 +242,7 @@ pub(super) fn customer_id(customer: u64) -> String {
     format!("shop-{customer:05}")
 }
 
-/// What a record of a customer is about: some visitor's session at that time.
+/// The content of a record of a customer: the session of a random visitor at that time.
 pub(super) fn visit(customer: u64, seed: u64, event_time_ms: i64, timestamp_ms: i64, random: &mut Random) -> Event {
     let visitor = mix(customer << 20 ^ random.below(VISITORS) ^ seed << 52);
     let session = mix(visitor ^ event_time_ms.div_euclid(SESSION_MS) as u64);

@@ -1,4 +1,6 @@
-//! What generated events are made of: words with their weights.
+//! The words of generated events, with their weights.
+//!
+//! In: nothing. Out: constants, from which [`EventWriter`](super::event::EventWriter) draws. Pure.
 
 /// A country: its code, a locale, a time zone, that zone's offset from UTC in minutes (without daylight saving), its weight.
 pub(super) struct Country {
@@ -100,7 +102,7 @@ const fn device(
     Device { browser, os, kind, agent, weight }
 }
 
-/// Devices; user agents are short ones, so that events stay near 500 bytes.
+/// Devices. Their user agents are short, so that events have about 500 bytes.
 pub(super) const DEVICES: [Device; 10] = [
     device("Chrome", "Android", "mobile", "Mozilla/5.0 (Linux; Android 14) Chrome/131.0 Mobile", 300),
     device("Safari", "iOS", "mobile", "Mozilla/5.0 (iPhone; CPU iPhone OS 18_1) Safari/604.1", 240),
@@ -114,7 +116,7 @@ pub(super) const DEVICES: [Device; 10] = [
     device("Chrome", "ChromeOS", "desktop", "Mozilla/5.0 (X11; CrOS x86_64) Chrome/130.0", 5),
 ];
 
-/// Where visitors come from, as JSON strings hold it; '' is "no referrer".
+/// Where visitors come from, in JSON escaped form; '' means no referrer.
 pub(super) const REFERRERS: [&str; 12] = [
     "",
     "",
@@ -130,7 +132,7 @@ pub(super) const REFERRERS: [&str; 12] = [
     "https://www.example.org/gift-guide/",
 ];
 
-/// Paths of pages that are not a product's.
+/// Paths of pages that are not product pages.
 pub(super) const PATHS: [&str; 12] = [
     "/",
     "/",
@@ -146,7 +148,7 @@ pub(super) const PATHS: [&str; 12] = [
     "/c/caf%C3%A9",
 ];
 
-/// What visitors search for, as JSON strings hold it: with escapes and beyond ASCII, as in real life.
+/// What visitors search for, in JSON escaped form: with escapes and non-ASCII characters, as in reality.
 pub(super) const SEARCHES: [&str; 10] = [
     "running shoes",
     "rain jacket",
@@ -160,7 +162,7 @@ pub(super) const SEARCHES: [&str; 10] = [
     "jeans 32/34",
 ];
 
-/// Words that padding is cut from.
+/// Words from which padding is cut.
 pub(super) const WORDS: [&str; 32] = [
     "banner",
     "hero",

@@ -1,4 +1,6 @@
-//! Reads `[[where]]`, `[dimensions]` and `[granularities]`: what is left out and what is counted.
+//! Reads `[[where]]`, `[dimensions]` and `[granularities]`: which records are left out, and what is counted.
+//!
+//! In: the sections of a job file. Out: filters, dimensions and graces, or the first fault. Pure.
 
 use super::error::{JobError, did_you_mean};
 use super::event::checked_name;
@@ -6,10 +8,10 @@ use super::logic::{Condition, Dimension, Field, Filter, Logic};
 use super::read::{Section, Value};
 use crate::model::Granularity;
 
-/// Granularities that know lateness, with their grace in seconds.
+/// Granularities that have late records, with their default grace in seconds.
 const GRACES: [(Granularity, i64); 3] = [(Granularity::Minute, 20), (Granularity::Hour, 60), (Granularity::Day, 300)];
 
-/// Grace is at most a day: it only says when a record is published.
+/// Grace is at most a day: it only decides when a record is published.
 const GRACE_SECONDS_MAX: u64 = 86_400;
 
 const CONDITIONS: [&str; 5] = ["equals", "in", "prefix", "exists", "not"];
@@ -38,7 +40,7 @@ fn condition(section: &Section<'_>, known: &[&'static str]) -> Result<Condition,
         "prefix" => Condition::Prefix(text(&value)?),
         "exists" => Condition::Exists(value.boolean()?),
         _ => {
-            // `not` of `not` would only hide what is meant.
+            // `not` inside `not` would only obscure what is meant.
             let known = &CONDITIONS[..4];
             Condition::Not(Box::new(condition(&value.section(known)?, known)?))
         }
@@ -103,7 +105,7 @@ fn granularity(value: &Value<'_>) -> Result<Granularity, JobError> {
     value.one_of(&Granularity::ALL.map(|granularity| (granularity.name(), granularity)))
 }
 
-/// `[granularities.NAME]`: the grace of each, in µs.
+/// `[granularities.NAME]`: the grace of each granularity, in µs.
 pub(super) fn graces_us(root: &Section<'_>) -> Result<[i64; 3], JobError> {
     let mut seconds = GRACES.map(|(_, seconds)| seconds);
     if let Some(value) = root.get("granularities") {

@@ -1,4 +1,6 @@
-//! What is wrong with a job file, and where.
+//! What is wrong in a job file, and where.
+//!
+//! In: a fault that was found while reading. Out: one line with file, line, column, key, what was found and what was expected. State: none.
 
 use std::fmt;
 
@@ -28,18 +30,18 @@ impl HasExit for JobError {
     }
 }
 
-/// One thing that is wrong in a job file.
+/// A fault in a job file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The file as the user named it.
+    /// The file, as the user named it.
     pub file: String,
-    /// Line and column, from 1; `None` where the fault has no place (a missing section).
+    /// Line and column, from 1; `None` if the fault has no place, as with a missing section.
     pub place: Option<(usize, usize)>,
-    /// The key with its sections, as in `tables.buckets`; empty where the file is not TOML.
+    /// The key with its sections, as in `tables.buckets`; empty if the file is not TOML.
     pub key: String,
     /// What was found.
     pub found: String,
-    /// What would have been right, and perhaps the nearest known name.
+    /// What was expected, and perhaps the nearest known name.
     pub expected: String,
 }
 
@@ -56,7 +58,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A hint at the name of `known` that is nearest to `name`, or nothing when none is near.
+/// A hint at the name in `known` that is nearest to `name`; empty if none is near.
 pub(super) fn did_you_mean<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> String {
     known
         .into_iter()

@@ -1,4 +1,6 @@
 //! Reads `[event]`: format, line, unwrap, customer, event time and fields.
+//!
+//! In: the sections of a job file. Out: where each of these is found in a record, or the first fault. Pure.
 
 use chrono::FixedOffset;
 
@@ -13,16 +15,16 @@ const FORMATS: [(&str, Format); 2] = [("json", Format::Json), ("access_log", For
 const TRANSFORMS: [(&str, Transform); 3] =
     [("url_host", Transform::UrlHost), ("url_path", Transform::UrlPath), ("lower_case", Transform::LowerCase)];
 
-/// 1 GiB: what Kafka and Parquet can still carry in one value.
+/// 1 GiB: the largest value that Kafka and Parquet can still hold.
 const RECORD_BYTES_MAX: u64 = 1 << 30;
 
-/// Names that mean something of their own in outcomes and tables.
+/// Names that have a meaning of their own in outcomes and tables.
 const RESERVED: [&str; 3] = ["customer", "event_time", Logic::TOTAL];
 
 /// Longest name of a field or dimension, in bytes.
 const NAME_BYTES_MAX: usize = 64;
 
-/// What `[event]` says.
+/// The content of `[event]`.
 pub(super) struct EventSection {
     pub(super) format: Format,
     pub(super) line: Option<String>,
@@ -36,10 +38,10 @@ pub(super) struct EventSection {
     pub(super) record_bytes_max: usize,
 }
 
-/// What a place can be: a pointer, or a field of a line.
+/// What a place can be in this job: a pointer, or a field of a line.
 struct Shape {
     format: Format,
-    /// The format of the lines, where the job describes it.
+    /// The format of the lines, if the job describes it.
     line: Option<LineFormat>,
 }
 
@@ -96,7 +98,7 @@ pub(super) fn read(root: &Section<'_>) -> Result<EventSection, JobError> {
     })
 }
 
-/// A name of a field or dimension: it goes into tables and SQL.
+/// The name of a field or dimension. It is used in tables and in SQL, so it is restricted.
 pub(super) fn checked_name(name: &str, value: &Value<'_>) -> Result<String, JobError> {
     let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     if name.len() > NAME_BYTES_MAX
@@ -109,7 +111,7 @@ pub(super) fn checked_name(name: &str, value: &Value<'_>) -> Result<String, JobE
     Ok(name.to_owned())
 }
 
-/// The format of lines as the server's configuration writes it, and what it says.
+/// The format of lines: its text, as in the server's configuration, and the text parsed.
 fn line(value: &Value<'_>, format: Format) -> Result<(String, LineFormat), JobError> {
     if format != Format::AccessLog {
         return Err(value.fault("`line`", "no such key for this format: it describes lines, format = \"access_log\""));
@@ -137,7 +139,7 @@ fn customer_spec(value: &Value<'_>, shape: &Shape) -> Result<(FieldSpec, bool), 
     Ok((spec, value.boolean()?))
 }
 
-/// `choices`: the keys of which one says where the text is.
+/// `choices` are the keys of which exactly one says where the text is.
 fn spec(section: &Section<'_>, shape: &Shape, choices: &[&'static str]) -> Result<FieldSpec, JobError> {
     if section.exactly_one(choices)? == "constant" {
         if let Some(transform) = section.get("transform") {
@@ -195,7 +197,7 @@ fn time(value: &Value<'_>, shape: &Shape) -> Result<Time, JobError> {
     Ok(Time { places, format: time_format, assume_offset_seconds })
 }
 
-/// How the server writes the time at the place; `None` where only `format` says it.
+/// How the server writes the time at a place; `None` if only `format` can say it.
 fn time_in_line(
     value: &Value<'_>,
     places: &[Place],
@@ -246,7 +248,7 @@ fn time_format(value: &Value<'_>) -> Result<TimeFormat, JobError> {
     Ok(TimeFormat::Pattern(pattern))
 }
 
-/// Seconds east of UTC.
+/// An offset in seconds east of UTC.
 fn offset_seconds(value: &Value<'_>) -> Result<i32, JobError> {
     let text = value.text()?;
     if matches!(text.as_str(), "Z" | "z") {
@@ -257,7 +259,7 @@ fn offset_seconds(value: &Value<'_>) -> Result<i32, JobError> {
     offset.map(|offset| offset.local_minus_utc()).ok_or_else(wrong)
 }
 
-/// What one of `pointer`, `field` and `first_of` says; exactly one is there.
+/// The places that `pointer`, `field` or `first_of` names; exactly one of the three is present.
 fn places(section: &Section<'_>, shape: &Shape) -> Result<Vec<Place>, JobError> {
     if let Some(list) = section.get("first_of") {
         return list.distinct("places", |item| place(item, shape));

@@ -1,9 +1,11 @@
-//! Values from the environment inside strings: `${NAME}` and `${NAME:-default}`; `$${` stands for `${`.
+//! Puts values from the environment into strings: `${NAME}` and `${NAME:-default}`; `$${` is a literal `${`.
+//!
+//! In: a string, and the environment. Out: the expanded string, or what was found and what was expected. Pure.
 
-/// The environment: a name's value, or nothing.
+/// The environment: the value of a name, or `None`.
 pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Puts values of the environment into `text`. As in a shell, `:-` also replaces a variable that is set but empty.
+/// Expands the variables in `text`. As in a shell, `:-` also replaces a variable that is set but empty.
 ///
 /// # Errors
 /// What was found and what was expected, when a variable without a default is not set or a `${` is not well-formed.

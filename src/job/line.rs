@@ -1,26 +1,26 @@
-//! `[event] line`: the string of a server's configuration that describes its log, read into variables and the texts between them.
+//! `[event] line`: the string of a server's configuration that describes its log, parsed into variables and the texts between them.
 //!
-//! In: nginx's `log_format` or Apache's `LogFormat`, the bare string or the whole statement. Out: a [`LineFormat`], or where in the
-//! string something else was expected. Two variables side by side are refused where a line could not tell them apart: the second
-//! one must have a known beginning, as `$request_uri` behind `$host`, or `%q` behind `%U`.
+//! In: nginx's `log_format` or Apache's `LogFormat`, as the bare string or the whole statement. Out: a [`LineFormat`], or where in the
+//! string something else was expected. Two variables without a text between them are refused if a line could not show where the first one
+//! ends: the second must begin with a known character, as `$request_uri` after `$host`, or `%q` after `%U`. Pure.
 
 use super::line_source;
 use super::logic::{LineField, Place};
 use super::variable::{Escapes, LineTime, Meaning, Variable, Wrong};
 
-/// What a server's configuration says about its lines.
+/// What a server's configuration says about the lines of its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LineFormat {
     /// How the server escapes values.
     pub(crate) escapes: Escapes,
-    /// The text in front of the first variable.
+    /// The text before the first variable.
     pub(crate) front: String,
-    /// At least one.
+    /// The variables; at least one.
     pub(crate) variables: Vec<Variable>,
 }
 
 impl LineFormat {
-    /// Reads the string.
+    /// Parses the string.
     pub(crate) fn parse(text: &str) -> Result<LineFormat, Wrong> {
         let (escapes, pieces) = line_source::read(text)?;
         let mut format = LineFormat { escapes, front: pieces.front, variables: join_times(pieces.variables) };
@@ -28,7 +28,7 @@ impl LineFormat {
         Ok(format)
     }
 
-    /// Checks what stands side by side; what ends the line asks for nothing.
+    /// Checks that adjacent variables can be told apart, and drops blanks at the end of the line.
     fn finish(&mut self) -> Result<(), Wrong> {
         let Some(last) = self.variables.last_mut() else {
             let expected = "at least one variable, as $remote_addr (nginx) or %h (Apache)";
@@ -48,7 +48,7 @@ impl LineFormat {
         Ok(())
     }
 
-    /// The variable that gives a known field; of several, the first of those that say it best.
+    /// The variable that gives a known field; of several, the first of those with the best rank.
     pub(crate) fn variable_of(&self, field: LineField) -> Option<usize> {
         let ranked = self
             .variables
@@ -58,12 +58,12 @@ impl LineFormat {
         ranked.min().map(|(_, index)| index)
     }
 
-    /// The first variable of a name.
+    /// The first variable with a name.
     pub(crate) fn variable_named(&self, name: &str) -> Option<usize> {
         self.variables.iter().position(|variable| variable.name == name)
     }
 
-    /// Where a field of the job file is found: among the known fields, else by the variable's own name.
+    /// Where a field of the job file is found: as a known field, else by the name of a variable.
     pub(super) fn place(&self, name: &str) -> Option<Place> {
         let known = LineField::ALL.into_iter().find(|field| field.name() == name);
         if let Some(field) = known.filter(|field| self.variable_of(*field).is_some()) {
@@ -72,7 +72,7 @@ impl LineFormat {
         self.variable_named(name).map(|_| Place::Variable(name.to_owned()))
     }
 
-    /// The names of all fields: known ones, then those of variables that are none of them.
+    /// The names of all fields: known fields first, then the variables that give none of them.
     pub(super) fn names(&self) -> Vec<&str> {
         let known = LineField::ALL.into_iter().filter(|field| self.variable_of(*field).is_some());
         let mut names: Vec<&str> = known.map(LineField::name).collect();
@@ -96,7 +96,7 @@ impl LineFormat {
         times.map(|variable| variable.name.as_str()).collect()
     }
 
-    /// How the time is written at a place, if it is one of a time.
+    /// How the time at a place is written; `None` if the place is not a time.
     pub(crate) fn time(&self, place: &Place) -> Option<&LineTime> {
         let index = match place {
             Place::Line(field) => self.variable_of(*field),
@@ -110,8 +110,8 @@ impl LineFormat {
     }
 }
 
-/// Apache writes a time with fractions in parts, `%{%d/%b/%Y:%T}t.%{msec_frac}t %{%z}t`: parts with no quote or bracket between them
-/// are one time.
+/// Joins the parts of a time. Apache writes a time with fractions in parts, as in `%{%d/%b/%Y:%T}t.%{msec_frac}t %{%z}t`: parts without a
+/// quote or bracket between them are one time.
 fn join_times(variables: Vec<Variable>) -> Vec<Variable> {
     let mut joined: Vec<Variable> = Vec::new();
     for variable in variables {
@@ -150,7 +150,7 @@ mod tests {
         LineFormat::parse(text).unwrap_or_else(|(found, expected)| panic!("{text}: found {found}; expected {expected}"))
     }
 
-    /// Names and texts in turn.
+    /// Names and texts, alternating.
     fn shown(format: &LineFormat) -> String {
         let variables = format.variables.iter().map(|variable| format!("<{}>{}", variable.name, variable.then));
         format!("{}{}", format.front, variables.collect::<String>())

@@ -19,22 +19,22 @@
 //! user_agent    http_user_agent                                %{User-Agent}i
 //! ```
 //!
-//! Of several variables for one field the first in this table gives it (of a request line: method, path, query and protocol as well),
-//! or the first in the line where they stand side by side here; each has its own name besides. All other variables of nginx have
-//! their own names only. So have Apache's, as nginx would name them: `%{X-Forwarded-For}i` `http_x_forwarded_for`, `%{Name}o`
+//! If several variables give one field, the first in this table is used (for a request line, also for method, path, query and protocol); of
+//! variables listed side by side here, the first in the line. Each variable also has its own name. All other variables of nginx have only
+//! their own names. So do Apache's, which are named as nginx would name them: `%{X-Forwarded-For}i` `http_x_forwarded_for`, `%{Name}o`
 //! `sent_http_name`, `%{Name}C` `cookie_name`, `%{Name}e` `env_name`, `%{Name}n` `note_name`, `%{NAME}x` `name`, `%{Name}^ti`
 //! `http_trailer_name`, `%{Name}^to` `sent_trailer_name`, `%A` `server_addr`, `%D` `duration_us`, `%T` `duration_s`, `%{ms}T`
-//! `duration_ms`, `%I` `request_length`, `%S` `bytes_transferred`, `%p` `port`, `%{local}p` `local_port`, `%{remote}p`
-//! `remote_port`, `%P` `pid`, `%{tid}P` `tid`, `%{c}a` `realip_remote_addr`, `%{c}h` `realip_remote_host`, `%f`
-//! `request_filename`, `%k` `keepalive_requests`, `%L` `log_id`, `%R` `handler`, `%X` `connection_status`, `%^FB` `first_byte_us`.
+//! `duration_ms`, `%I` `request_length`, `%S` `bytes_transferred`, `%p` `port`, `%{local}p` `local_port`, `%{remote}p` `remote_port`, `%P`
+//! `pid`, `%{tid}P` `tid`, `%{c}a` `realip_remote_addr`, `%{c}h` `realip_remote_host`, `%f` `request_filename`, `%k` `keepalive_requests`,
+//! `%L` `log_id`, `%R` `handler`, `%X` `connection_status`, `%^FB` `first_byte_us`. Pure.
 
 use super::variable::{LineTime, Meaning, Named};
 
-/// `$name`: nginx knows no upper case in names.
+/// `$name`. Names in nginx have no upper case.
 pub(super) fn nginx(name: &str) -> Named {
     let name = name.to_ascii_lowercase();
     let meaning = match name.as_str() {
-        // The controller of ingresses names the client so.
+        // The ingress controller of Kubernetes names the client `the_real_ip`.
         "remote_addr" | "the_real_ip" => Meaning::Client,
         "remote_user" => Meaning::User,
         "time_local" => Meaning::Time(LineTime::AccessLog),
@@ -134,7 +134,7 @@ fn header(name: String) -> Named {
     Named::new(name, meaning)
 }
 
-/// A name as nginx would write it: `X-Forwarded-For` is `x_forwarded_for`.
+/// A name as nginx would write it: `X-Forwarded-For` becomes `x_forwarded_for`.
 fn plain(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect()
 }
@@ -157,7 +157,7 @@ fn time(argument: Option<&str>) -> Result<Named, String> {
     Ok(Named::new(name, Meaning::Time(time)))
 }
 
-/// Whether a variable's values never hold a blank: as the last one of a line it ends at the first one.
+/// Whether a variable's values never contain a blank: then, as the last variable of a line, it ends at the first blank.
 pub(crate) fn is_word(name: &str) -> bool {
     const WORDS: [&str; 40] = [
         "remote_addr",
@@ -204,7 +204,7 @@ pub(crate) fn is_word(name: &str) -> bool {
     WORDS.contains(&name)
 }
 
-/// Whether a variable's values may be lists, `a, b` and (nginx's upstreams) `a, b : c`.
+/// Whether a variable's values may be lists: `a, b` and, for nginx's upstreams, `a, b : c`.
 pub(crate) fn is_list(name: &str) -> bool {
     name.starts_with("upstream_") || name.ends_with("forwarded_for")
 }

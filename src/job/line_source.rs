@@ -1,13 +1,13 @@
-//! Takes apart the string of a server's configuration that describes its log.
+//! Splits the string of a server's configuration that describes its log.
 //!
-//! In: nginx's `log_format` or Apache's `LogFormat`, bare or as the whole statement. Out: how the server escapes values, and the
-//! format in pieces: variables, and the texts between them. Whose string it is follows from the statement, or from the first
-//! variable. Failure: what was found, at which column, and what was expected. Pure.
+//! In: nginx's `log_format` or Apache's `LogFormat`, as the bare string or the whole statement. Out: how the server escapes values, and the
+//! pieces of the format: variables, and the texts between them. The server is recognised by the statement, or by the first variable.
+//! Failure: what was found, at which column, and what was expected. Pure.
 
 use super::line_names;
 use super::variable::{Escapes, LineTime, Meaning, Pieces, Wrong};
 
-/// Reads the string: how the server escapes values, and the pieces of the format.
+/// Parses the string into the server's way of escaping and the pieces of the format.
 pub(super) fn read(text: &str) -> Result<(Escapes, Pieces), Wrong> {
     let source = Source::new(text);
     let statement = source.statement()?;
@@ -38,7 +38,7 @@ enum Server {
     Apache,
 }
 
-/// The format itself, out of its statement: each character unescaped, with its index in the source.
+/// The format without its statement: each character unescaped, with its index in the source.
 struct Statement {
     server: Option<Server>,
     escapes: Option<Escapes>,
@@ -53,7 +53,7 @@ impl Source {
         Source(text.trim_end().chars().collect())
     }
 
-    /// Where a character is, in words.
+    /// The place of a character, in words.
     fn place(&self, at: usize) -> String {
         let before = &self.0[..at.min(self.0.len())];
         let line = before.iter().filter(|c| **c == '\n').count() + 1;
@@ -92,7 +92,7 @@ impl Source {
         self.0[at..].iter().take_while(|c| !c.is_whitespace()).collect()
     }
 
-    /// Takes the format out of what stands around it in a configuration.
+    /// Takes the format out of the statement around it.
     fn statement(&self) -> Result<Statement, Wrong> {
         let mut at = self.skip(0, false);
         let (server, more_words) = match self.word(at).as_str() {
@@ -149,12 +149,12 @@ impl Source {
         Ok(Statement { server, escapes, body })
     }
 
-    /// Whether one pair of quotes stands around all of it.
+    /// Whether a single pair of quotes encloses the whole string.
     fn is_one_string(&self, at: usize) -> bool {
         self.string_end(at).is_some_and(|end| end + 1 == self.0.len())
     }
 
-    /// The quote that ends the string whose opening quote is at `at`.
+    /// The quote that closes the string whose opening quote is at `at`.
     fn string_end(&self, at: usize) -> Option<usize> {
         let quote = self.0[at];
         let mut end = at + 1;
@@ -164,7 +164,7 @@ impl Source {
         Some(end)
     }
 
-    /// Strings in quotes: nginx puts them together, up to the `;`; what follows Apache's first one is a name.
+    /// Quoted strings. nginx concatenates them, up to the `;`; in Apache, what follows the first one is a name.
     fn strings(&self, mut at: usize, server: Option<Server>, body: &mut Vec<(usize, char)>) -> Result<(), Wrong> {
         while let Some(c) = self.0.get(at) {
             match c {
@@ -204,7 +204,7 @@ impl Source {
         Ok(())
     }
 
-    /// The escapes of the configuration itself. Others stay as they are.
+    /// Resolves the escapes of the configuration itself; other escapes stay as they are.
     fn unescape(&self, mut at: usize, end: usize, body: &mut Vec<(usize, char)>) {
         while at < end {
             let next = self.0.get(at + 1).filter(|_| self.0[at] == '\\' && at + 1 < end);
@@ -300,7 +300,7 @@ impl Source {
                 Ok(named) => named,
                 Err(expected) => return self.wrong(&format!("`{written}`"), begin, expected),
             };
-            // Apache's own form of the time has its brackets with it.
+            // Apache's default form of the time includes the brackets.
             let in_brackets = letter == "t" && named.meaning == Meaning::Time(LineTime::AccessLog);
             if in_brackets {
                 pieces.text('[');
@@ -314,7 +314,7 @@ impl Source {
     }
 }
 
-/// By the first variable that is one of either.
+/// Recognises the server by the first variable that belongs to one of them.
 fn which_server(body: &[(usize, char)]) -> Option<Server> {
     body.windows(2).find_map(|pair| match (pair[0].1, pair[1].1) {
         ('$', next) if next.is_ascii_alphanumeric() || matches!(next, '_' | '{') => Some(Server::Nginx),

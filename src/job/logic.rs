@@ -1,40 +1,42 @@
-//! The counting part of a job: where each thing is found, what is left out, what is counted.
+//! The logic of a job: where each part of an event is found, what is left out, and what is counted.
 //!
-//! Two jobs whose `Logic` is equal count the same for the same records.
+//! In: what the sections of a job file say. Out: [`Logic`], a plain value that is also stored beside the tables. Two jobs with equal logics
+//! count the same for the same records. Pure.
 
 use serde::{Deserialize, Serialize};
 
 use super::pattern::Pattern;
 use crate::model::Granularity;
 
-/// Raised by hand whenever code changes what is counted for the same job file: a decoder's rule, a window's border, a transform.
+/// Raised by hand whenever the code changes what is counted for the same job file: a rule of the decoder, a border of a window, a
+/// transform.
 ///
-/// - 2: more records can be counted. Event times in all unambiguous forms of ISO 8601, and milliseconds as a string; a byte order mark in
-///   front; JSON with faults inside values that nobody asks for; bytes that are not UTF-8 and lone surrogates become U+FFFD; more
-///   forms of access-log lines. An event time that could be read before is read as before: replays choose rows by it. So is a
-///   customer, but for one out of a line: a list of proxies in front is the client now, and no virtual host; and a host's name before an
-///   absent client is the virtual host, and no client.
+/// - 2: more records can be counted. New are: event times in all unambiguous forms of ISO 8601, and milliseconds as a string; a byte order
+///   mark at the beginning; JSON with faults inside values that nothing reads; bytes that are not UTF-8, and lone surrogates, which become
+///   U+FFFD; more forms of access log lines. An event time that could be read before is read as before, since replays select rows by it.
+///   So is a customer, unless it is taken from a line: a list of proxies at the beginning is now the client, not the virtual host; and a
+///   host name before an absent client is now the virtual host, not the client.
 /// - 1: the first.
 pub const COUNTING: u32 = 2;
 
-/// What is counted, and how it is found in a record.
+/// What is counted, and where it is found in a record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Logic {
-    /// What a record's value is.
+    /// The format of a record's value.
     pub format: Format,
-    /// The format of lines as the server's configuration writes it; `None`: common or combined.
+    /// The format of lines, as in the server's configuration; `None` for common or combined.
     #[serde(default)]
     pub line: Option<String>,
-    /// Where in a JSON object the value to be read stands as a string: a pointer's unescaped parts; at least one.
+    /// Where in a JSON object the value to be decoded is, as a string: the unescaped parts of a pointer; at least one.
     #[serde(default)]
     pub unwrap: Option<Vec<String>>,
-    /// The customer.
+    /// Where the customer is.
     pub customer: FieldSpec,
-    /// Whether a JSON integer is a customer as well; it counts by its digits.
+    /// Whether a JSON integer can also be a customer; its digits are its name.
     #[serde(default)]
     pub customer_integers: bool,
-    /// The event time: never a constant, never transformed.
+    /// Where the event time is: never a constant, never transformed.
     pub event_time: Vec<Place>,
     /// How the event time is written.
     #[serde(default)]
@@ -44,31 +46,32 @@ pub struct Logic {
     pub assume_offset_seconds: Option<i32>,
     /// Fields by name, sorted; dimensions and filters refer to them by index.
     pub fields: Vec<Field>,
-    /// All must hold, or the record is filtered; no two are equal.
+    /// Conditions that must all hold, or the record is filtered. No two are equal.
     pub filters: Vec<Filter>,
     /// Sorted by name; `total` is always among them.
     pub dimensions: Vec<Dimension>,
-    /// Grace in µs of minute, hour and day: a record is late for a window from `window_end + grace` on.
+    /// Grace of minute, hour and day, in µs: a record is late for a window from `window_end + grace` on.
     pub graces_us: [i64; 3],
-    /// A larger value is rejected as `too_large`, in bytes.
+    /// The largest value in bytes; a larger one is rejected as `too_large`.
     pub record_bytes_max: usize,
 }
 
 impl Logic {
-    /// Name of the dimension that counts every event, with the value ''.
+    /// The name of the dimension that counts every event, with the value ''.
     pub const TOTAL: &'static str = "total";
 
-    /// How long after its end a window still takes records as on time, in µs. Week, month and year know no lateness: 0.
+    /// How long after its end a window still accepts records as on time, in µs. For week, month and year, no record is late: 0.
     pub fn grace_us(&self, granularity: Granularity) -> i64 {
         self.graces_us.get(granularity as usize).copied().unwrap_or(0)
     }
 
-    /// All that decides which event time a record has. Two logics that agree on this read the same one wherever both can.
+    /// Everything that decides which event time a record has. Two logics that agree on this read the same event time wherever both can read
+    /// one.
     pub fn time_rule(&self) -> (Shape<'_>, &[Place], &TimeFormat, Option<i32>) {
         (self.shape(), &self.event_time, &self.time_format, self.assume_offset_seconds)
     }
 
-    /// All that decides which customer a record has, as [`Logic::time_rule`].
+    /// Everything that decides which customer a record has; otherwise as [`Logic::time_rule`].
     pub fn customer_rule(&self) -> (Shape<'_>, &FieldSpec) {
         (self.shape(), &self.customer)
     }
@@ -81,13 +84,13 @@ impl Logic {
 /// What decides where a place is in a record: format, line and unwrap.
 type Shape<'a> = (Format, Option<&'a str>, Option<&'a [String]>);
 
-/// What a record's value is.
+/// The format of a record's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
     /// One JSON object.
     Json,
-    /// One line of an access log: common or combined, with or without the virtual host in front, or of the format in [`Logic::line`].
+    /// A line of an access log: common or combined, with or without the virtual host at the beginning, or in the format of [`Logic::line`].
     AccessLog,
 }
 
@@ -98,13 +101,13 @@ pub enum TimeFormat {
     /// In JSON: ISO 8601, or integer milliseconds since 1970. In an access log: as the server writes it.
     #[default]
     Default,
-    /// A number of these since 1970.
+    /// A number of these units since 1970.
     Unix(UnixUnit),
-    /// As a pattern says.
+    /// As a pattern describes it.
     Pattern(Pattern),
 }
 
-/// Units of numbers that are times.
+/// Units of times that are written as numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UnixUnit {
@@ -119,7 +122,7 @@ pub enum UnixUnit {
 }
 
 impl UnixUnit {
-    /// All.
+    /// All units.
     pub const ALL: [UnixUnit; 4] = [UnixUnit::Seconds, UnixUnit::Ms, UnixUnit::Us, UnixUnit::Ns];
 
     /// The name in job files.
@@ -132,7 +135,7 @@ impl UnixUnit {
         }
     }
 
-    /// The word for it.
+    /// The unit as a word.
     pub fn word(self) -> &'static str {
         match self {
             UnixUnit::Seconds => "seconds",
@@ -143,7 +146,7 @@ impl UnixUnit {
     }
 }
 
-/// A field that dimensions and filters can use.
+/// A field that dimensions and filters can refer to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Field {
     /// Its name in the job file.
@@ -156,22 +159,22 @@ pub struct Field {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FieldSpec {
-    /// The same for every record (customers only); not empty.
+    /// The same text for every record (only for customers); not empty.
     Constant(String),
-    /// In the first of `places` that is there, not null and not empty; then through `transforms` in order.
+    /// The first of `places` whose value is present, not null and not empty; then `transforms` are applied in order.
     Found {
-        /// Where to look, in order; at least one, each once.
+        /// Where to look, in order; at least one, and no two are equal.
         places: Vec<Place>,
-        /// What is done with the text.
+        /// The transforms of the text, in order.
         transforms: Vec<Transform>,
     },
 }
 
-/// A place in a record, of the job's format.
+/// A place in a record, depending on the job's format.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Place {
-    /// A JSON pointer (RFC 6901) as its unescaped parts; at least one.
+    /// The unescaped parts of a JSON pointer (RFC 6901); at least one.
     Pointer(Vec<String>),
     /// A field of an access-log line.
     Line(LineField),
@@ -179,15 +182,15 @@ pub enum Place {
     Variable(String),
 }
 
-/// Fields of an access-log line.
+/// The known fields of an access log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LineField {
-    /// The virtual host in front of the line, without its port.
+    /// The virtual host at the beginning of the line, without its port.
     VirtualHost,
     /// The client's address or name.
     Client,
-    /// The client's identity by RFC 1413.
+    /// The client's identity, as in RFC 1413.
     Ident,
     /// The authenticated user.
     User,
@@ -214,7 +217,7 @@ pub enum LineField {
 }
 
 impl LineField {
-    /// All, in the order of [`LineField`] as a number.
+    /// All fields, ordered by [`LineField`] as a number.
     pub const ALL: [LineField; 14] = [
         LineField::VirtualHost,
         LineField::Client,
@@ -253,15 +256,15 @@ impl LineField {
     }
 }
 
-/// What is done with a text that was found.
+/// A transform of a text that was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Transform {
-    /// The host of a URL in lower case, without user and port; '' when the text is no URL with a host.
+    /// The host of a URL in lower case, without user and port; '' if the text is not a URL with a host.
     UrlHost,
-    /// The path of a URL, without query and fragment; '/' when the URL has none; '' when the text is no URL.
+    /// The path of a URL, without query and fragment; '/' if the URL has none; '' if the text is not a URL.
     UrlPath,
-    /// Unicode lower case.
+    /// The text in lower case, by Unicode.
     LowerCase,
 }
 
@@ -270,33 +273,33 @@ pub enum Transform {
 pub struct Filter {
     /// Index in [`Logic::fields`].
     pub field: usize,
-    /// What must hold for its text, after transforms and before it is shortened.
+    /// What must hold for its text, after the transforms and before it is shortened.
     pub condition: Condition,
 }
 
-/// What must hold for a text. A field that is absent, null or empty has the text ''.
+/// A condition on a text. The text of a field that is absent, null or empty is ''.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Condition {
-    /// It is this text, byte by byte.
+    /// It equals this text, byte by byte.
     Equals(String),
-    /// It is one of these.
+    /// It equals one of these texts.
     In(Vec<String>),
-    /// It begins with this.
+    /// It begins with this text.
     Prefix(String),
-    /// It is there and not empty, or (`false`) it is not.
+    /// It is present and not empty; with `false`, it is not.
     Exists(bool),
-    /// The condition does not hold.
+    /// The inner condition does not hold.
     Not(Box<Condition>),
 }
 
-/// A way in which events are counted apart.
+/// A dimension by which events are counted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dimension {
     /// The name in `counts`.
     pub name: String,
     /// Index in [`Logic::fields`]; `None` for `total`.
     pub field: Option<usize>,
-    /// Lengths of its windows, finest first, each once; day or finer among them.
+    /// The granularities of its windows, finest first, each once; at least one is a day or finer.
     pub granularities: Vec<Granularity>,
 }

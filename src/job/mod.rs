@@ -1,8 +1,10 @@
-//! Job files: TOML in, types that can not be wrong afterwards out.
+//! Job files: from TOML to types that can not be invalid.
 //!
-//! A job says where records come from, where the tables are, what is counted (its [`Logic`]), and at which pace. Values can come
-//! from the environment as `${NAME}` or `${NAME:-default}`. Unknown keys are refused; every fault names file, line, column, key,
-//! what was found and what was expected. Values of options that look secret are never printed.
+//! A job says where records come from, where the tables are, what is counted (its [`Logic`]), and at what pace.
+//!
+//! In: the text of a job file, and the environment, whose values replace `${NAME}` and `${NAME:-default}`. Out: a [`Job`], or the first
+//! fault with file, line, column, key, what was found and what was expected. Unknown keys are refused. Values of options that may be secret
+//! are never printed. Pure, except that [`Job::load`] reads the file.
 //!
 //! ```text
 //! name                                 of the job
@@ -54,7 +56,7 @@ use read::{File, Section};
 /// A checked job file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
-    /// The job's name, for logs and names of clients.
+    /// The job's name, used in logs and in client names.
     pub name: String,
     /// Where records come from.
     pub source: Source,
@@ -62,7 +64,7 @@ pub struct Job {
     pub tables: Tables,
     /// What is counted.
     pub logic: Logic,
-    /// Pace and bounds.
+    /// Pace and limits.
     pub settings: Settings,
 }
 
@@ -77,7 +79,7 @@ impl Job {
         Job::parse(&text, &file, &|name| std::env::var(name).ok())
     }
 
-    /// Reads the text of a job file; `file` is its name in errors, `env` the environment.
+    /// Reads the text of a job file; `file` is its name in errors, and `env` the environment.
     ///
     /// # Errors
     /// Something in the text is wrong.

@@ -1,8 +1,9 @@
-//! Strftime patterns of event times: compiled once, checked when the job file is read.
+//! Strftime patterns of event times: compiled once, and checked when the job file is read.
 //!
-//! As chrono reads them (<https://docs.rs/chrono/latest/chrono/format/strftime/>); names of months and days are English. But for one
-//! thing: `%f` is as in Python, the digits of a fraction of a second, as many as there are (chrono takes them for a number of
-//! nanoseconds). White space matches white space of any length, or none. Names of time zones (`%Z`) are passed over: they are no offsets.
+//! In: a pattern, and then texts. Out: the time that a text contains, or `None`. Patterns are as in chrono
+//! (<https://docs.rs/chrono/latest/chrono/format/strftime/>), and names of months and days are English. There is one difference: `%f` is as
+//! in Python, the digits of a fraction of a second, of any number (for chrono they are a number of nanoseconds). White space matches white
+//! space of any length, or none. Names of time zones (`%Z`) are skipped, since they are not offsets. Pure.
 
 use std::fmt::{self, Write};
 
@@ -10,7 +11,7 @@ use chrono::format::{Item, Numeric, Parsed, StrftimeItems, parse_and_remainder};
 use chrono::{DateTime, FixedOffset};
 use serde::{Deserialize, Serialize};
 
-/// A time that every pattern must be able to read back once it has written it.
+/// Every pattern must be able to write this time, and to read what it has written.
 const SAMPLE: &str = "2026-01-13T14:05:06.789+02:00";
 
 /// A pattern that yields a time.
@@ -18,7 +19,7 @@ const SAMPLE: &str = "2026-01-13T14:05:06.789+02:00";
 #[serde(into = "String", try_from = "String")]
 pub struct Pattern {
     text: String,
-    /// What stands before, between and after each `%f`.
+    /// The items before, between and after each `%f`.
     parts: Vec<Vec<Item<'static>>>,
     has_offset: bool,
 }
@@ -62,7 +63,7 @@ impl Pattern {
         self.has_offset
     }
 
-    /// What the pattern finds in `text`; `None` when it does not fit from its first to its last character.
+    /// Reads `text`; `None` unless the whole text matches.
     pub fn parse(&self, text: &str) -> Option<Parsed> {
         let mut parsed = Parsed::new();
         let mut rest = text;
@@ -80,11 +81,11 @@ impl Pattern {
     }
 }
 
-/// A time as a pattern writes it, with two digits where a number has one or two; `None` where it can not be written.
+/// A time as a pattern writes it, with two digits where a number may have one or two; `None` if it can not be written.
 pub(super) fn sample(pattern: &str) -> Option<String> {
     let sample = DateTime::<FixedOffset>::parse_from_rfc3339(SAMPLE).expect("the sample is a time");
     let mut written = String::new();
-    // `%#z` can only be read.
+    // `%#z` can only be parsed.
     let pattern = pattern.replace("%#z", "%z");
     write!(written, "{}", sample.format(&pattern)).ok().map(|()| written)
 }
@@ -109,7 +110,7 @@ impl TryFrom<String> for Pattern {
     }
 }
 
-/// The first specifier that is none, with its place.
+/// The first specifier that is not valid, and its place.
 fn bad_specifier(text: &str) -> (String, String) {
     let mut at = 0;
     while let Some(next) = text[at..].find('%') {

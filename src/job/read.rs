@@ -1,7 +1,7 @@
-//! Reads TOML by hand, so that every fault knows its file, line, column and key, and every unknown key its nearest known one.
+//! Reads TOML by hand, so that every fault has its file, line, column and key, and for an unknown key the nearest known one.
 //!
-//! In: the parsed document, with spans. Out: plain values, with the environment put in; or the first [`Fault`](super::Fault).
-//! The parser's own message is used without its excerpt of the file: a line of a job file may hold a secret.
+//! In: the parsed document, with spans. Out: plain values, with the environment put in; or the first [`Fault`](super::Fault). The parser's
+//! own message is used without its excerpt of the file, since a line of a job file may contain a secret. Pure.
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -51,12 +51,12 @@ pub(super) struct Value<'a> {
     file: &'a File<'a>,
     /// The key with its sections.
     pub(super) path: String,
-    /// Where a fault of this value is shown.
+    /// The offset at which a fault of this value is shown.
     offset: usize,
     raw: &'a DeValue<'a>,
 }
 
-/// A table whose keys are known and checked.
+/// A table whose keys are known and were checked.
 pub(super) struct Section<'a> {
     file: &'a File<'a>,
     path: String,
@@ -72,7 +72,7 @@ impl<'a> Section<'a> {
         Ok(section)
     }
 
-    /// A section that is not in the file, so that its defaults hold.
+    /// A section that is not in the file: all of its defaults hold.
     fn absent(file: &'a File<'a>, path: String) -> Self {
         Section { file, path, offset: None, values: Vec::new() }
     }
@@ -87,12 +87,12 @@ impl<'a> Section<'a> {
         Ok(())
     }
 
-    /// The value of a key that may be absent.
+    /// The value of an optional key.
     pub(super) fn get(&self, key: &str) -> Option<Value<'a>> {
         self.values.iter().find(|(name, _)| *name == key).map(|(_, value)| value.clone())
     }
 
-    /// The value of a key that must be there; `expected` says what it is.
+    /// The value of a required key; `expected` describes it in the error.
     pub(super) fn need(&self, key: &str, expected: &str) -> Result<Value<'a>, JobError> {
         self.get(key).ok_or_else(|| {
             let place = self.offset.map(|offset| self.file.place(offset));
@@ -100,7 +100,7 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// A section that may be absent.
+    /// An optional section.
     pub(super) fn section(&self, key: &str, known: &[&str]) -> Result<Section<'a>, JobError> {
         match self.get(key) {
             Some(value) => value.section(known),
@@ -108,12 +108,12 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// The keys that are there, of those in `keys`.
+    /// Those of `keys` that are present.
     pub(super) fn given(&self, keys: &[&'static str]) -> Vec<&'static str> {
         keys.iter().copied().filter(|key| self.get(key).is_some()).collect()
     }
 
-    /// Exactly one of `keys`.
+    /// The one of `keys` that is present; it is a fault if there are none or several.
     pub(super) fn exactly_one(&self, keys: &[&'static str]) -> Result<&'static str, JobError> {
         let given = self.given(keys);
         match given.as_slice() {
@@ -126,7 +126,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// An integer within `range`, or `default` when it is absent.
+    /// An integer within `range`, or `default` if the key is absent.
     pub(super) fn integer(
         &self,
         key: &str,
@@ -143,7 +143,7 @@ impl<'a> Value<'a> {
         self.file.fault(Some(self.file.place(self.offset)), &self.path, found.as_ref(), expected.as_ref())
     }
 
-    /// A fault at this value that says what it is.
+    /// A fault at this value; what was found is the value itself.
     pub(super) fn not(&self, expected: impl AsRef<str>) -> JobError {
         self.fault(self.describe(), expected)
     }
@@ -187,7 +187,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A string or a time.
+    /// A string, or a TOML time as text.
     pub(super) fn text_or_time(&self) -> Result<String, JobError> {
         match self.raw {
             DeValue::Datetime(time) => Ok(time.to_string()),
@@ -195,7 +195,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// An integer within `range`; a string with `${…}` in it is read after the environment was put in.
+    /// An integer within `range`; a string with `${…}` is parsed after the environment was put in.
     pub(super) fn integer(&self, range: std::ops::RangeInclusive<u64>) -> Result<u64, JobError> {
         let number = match self.raw {
             DeValue::Integer(number) => u64::from_str_radix(number.as_str(), number.radix()).ok(),
@@ -225,7 +225,7 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// A list that is not empty; `what` says of what.
+    /// A list that is not empty; `what` names its items in the error.
     pub(super) fn list(&self, what: &str) -> Result<Vec<Value<'a>>, JobError> {
         let DeValue::Array(items) = self.raw else { return Err(self.not(format!("a list of {what}"))) };
         if items.is_empty() {
@@ -243,7 +243,7 @@ impl<'a> Value<'a> {
             .collect())
     }
 
-    /// A list without repetition, each item read by `read`.
+    /// A list without duplicates; `read` reads each item.
     pub(super) fn distinct<T: PartialEq>(
         &self,
         what: &str,
@@ -268,7 +268,7 @@ impl<'a> Value<'a> {
         Ok(section)
     }
 
-    /// A table whose keys are names that the user gives.
+    /// A table whose keys are names chosen by the user.
     pub(super) fn entries(&self) -> Result<Vec<(&'a str, Value<'a>)>, JobError> {
         match self.raw {
             DeValue::Table(table) => Ok(values_of(self.file, &self.path, table)),

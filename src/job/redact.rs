@@ -1,9 +1,11 @@
-//! Options whose values must not be printed.
+//! Hides the values of options that must not be printed.
+//!
+//! In: options by name. Out: their `Debug` form, with the values of secret ones left out. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Parts of names whose values are never printed. Some harmless ones are hidden too; none that matters is shown.
+/// Parts of names whose values are never printed. This also hides some harmless ones, but shows none that is secret.
 const SECRET_PARTS: [&str; 6] = ["password", "secret", "key", "token", "sasl", "credential"];
 
 /// Whether the value of an option with this name must not be printed.
@@ -12,7 +14,7 @@ pub(super) fn is_secret(name: &str) -> bool {
     SECRET_PARTS.iter().any(|part| name.contains(part))
 }
 
-/// Options for `Debug`, with what is secret left out.
+/// Options for `Debug`, without the values of secret ones.
 pub(super) struct Redacted<'a>(pub(super) &'a BTreeMap<String, String>);
 
 impl fmt::Debug for Redacted<'_> {

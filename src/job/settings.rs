@@ -1,4 +1,6 @@
-//! `[settings]` and `[lanes]`: pace and bounds. None of them changes what is counted.
+//! `[settings]` and `[lanes]`: pace and limits. They do not change what is counted.
+//!
+//! In: the sections of a job file. Out: [`Settings`], or the first fault. Pure.
 
 use super::error::{JobError, did_you_mean};
 use super::read::Section;
@@ -6,33 +8,33 @@ use crate::model::Lane;
 
 const MIB: u64 = 1 << 20;
 
-/// Nothing is published later than an hour after it was read.
+/// The longest interval: nothing is published later than an hour after it was read.
 const INTERVAL_SECONDS_MAX: u64 = 3600;
 
-/// Pace and bounds of a running job.
+/// Pace and limits of a running job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// How long an epoch is open; default 10 s. Longer: fewer and larger files and commits; shorter: fresher tables.
     pub epoch_seconds: u64,
-    /// Bytes that a process reads, from Kafka and from the archive, before an epoch closes sooner; default 256 MiB. More: larger
-    /// files, more memory.
+    /// Bytes that a process reads, from Kafka and from the archive, before an epoch closes early; default 256 MiB. More: larger files, more
+    /// memory.
     pub epoch_bytes: u64,
     /// How long an epoch without records is open; default 60 s, at least `epoch_seconds`.
     pub idle_epoch_seconds: u64,
-    /// Epochs that may be read but not yet committed before the source pauses; default 2. More: more memory, smoother reading.
+    /// Epochs that may be read but not committed before the source pauses; default 2. More: more memory, smoother reading.
     pub epochs_in_flight_max: u64,
-    /// Bytes of unpublished updates that a process holds before the largest lane is published out of turn; default 384 MiB. At a
-    /// quarter as much again the source pauses; after a start, what lanes lack is fed in portions that fit, before Kafka is read.
-    /// More: fewer rewrites when behind or under many late records, more memory.
+    /// Bytes of unpublished updates that a process holds before the largest lane is published early; default 384 MiB. When there is a
+    /// quarter more than that, the source pauses. After a start, the updates that lanes lack are fed in portions that fit, before Kafka is
+    /// read. More: fewer rewrites while behind or with many late records, more memory.
     pub pending_bytes_max: u64,
     /// How long an orderly stop may take to commit and publish; default 20 s.
     pub shutdown_grace_seconds: u64,
-    /// Small files of the archive are merged up to this size; default 256 MiB. More: fewer files, more scratch space.
+    /// The size up to which small files of the archive are merged; default 256 MiB. More: fewer files, more scratch space.
     pub archive_file_bytes: u64,
-    /// How long files that were replaced stay, for readers of older versions; default 24 h. More: more storage, slower opening.
+    /// How long replaced files are kept for readers of older versions; default 24 h. More: more storage, slower opening.
     pub dead_files_keep_hours: u64,
-    /// Per lane of [`Lane::ALL`] the time between two publishes; default 0 (each epoch), 300, 300, 900, 900 s, at most an hour.
-    /// Longer: fewer rewrites of the same files, older tables, more memory, more to feed after a restart.
+    /// The time between two publishes of each lane of [`Lane::ALL`]; default 0 (every epoch), 300, 300, 900, 900 s, at most an hour.
+    /// Longer: fewer rewrites of the same files, but older tables, more memory, and more to feed after a restart.
     pub publish_seconds: [u64; Lane::ALL.len()],
 }
 
@@ -53,7 +55,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Bytes of unpublished updates that so many processes hold together.
+    /// Bytes of unpublished updates that this number of processes may hold together.
     pub fn budget_bytes(&self, processes: usize) -> u64 {
         self.pending_bytes_max * processes as u64
     }
@@ -75,7 +77,7 @@ pub(super) fn read(root: &Section<'_>) -> Result<Settings, JobError> {
     )?;
     let default = Settings::default();
     let epoch_seconds = section.integer("epoch_seconds", default.epoch_seconds, 1..=INTERVAL_SECONDS_MAX)?;
-    // A longer epoch alone must not ask for a second key.
+    // Setting only a longer epoch must not require setting a second key.
     let idle_default = default.idle_epoch_seconds.max(epoch_seconds);
     Ok(Settings {
         epoch_seconds,
@@ -98,7 +100,7 @@ pub(super) fn read(root: &Section<'_>) -> Result<Settings, JobError> {
     })
 }
 
-/// `[lanes.NAME]`: the pace of each.
+/// `[lanes.NAME]`: the publish interval of each lane.
 fn publish_seconds(
     root: &Section<'_>,
     mut seconds: [u64; Lane::ALL.len()],

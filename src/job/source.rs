@@ -1,4 +1,6 @@
-//! `[source]`: which topics, from where, and librdkafka's properties.
+//! `[source]`: which topics to read, where to start, and the properties of librdkafka.
+//!
+//! In: the section of a job file. Out: [`Source`], or the first fault. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,7 +9,7 @@ use super::error::JobError;
 use super::read::{Section, Value};
 use super::redact::Redacted;
 
-/// Properties that the source sets itself, because exactness hangs on them.
+/// Properties that the source sets itself, because exactness depends on them.
 const OWN_PROPERTIES: [&str; 4] =
     ["enable.auto.commit", "enable.auto.offset.store", "auto.offset.reset", "enable.partition.eof"];
 
@@ -18,16 +20,16 @@ pub struct Source {
     pub topics: Vec<String>,
     /// Where a first start begins.
     pub start: Start,
-    /// librdkafka properties, passed through; TLS and SASL included. `bootstrap.servers` is among them.
+    /// Properties of librdkafka, passed through, including TLS and SASL. `bootstrap.servers` is always present.
     pub kafka: BTreeMap<String, String>,
 }
 
 /// Where a first start begins in every partition. Later starts resume where `raw` ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// At the oldest record that Kafka holds.
+    /// At the oldest record that Kafka has.
     Earliest,
-    /// After the newest.
+    /// After the newest record.
     Latest,
     /// At the first record whose Kafka timestamp is at or after this time.
     Time {
@@ -86,7 +88,7 @@ fn start(value: &Value<'_>) -> Result<Start, JobError> {
     }
 }
 
-/// `a.b = 1` is a nested table in TOML: its keys are joined again, so that properties need no quotes.
+/// In TOML, `a.b = 1` is a nested table. The keys are joined again, so that properties need no quotes.
 fn properties(prefix: &str, value: &Value<'_>, out: &mut BTreeMap<String, String>) -> Result<(), JobError> {
     for (name, value) in value.entries()? {
         let name = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };

@@ -1,4 +1,6 @@
-//! `[tables]`: where `raw` and `counts` lie.
+//! `[tables]`: where `raw` and `counts` are.
+//!
+//! In: the section of a job file. Out: [`Tables`], or the first fault. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,10 +13,10 @@ use super::error::JobError;
 use super::read::{Section, Value};
 use super::redact::Redacted;
 
-/// Schemes of `tables.url`; anything else is a path of this machine.
+/// Schemes of `tables.url`; anything else is a local path.
 const SCHEMES: [&str; 8] = ["file", "memory", "s3", "s3a", "gs", "az", "abfs", "abfss"];
 
-/// The options that are most used; a hint at what was meant.
+/// The options that are used most; the error for an unknown option names them.
 const OPTIONS: [&str; 12] = [
     "access_key_id",
     "secret_access_key",
@@ -30,18 +32,18 @@ const OPTIONS: [&str; 12] = [
     "account_key",
 ];
 
-/// Most buckets: their numbers are 16 bits wide.
+/// The largest number of buckets: their numbers have 16 bits.
 const BUCKETS_MAX: u64 = 1 << 16;
 
 /// Where the tables are.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Tables {
-    /// The folder of the tables `raw` and `counts`, without a slash at its end: a URL (`s3://bucket/path`, `gs://`, `az://`,
-    /// `file://`, `memory://`), or a local path, seen from where the process was started.
+    /// The folder of the tables `raw` and `counts`, without a slash at its end: a URL (`s3://bucket/path`, `gs://`, `az://`, `file://`,
+    /// `memory://`), or a local path, relative to the working directory of the process.
     pub url: String,
-    /// Buckets of customers: a power of two, at most 65536.
+    /// Number of buckets of customers: a power of two, at most 65536.
     pub buckets: u32,
-    /// Options as `object_store` names them; those without a value are left out.
+    /// Options, named as in `object_store`; those without a value are left out.
     pub options: BTreeMap<String, String>,
 }
 
@@ -83,8 +85,8 @@ pub(super) fn read(root: &Section<'_>) -> Result<Tables, JobError> {
     Ok(Tables { url, buckets, options })
 }
 
-/// Whether the store of a URL knows this option. A folder of this machine takes all: one job file serves it and a store. A key under a
-/// wrong name would be no key at all, and the store would be asked without.
+/// Whether the store of a URL knows this option. A local folder accepts all options, so that one job file can serve it and a store. An
+/// option with a wrong name would silently have no effect: an access key, for example, would not be used.
 fn is_known(url: &str, name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     match url.split_once("://").map(|(scheme, _)| scheme) {
@@ -105,7 +107,7 @@ fn url(value: &Value<'_>) -> Result<String, JobError> {
         }
         let parsed =
             url::Url::parse(&text).map_err(|error| value.fault(format!("a URL that is not one ({error})"), "a URL"))?;
-        // `abfss://container@account` is how Azure names a place; elsewhere what stands before an `@` is a secret.
+        // In Azure, `abfss://container@account` names a place. Elsewhere, what is before an `@` is a secret.
         if parsed.password().is_some() || (!parsed.username().is_empty() && !scheme.starts_with("abfs")) {
             return Err(value.fault("a user or password inside the URL", "them in [tables.options]"));
         }

@@ -1,4 +1,4 @@
-//! Job files that are right, and what is said about those that are wrong.
+//! Valid job files, and the errors of invalid ones.
 
 use super::*;
 use crate::model::Granularity;
@@ -201,7 +201,7 @@ fn what_is_wrong_is_said_with_its_place() {
             "{ pionter = \"/customer\" }",
             "test.toml:10:14: event.customer.pionter: found an unknown key; expected one of constant, pointer, field, first_of, transform, integers; did you mean `pointer`?",
         ),
-        // What is missing.
+        // Missing keys.
         ("name = \"test\"", "", "test.toml: name: found nothing; expected the job's name"),
         ("url = \"tables/test\"", "", "test.toml:6:2: tables.url: found nothing; expected a URL or a local path"),
         (
@@ -572,7 +572,7 @@ fn event_times_are_read_as_the_job_says() {
     ] {
         let logic = good(&changed("{ pointer = \"/time\" }", &format!("{{ {says} }}"))).logic;
         assert_eq!((&logic.time_format, logic.assume_offset_seconds), (&format, assume_offset_seconds), "{says}");
-        // As it is kept beside the tables, and as it goes between processes.
+        // As it is stored beside the tables, and as it is sent between processes.
         let text = serde_json::to_string(&logic).expect("JSON");
         assert_eq!(serde_json::from_str::<Logic>(&text).expect("read back"), logic);
         let bytes = bincode::serialize(&logic).expect("bytes");
@@ -604,7 +604,7 @@ fn our_own_job_files_are_right_and_their_comments_true() {
         assert_eq!(job.source.topics, [name]);
         assert_eq!(job.tables.url, format!("tables/{name}"));
         assert_eq!(job.source.kafka.len(), 1);
-        // Each commented default, put in, changes nothing.
+        // Each commented default, when put in, changes nothing.
         let keys = ["start", "buckets", "record_bytes_max", "grace_seconds", "epoch", "idle_epoch", "shutdown"];
         let lines = text.lines().map(|line| match line.strip_prefix("# ") {
             Some(key) if keys.iter().any(|start| key.starts_with(start)) && key.contains(" = ") => key,
@@ -616,7 +616,7 @@ fn our_own_job_files_are_right_and_their_comments_true() {
     }
 }
 
-/// A job for lines; `event` are more keys of `[event]`.
+/// A job that reads lines; `event` adds keys to `[event]`.
 fn of_lines(event: &str) -> String {
     changed(
         "format = \"json\"\ncustomer = { pointer = \"/customer\" }\nevent_time = { pointer = \"/time\" }\n[event.fields.action]\npointer = \"/action\"",
@@ -635,7 +635,7 @@ fn the_format_of_lines_is_described() {
     assert_eq!(job.logic.event_time, [Place::Line(LineField::Time)]);
     let places = vec![Place::Variable("request_time".to_owned())];
     assert_eq!(job.logic.fields[0].spec, FieldSpec::Found { places, transforms: vec![] });
-    // A logic on record without these keys is one of common or combined lines.
+    // A stored logic without these keys is one of common or combined lines.
     let text = serde_json::to_value(&job.logic).expect("JSON");
     let mut older = text.clone();
     let keys = older.as_object_mut().expect("an object");
@@ -746,7 +746,7 @@ fn the_examples_of_lines_in_the_job_file_are_right() {
     assert_eq!(checked, 3);
 }
 
-/// A key under a wrong name would be no key at all.
+/// An option with a wrong name would silently have no effect.
 #[test]
 fn options_that_the_store_does_not_know_are_refused() {
     let tables = |url: &str, option: &str| {

@@ -1,11 +1,13 @@
-//! The variables of a server's log format: what each gives, how times and escapes are written, and the pieces that a format is made of.
+//! The variables of a server's log format: what each gives, how it writes times and escapes, and the pieces that a format is made of.
+//!
+//! In: variables and texts, in the order of the format. Out: [`Pieces`], with each variable's meaning and the text that follows it. Pure.
 
 use std::borrow::Cow;
 
 use super::logic::LineField;
 use super::pattern;
 
-/// How a server writes what can not stand in a value as it is.
+/// How a server writes characters that can not be part of a value as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Escapes {
     /// nginx's default: `\xHH`.
@@ -21,15 +23,15 @@ pub(crate) enum Escapes {
 /// A variable of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Variable {
-    /// Its name in job files: nginx's own, or Apache's directive by nginx's way of naming.
+    /// Its name in job files: that of nginx, or for an Apache directive the name that nginx would give it.
     pub(crate) name: String,
     /// Which of the known fields it gives.
     pub(crate) meaning: Meaning,
-    /// The character that it begins with where it is not empty, if that is known.
+    /// The character with which it begins unless it is empty, if that is known.
     pub(crate) begins: Option<char>,
-    /// The text that follows; '' behind the last one, and where another variable follows at once.
+    /// The text that follows; '' after the last variable, and if another variable follows immediately.
     pub(crate) then: String,
-    /// As it is written, for errors.
+    /// The variable as it is written, for errors.
     pub(crate) written: String,
     /// Where it is written, for errors.
     pub(super) place: String,
@@ -42,12 +44,12 @@ impl Variable {
     }
 }
 
-/// What the value of a variable is.
+/// What the value of a variable means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Meaning {
-    /// The time, and how it is written.
+    /// The time, in the given form.
     Time(LineTime),
-    /// The host that was asked.
+    /// The host that was requested.
     VirtualHost,
     /// The client.
     Client,
@@ -79,12 +81,12 @@ pub(crate) enum Meaning {
     Referrer,
     /// The user agent.
     UserAgent,
-    /// None of the known fields.
+    /// No known field.
     Other,
 }
 
 impl Meaning {
-    /// Whether the value gives a known field: the lowest rank says it best.
+    /// How well the value gives a known field: the lowest rank is best; `None` if it does not give it.
     pub(super) fn rank(&self, field: LineField) -> Option<u8> {
         let fields: &[(LineField, u8)] = match self {
             Meaning::Time(_) => &[(LineField::Time, 0)],
@@ -123,18 +125,18 @@ pub(crate) enum LineTime {
     AccessLog,
     /// ISO 8601.
     Iso8601,
-    /// Seconds since 1970, also with a fraction.
+    /// Seconds since 1970, possibly with a fraction.
     UnixSeconds,
     /// Milliseconds since 1970.
     UnixMs,
     /// Microseconds since 1970.
     UnixUs,
-    /// By a pattern of strftime.
+    /// As a strftime pattern describes it.
     Pattern(String),
 }
 
 impl LineTime {
-    /// A time of this form, with its blanks where they stand.
+    /// A time in this form, with blanks in the usual places.
     pub(crate) fn sample(&self) -> Cow<'static, str> {
         match self {
             LineTime::AccessLog => "17/May/2015:10:05:03 +0000".into(),
@@ -148,7 +150,7 @@ impl LineTime {
 /// What is wrong in the string: what was found, with its place, and what was expected.
 pub(super) type Wrong = (String, String);
 
-/// What the string was taken apart into.
+/// The pieces into which the string was split.
 #[derive(Default)]
 pub(super) struct Pieces {
     pub(super) front: String,
@@ -168,7 +170,7 @@ impl Pieces {
     }
 }
 
-/// A variable: its name in job files, what it gives, and how it begins.
+/// What a name stands for: the variable's name in job files, its meaning, and its first character.
 pub(super) struct Named {
     pub(super) name: String,
     pub(super) meaning: Meaning,

@@ -1,8 +1,8 @@
-//! Deletes files of a replay: all of them, or what a complete one does not need.
+//! Deletes the files of a replay: all of them, or only those that a complete replay no longer needs.
 //!
-//! In: a replay's id. Out: fewer files under `replays/<id>`. A replay in force can not be discarded, and an entry is never deleted,
-//! since others are compared with it by its order. Failure: the same call again deletes what is left. Restart: the submission goes
-//! last, so a replay that is half discarded is still listed.
+//! In: a replay's id. Out: fewer files under `replays/<id>`. A replay in force can not be discarded. An entry is never deleted, since other
+//! replays are compared with it by its order. State: none. Failure: the same call again deletes what is left. Restart: the submission is
+//! deleted last, so a replay that is only half discarded is still listed.
 
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
@@ -14,10 +14,10 @@ use crate::replay::error::PublishError;
 use crate::replay::request::submission::{FOLDER, Submission};
 use crate::table::{Log, Root, State, TableError};
 
-/// Deletes a replay's files, but for its entry; how many. Also what a run of it wrote that went on after it was discarded.
+/// Deletes a replay's files, except its entry, and returns how many. It also deletes what a run of the replay wrote after it was discarded.
 ///
 /// # Errors
-/// [`PublishError::Unknown`]; [`PublishError::InForce`]; [`PublishError::Table`]: then run it again.
+/// [`PublishError::Unknown`]; [`PublishError::InForce`]; [`PublishError::Table`], after which it can be run again.
 pub async fn discard(root: &Root, id: &str) -> Result<u64, PublishError> {
     let counts: State = Log::new(root, "counts").load().await?.unwrap_or_default();
     if Orders::of(&counts).in_force(id) {
@@ -32,7 +32,7 @@ pub async fn discard(root: &Root, id: &str) -> Result<u64, PublishError> {
     if paths.is_empty() {
         return Err(PublishError::Unknown(id.to_owned()));
     }
-    // Without its summary it can not be published; without its submission it is not there, so that goes last.
+    // Without its summary it can not be published. Without its submission it is not listed, so that goes last.
     paths.sort_by_key(|path| (path.as_ref() == plan, path.as_ref() != summary));
     for path in &paths {
         match root.store().delete(path).await {
@@ -43,7 +43,7 @@ pub async fn discard(root: &Root, id: &str) -> Result<u64, PublishError> {
     Ok(paths.len() as u64)
 }
 
-/// Removes what only a killed replay needs, and rows that other runs of it wrote. What is left over is removed by the next run.
+/// Deletes what only a killed replay needs, and rows that other runs of it wrote. What is missed here is deleted by the next run.
 pub async fn tidy(root: &Root, id: &str, summary: &Summary) {
     for folder in ["chunks", "rows"] {
         let folder = Path::from(Submission::path(id, folder));
@@ -51,7 +51,7 @@ pub async fn tidy(root: &Root, id: &str, summary: &Summary) {
         let is_over = |path: &Path| !summary.rows.iter().any(|needed| needed == path.as_ref());
         let over: Vec<_> = paths.into_iter().filter(|path| path.as_ref().is_ok_and(is_over)).collect();
         let deleted = root.store().delete_stream(futures::stream::iter(over).boxed());
-        // Two runs may do it at the same time.
+        // Two runs may delete the same files at the same time.
         let failed = deleted.filter_map(|deleted| std::future::ready(deleted.err())).collect::<Vec<_>>().await;
         if let Some(error) = failed.first() {
             tracing::debug!(%folder, %error, "files that a complete replay does not need were not deleted");

@@ -1,7 +1,7 @@
-//! Why a replay ends without what was asked for.
+//! Why a replay ended without the result that was asked for.
 //!
-//! In: what the rooms of a replay found. Out: a message that says what to do next, and the exit code of the command. Nothing of the
-//! tables has changed, but for [`PublishError::OutcomeUnknown`].
+//! In: the errors of the modules of a replay. Out: a message that says what to do next, and the exit code of the command. Except for
+//! [`PublishError::OutcomeUnknown`], the tables have not changed. State: none.
 
 use crate::cluster::ClusterError;
 use crate::job::JobError;
@@ -11,13 +11,13 @@ use crate::process::{Exit, HasExit};
 use crate::table::TableError;
 use crate::terminal::LocationError;
 
-/// Why a replay was not made, published or undone.
+/// Why a replay did not run, or was not published or undone.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// The job file.
+    /// The job file is wrong.
     #[error(transparent)]
     Job(#[from] JobError),
-    /// A table, or what lies beside it.
+    /// A table, or a file beside it, can not be read or written.
     #[error(transparent)]
     Table(#[from] TableError),
     /// There are no tables.
@@ -30,19 +30,19 @@ pub enum ReplayError {
         /// Its name.
         table: &'static str,
     },
-    /// Publishing or undoing it.
+    /// It was not published or undone.
     #[error(transparent)]
     Publish(#[from] PublishError),
-    /// Where the tables are.
+    /// It is not known where the tables are.
     #[error(transparent)]
     Location(#[from] LocationError),
-    /// The other processes of the replay.
+    /// Another process of the replay has failed.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-    /// The command line.
+    /// The command line is wrong.
     #[error("{0}")]
     Usage(String),
-    /// It can not be answered exactly, or not now; what, and what to do.
+    /// The request can not be answered exactly, or not now; the text says why, and what to do.
     #[error("{0}")]
     Refused(String),
     /// The versions that it reads are no longer kept.
@@ -75,7 +75,7 @@ pub enum ReplayError {
     /// The result can not be written.
     #[error("the result can not be written to stdout: {0}")]
     Output(#[source] std::io::Error),
-    /// A fault of ours.
+    /// A bug.
     #[error("{0}; this is a bug: please report it")]
     Bug(String),
 }
@@ -100,13 +100,13 @@ impl HasExit for ReplayError {
     }
 }
 
-/// Why a replay was not published or undone; nothing of it can be seen then.
+/// Why a replay was not published or undone. Nothing of it is visible then, except perhaps for [`PublishError::OutcomeUnknown`].
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// A table, or the replay's files.
+    /// A table, or a file of the replay, can not be read or written.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// No such replay.
+    /// There is no such replay.
     #[error("there is no replay {0:?}: `floodmark replay list` shows those that there are")]
     Unknown(String),
     /// It is not complete.
@@ -117,7 +117,7 @@ pub enum PublishError {
     /// It was never published.
     #[error("replay {0} was never published, so there is nothing to undo")]
     NotPublished(String),
-    /// Its logic was not the newest on record.
+    /// Live did not count with its logic when it was submitted.
     #[error(
         "replay {id} is a preview: live did not count with its logic ({logic}) when it was submitted. Run the job with that \
          logic first (`floodmark run`), then submit the replay again with a new id"
@@ -140,16 +140,16 @@ pub enum PublishError {
         ours: Fingerprint,
         /// From which epoch on live counted with it.
         before: Epoch,
-        /// What is on record.
+        /// The newest logic on record.
         found: String,
     },
-    /// The id was that of another replay before.
+    /// Another replay was published under the same id before.
     #[error(
         "replay {0} is not the one that was published under this id before (its plan.json and its entry.json differ): submit it \
          again with a new id"
     )]
     Reused(String),
-    /// What it was compared with is no more.
+    /// The counts that it was compared with have changed since.
     #[error(
         "replay {id} was compared before replay {other} was published or undone, and both cover the same windows: submit it again \
          with a new id"
@@ -157,7 +157,7 @@ pub enum PublishError {
     Overtaken {
         /// The replay.
         id: String,
-        /// The one that was faster.
+        /// The replay that was published or undone first.
         other: String,
     },
     /// A newer replay covers the same windows.
@@ -168,13 +168,13 @@ pub enum PublishError {
     UndoFirst {
         /// The replay.
         id: String,
-        /// The one that is newer.
+        /// The newer replay.
         other: String,
     },
-    /// The tables count with it.
+    /// It is published, so its files are still needed.
     #[error("replay {0} is published, and its files are needed to undo it: run `floodmark replay undo {0}` before")]
     InForce(String),
-    /// What was staged may be taken for an orphan soon.
+    /// The staged files may soon be taken for orphans.
     #[error(
         "replay {id} took {hours} h so far, and files that are not committed are deleted after {keep_hours} h: raise \
          settings.dead_files_keep_hours, or submit a shorter range"
@@ -184,10 +184,10 @@ pub enum PublishError {
         id: String,
         /// Hours since it began.
         hours: u64,
-        /// How long the table keeps orphans.
+        /// How many hours the table keeps orphans.
         keep_hours: u64,
     },
-    /// The store did not answer to the commit.
+    /// The store did not answer the commit.
     #[error(
         "the store did not answer to the commit of replay {id} (the last that was heard: {said}); whether it was done shows when \
          the same command is run again"
@@ -195,7 +195,7 @@ pub enum PublishError {
     OutcomeUnknown {
         /// The replay.
         id: String,
-        /// The last complaint of the store's client.
+        /// The last error that the store's client reported.
         said: String,
     },
 }

@@ -6,9 +6,9 @@
 //! ```
 //!
 //! In: a [`Submission`]. Out: its dataset and [`Summary`]. Both tables are read at the versions of the submission, so a replay that was
-//! killed goes on with the chunks that are not done, with any number of workers and processes, and finds the same. Two runs of the
-//! same replay at once find the same too: the summary is written once, and the second takes it from the first. State: see
-//! [`super::count`] and [`super::compare`]. Failure: the tables were not touched; run it again.
+//! killed continues with the chunks that are not done, with any number of workers and processes, and finds the same. Two concurrent runs of
+//! the same replay also find the same: the summary is written once, and the second run uses that of the first. State: see [`super::count`]
+//! and [`super::compare`]. Failure: the tables are unchanged; run the replay again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,19 +37,19 @@ use crate::table::fetch::fetch;
 use crate::table::layout::Layout;
 use crate::table::{Root, counts};
 
-/// What a replay needs.
+/// What is needed to run a replay.
 pub struct Replayer {
     /// The job.
     pub job: Job,
-    /// Where its tables are.
+    /// Where the job's tables are.
     pub root: Root,
-    /// Worker threads.
+    /// The number of worker threads.
     pub workers: usize,
-    /// Bytes of what was counted that may be in memory.
+    /// Bytes of counted cells that may be in memory.
     pub memory_bytes: usize,
-    /// The live line's numbers.
+    /// The numbers of the live line.
     pub progress: Arc<ReplayProgress>,
-    /// This process among several.
+    /// This process as a member of several; `None` if it runs alone.
     pub member: Option<Member>,
 }
 
@@ -59,7 +59,7 @@ impl Replayer {
         OwnBuckets { process, processes }
     }
 
-    /// Works until that is done, or all processes end.
+    /// Runs `work` until it is done, or until all processes end.
     ///
     /// # Errors
     /// Those of the work; [`ReplayError::Cluster`].
@@ -71,10 +71,10 @@ impl Replayer {
     }
 }
 
-/// How far a process of a replay is.
+/// The progress of one process of a replay.
 #[derive(Debug, Default)]
 pub struct ReplayProgress {
-    /// Rows that it is to read, at most.
+    /// Rows that it has to read, at most.
     pub rows: AtomicU64,
     /// Rows read.
     pub read: Arc<AtomicU64>,
@@ -82,7 +82,7 @@ pub struct ReplayProgress {
     pub compared: Arc<AtomicU64>,
 }
 
-/// Runs a replay to its end, or what is left of it; in this process alone, or as process 0 of several.
+/// Runs a replay to its end, or what is left of it, in a single process or as process 0 of several.
 ///
 /// # Errors
 /// [`ReplayError`]; what is on the store stays, and the next run goes on from there.
@@ -94,7 +94,7 @@ pub async fn run(replayer: &Replayer, submission: &Submission) -> Result<Summary
         None => match replayer.unless_ended(recount(replayer, submission)).await {
             Ok(summary) => summary.store(root, id).await.map_err(Into::into),
             Err(error @ ReplayError::Cluster(_)) => Err(error),
-            // Another run of it may have been faster: what this one still needed is deleted then.
+            // Another run of the replay may have completed first, and deleted files that this run still needed.
             Err(error) => Summary::load(root, id).await.ok().flatten().ok_or(error),
         },
     };
@@ -106,7 +106,7 @@ pub async fn run(replayer: &Replayer, submission: &Submission) -> Result<Summary
     Ok(summary)
 }
 
-/// What was written since it was discarded is deleted too.
+/// Deletes also what was written after the replay was discarded.
 async fn discarded(root: &Root, id: &str) -> ReplayError {
     let left = match discard(root, id).await {
         Ok(_) | Err(PublishError::Unknown(_)) => "nothing of it is left".to_owned(),
@@ -117,10 +117,10 @@ async fn discarded(root: &Root, id: &str) -> ReplayError {
     ))
 }
 
-/// Runs the part of a process that is not the first, until all end.
+/// Runs the part of a process other than process 0, until all end.
 ///
 /// # Errors
-/// [`ReplayError`], as [`run`]; [`ReplayError::Cluster`] for what another process ended with.
+/// [`ReplayError`], as [`run`]; [`ReplayError::Cluster`] when another process has failed.
 pub async fn follow(replayer: &Replayer, member: &Member) -> Result<(), ReplayError> {
     let work = async {
         let assignment: Assignment = member.receive()?;
@@ -140,7 +140,7 @@ pub async fn follow(replayer: &Replayer, member: &Member) -> Result<(), ReplayEr
     }
 }
 
-/// Counts and compares; the dataset is written, but for its summary.
+/// Counts and compares; writes the dataset, but not the summary.
 async fn recount(replayer: &Replayer, submission: &Submission) -> Result<Summary, ReplayError> {
     let Replayer { root, member, .. } = replayer;
     let recount = Recount::of(replayer, submission).await?;
@@ -155,11 +155,11 @@ async fn recount(replayer: &Replayer, submission: &Submission) -> Result<Summary
     }
     let mut rest = recount.count(&assignment).await?;
     if let Some(member) = member {
-        // All that they have counted is on the store.
+        // By now all that the other processes have counted is on the store.
         member.told::<()>()?;
     }
     let (manifests, missing) = done_and_todo(root, submission, all).await?;
-    // The last chunk is in `rest`, all others are on the store, unless they were deleted.
+    // The last chunk is in `rest`, and all others are on the store, unless they were deleted.
     let last = assignment.todo.last().map(|(chunk, _)| *chunk).filter(|_| member.is_none());
     if missing.iter().any(|(chunk, _)| Some(*chunk) != last) {
         return Err(ReplayError::Refused(format!(
@@ -209,7 +209,7 @@ impl<'a> Recount<'a> {
         Ok(Recount { replayer, submission, versions, shape, scope: Arc::new(submission.scope()) })
     }
 
-    /// Counts chunks; what was not put on the store is returned.
+    /// Counts the chunks; returns what was not put on the store.
     async fn count(&self, assignment: &Assignment) -> Result<Vec<Rest>, ReplayError> {
         let Replayer { job, root, workers, memory_bytes, progress, member } = self.replayer;
         if assignment.todo.is_empty() {
@@ -237,7 +237,7 @@ impl<'a> Recount<'a> {
         counting.run(network).await
     }
 
-    /// The runs on the store that have something of this process' buckets.
+    /// Fetches the runs on the store that hold something of this process' buckets.
     async fn fetched(&self, stored: &[StoredRun]) -> Result<RunSet, ReplayError> {
         let own = self.replayer.own_buckets();
         let mut runs = RunSet::default();

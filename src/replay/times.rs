@@ -1,4 +1,6 @@
-//! Times on the command line: dates or times, UTC unless they say otherwise.
+//! Times on the command line: dates or times, in UTC unless they have an offset.
+//!
+//! In: a text. Out: a time in µs, or a text that says what was expected. State: none. Pure.
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
 
@@ -16,7 +18,7 @@ pub fn parse(text: &str) -> Result<TimeUs, String> {
     if let Ok(date) = NaiveDate::parse_from_str(&plain, "%Y-%m-%d") {
         return Ok(date.and_time(chrono::NaiveTime::MIN).and_utc().timestamp_micros());
     }
-    // A time needs its minutes to be read.
+    // A time can only be parsed with its minutes.
     let with_minutes = if plain.contains('T') && !plain.contains(':') { format!("{plain}:00") } else { plain };
     ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S%.f"]
         .iter()

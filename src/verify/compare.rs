@@ -1,7 +1,8 @@
-//! The second pass: the rows of `counts` beside the sums of the recount, both in the order of the files.
+//! The second pass: compares the rows of `counts` with the sums of the recount, both in the order of the files.
 //!
-//! In: the sorted sums, and the live files slot by slot. Out: differences. State: a batch of rows for each file of a slot (one,
-//! unless files overlap), and for one customer the sums of its windows in the slot's span of time.
+//! In: the sorted sums, and the live files, slot by slot. Out: differences. State: a batch of rows for each file of a slot (which is one
+//! file, unless files overlap), and for one customer the sums of its windows in the time span of the slot. Failure: a file that can not be
+//! read ends the pass.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -26,19 +27,19 @@ use crate::table::{State, counts, raw};
 
 const COLUMNS: &[&str] = &["customer_id", "window_start", "window_end", "dimension", "dimension_value", "event_count"];
 
-/// Rows from one look at the clock to the next.
+/// Rows between two updates of the progress.
 const TICK_ROWS: u64 = 4096;
 
-/// What rows are judged by.
+/// What is needed to check rows.
 #[derive(Clone, Copy)]
 pub(super) struct Basis<'a> {
     pub(super) buckets: u32,
-    /// What the one logic counts that counts all rows, where there is one: then all dimensions come to the same.
+    /// What is counted, if a single logic counts all rows: then the sums of all dimensions must be equal.
     pub(super) alone: Option<&'a Counted>,
     pub(super) doubt: &'a Doubt<'a>,
 }
 
-/// The pass.
+/// The second pass.
 pub(super) struct Compare<'a> {
     basis: Basis<'a>,
     sums: Sorted,
@@ -57,7 +58,7 @@ impl<'a> Compare<'a> {
         (self.rows - self.not_checkable, self.not_checkable)
     }
 
-    /// Compares a slot. Slots come in order, and `files` yields theirs in order.
+    /// Compares a slot. Slots come in order, and `files` yields their files in order.
     ///
     /// # Errors
     /// When a file can not be read, or sums can not be read back.
@@ -113,7 +114,7 @@ impl<'a> Compare<'a> {
         Ok(())
     }
 
-    /// A row in its place, above all before it.
+    /// Compares a row that is in its right place: above all rows before it.
     fn row(&mut self, row: &Row) -> Result<(), VerifyError> {
         while self.sums.peek().is_some_and(|key| key < row.key.as_slice()) {
             self.missing()?;
@@ -152,7 +153,7 @@ impl<'a> Compare<'a> {
         Ok(())
     }
 
-    /// Whether a cell may hold what can not be recounted.
+    /// Whether a cell may hold rows that can not be recounted.
     fn is_in_doubt(&self, key: &[u8]) -> bool {
         if self.basis.doubt.is_empty() {
             return false;
@@ -167,7 +168,7 @@ impl<'a> Compare<'a> {
         }
     }
 
-    /// What follows the last slot: cells that no file holds, then what was noted of offsets and epochs.
+    /// Compares what follows the last slot: cells that no file holds, and then the offsets and epochs that the first pass noted.
     ///
     /// # Errors
     /// When sums can not be read back.
@@ -222,7 +223,7 @@ impl<'a> Compare<'a> {
     }
 }
 
-/// Offsets of one partition, stretch after stretch.
+/// Checks the offsets of one partition, stretch by stretch.
 #[derive(Default)]
 struct Partition {
     topic: String,
@@ -234,7 +235,7 @@ struct Partition {
 impl Partition {
     fn stretch(&mut self, first: i64, end: i64, times: i64, differences: &mut Differences) {
         if times > 1 || first < self.next {
-            // The same stretch several times is doubled as a whole.
+            // If the same stretch was met several times, all of it is doubled.
             let doubled = if times > 1 { end } else { end.min(self.next) } - first;
             let place = Subject::Record { topic: self.topic.clone(), partition: self.number, offset: first };
             let found = format!("{doubled} offset(s) from here on more than once");
@@ -245,7 +246,7 @@ impl Partition {
 
     fn end(&self, raw_state: &State, differences: &mut Differences) {
         let said = raw_state.txn(&raw::offset_txn(&self.topic, self.number));
-        // Behind the last record may lie markers of transactions, which are none.
+        // The last record may be followed by transaction markers, which have offsets but are no records.
         let last = raw_state.txns.get(&raw::last_txn(&self.topic, self.number)).copied().unwrap_or(said - 1);
         if !self.topic.is_empty() && (last + 1 != self.next || said < self.next) {
             let place = Subject::Partition { topic: self.topic.clone(), partition: self.number };
@@ -259,15 +260,15 @@ struct Row {
     key: Vec<u8>,
     /// Where the customer ends in the key.
     customer_end: usize,
-    /// Index in [`Counted::dimensions`] of the logic that counts all rows.
+    /// Index in [`Counted::dimensions`] of the logic, if a single logic counts all rows.
     dimension: Option<usize>,
     start_us: i64,
     count: i64,
-    /// Not where readers look for it: in a file of another bucket or period, or not above the row before it.
+    /// Readers would not find it: it is in a file of another bucket or period, or not above the row before it.
     is_misplaced: bool,
 }
 
-/// The rows of a file, one by one, each checked by itself and against the one before it.
+/// The rows of a file, one by one, each checked by itself and against the row before it.
 struct FileRows {
     path: String,
     said: u64,
@@ -283,7 +284,7 @@ struct FileRows {
     last_key: Vec<u8>,
     /// Whether the customer of the last row belongs to the bucket.
     is_in_bucket: bool,
-    /// `window_end` of the row at hand.
+    /// `window_end` of the current row.
     end_us: i64,
 }
 
@@ -323,7 +324,7 @@ impl FileRows {
         (self.found != self.said).then_some((self.found, self.said))
     }
 
-    /// Takes the row at hand, checked, and reads the next one.
+    /// Returns the current row, checked, and reads the next one.
     fn take(&mut self, basis: Basis<'_>, differences: &mut Differences) -> Result<Option<Row>, VerifyError> {
         let Some(mut row) = self.row.take() else { return Ok(None) };
         let mut differ = |check, found: String, expected: String| {
@@ -347,7 +348,7 @@ impl FileRows {
             row.is_misplaced = true;
             differ(Check::Segment, self.path.clone(), "a file of its customer's bucket".to_owned());
         } else if !self.period.contains(&row.start_us) {
-            // A week's end may lie in the next year.
+            // A week may end in the next year.
             row.is_misplaced = true;
             differ(Check::Segment, self.path.clone(), "a file whose period holds its window".to_owned());
         }
@@ -418,7 +419,7 @@ impl Columns {
     }
 }
 
-/// Sums of one customer's rows, by window and dimension: all dimensions must come to the same as `total`.
+/// The sums of one customer's rows, by window and dimension: every dimension must have the same sum as `total`.
 struct CustomerWindows<'a> {
     counted: &'a Counted,
     /// The head of the customer's keys.

@@ -1,20 +1,22 @@
-//! What a logic counts, as far as the recount needs to know: which dimensions in which windows, and what is late.
+//! What a logic counts, as far as the recount needs it: which dimensions in which windows, and what is late.
+//!
+//! In: a logic. Out: a [`Counted`]. Pure.
 
 use super::window::WINDOWS;
 use crate::job::Logic;
 
-/// What a logic counts, as far as the recount needs to know.
+/// What a logic counts, as far as the recount needs it.
 pub(super) struct Counted {
-    /// In the logic's order, which is that of the decoder's values.
+    /// In the order of the logic, which is also the order of the decoder's values.
     pub(super) dimensions: Vec<CountedDimension>,
-    /// Of minute, hour and day.
+    /// Grace of minute, hour and day.
     pub(super) graces_us: [i64; 3],
 }
 
-/// A dimension of it.
+/// A dimension of a logic.
 pub(super) struct CountedDimension {
     pub(super) name: String,
-    /// Which of [`WINDOWS`] it is counted in.
+    /// In which of [`WINDOWS`] it is counted.
     pub(super) windows: [bool; WINDOWS.len()],
 }
 

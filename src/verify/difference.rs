@@ -1,8 +1,8 @@
 //! The differences that `verify` finds, and its report.
 //!
-//! In: differences, one by one: which check failed, where, what was found, what was expected. Out: [`Report`], as text with a
-//! closing sentence or as JSON: how many there are of each check, and the first ones in full. State: a bounded number of them for
-//! each check, and counts, so a table that is wrong everywhere fills no memory.
+//! In: differences, one by one: which check failed, where, what was found, and what was expected. Out: [`Report`], as text with a closing
+//! sentence or as JSON: how many differences each check found, and the first ones in full. State: counts, and a bounded number of
+//! differences for each check, so that a table that is wrong everywhere does not fill the memory. Pure.
 
 use std::collections::BTreeMap;
 
@@ -15,46 +15,46 @@ use crate::model::rfc3339_us;
 use crate::process::Exit;
 use crate::terminal::{columns, grouped, head};
 
-/// What was checked where a difference was found.
+/// The checks that can find a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Check {
-    /// A cell's count is not the recount's.
+    /// A cell's count differs from the recount.
     Count,
     /// `counts` has no row for a cell.
     MissingRow,
-    /// `counts` has a row for a cell without records.
+    /// `counts` has a row for a cell that has no records.
     ExtraRow,
-    /// A row counts zero or less.
+    /// A row has a count of zero or less.
     ZeroRow,
     /// A cell has a second row.
     RowTwice,
     /// The rows of a file are not ascending.
     RowOrder,
-    /// A row is in a file of another bucket or period, or a file has a period that its granularity does not know.
+    /// A row is in a file of another bucket or period, or a file has a period that its granularity can not have.
     Segment,
     /// `window_end` is not the end of the window.
     WindowEnd,
-    /// For a customer and window, a dimension does not sum to `total`.
+    /// For a customer and window, the sum of a dimension differs from `total`.
     DimensionSum,
-    /// Two live files of a granularity and bucket hold the same span of time.
+    /// Two live files of a granularity and bucket cover the same time.
     FilesOverlap,
-    /// A file does not have as many rows as the log says.
+    /// A file has another number of rows than the log says.
     FileRows,
-    /// Outcome, reason or event time on record is not what the decoder says now.
+    /// The outcome, reason or event time on record differs from what the decoder gives now.
     Outcome,
     /// `raw` holds an offset more than once.
     OffsetTwice,
-    /// The next offset in the log does not follow the last one in `raw`: that plus 1, or behind markers of transactions.
+    /// The next offset in the log does not follow the last one in `raw`. It must be that plus 1, or be after transaction markers.
     NextOffset,
-    /// An epoch has several `ingested_at`, or one that lies before an earlier epoch's.
+    /// An epoch has several values of `ingested_at`, or one that is before that of an earlier epoch.
     IngestedAt,
-    /// A lane or a row lies beyond the epoch that `raw` says it ends with.
+    /// A lane or a row has an epoch beyond the newest one in the log of `raw`.
     EpochBeyond,
 }
 
 impl Check {
-    /// In words.
+    /// The check in words.
     pub fn label(self) -> &'static str {
         match self {
             Check::Count => "count differs",
@@ -77,7 +77,7 @@ impl Check {
     }
 }
 
-/// What differs: a difference was found there.
+/// Where a difference was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Subject {
@@ -155,21 +155,21 @@ impl std::fmt::Display for Subject {
     }
 }
 
-/// One thing that is not as it should be.
+/// A difference between the tables and the recount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// What was checked.
+    /// The check that found it.
     pub check: Check,
-    /// Where.
+    /// Where it was found.
     #[serde(flatten)]
     pub place: Subject,
-    /// What stands in the tables.
+    /// What the tables have.
     pub found: String,
-    /// What the recount says.
+    /// What the recount has.
     pub expected: String,
 }
 
-/// Counts differences, and keeps the first of each kind.
+/// Counts differences, and keeps the first ones of each check.
 pub(super) struct Differences {
     kept_max: usize,
     by_check: BTreeMap<Check, (u64, Vec<Difference>)>,
@@ -192,7 +192,7 @@ impl Differences {
         self.by_check.values().map(|(count, _)| count).sum()
     }
 
-    /// How many there are of each kind, and the first ones: of each kind some, so that no kind hides another.
+    /// How many differences there are of each check, and the first ones: some of each check, so that no check hides another.
     pub(super) fn finish(self) -> (BTreeMap<Check, u64>, Vec<Difference>) {
         let counts = self.by_check.iter().map(|(check, (count, _))| (*check, *count)).collect();
         let mut ranked: Vec<(usize, Difference)> =
@@ -204,18 +204,18 @@ impl Differences {
     }
 }
 
-/// Whether the tables are what they promise to be.
+/// Whether the tables keep their promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// All equal.
+    /// Everything is equal.
     Exact,
     /// Something differs.
     Differences,
 }
 
 impl Verdict {
-    /// How the command ends.
+    /// The exit code of the command.
     pub fn exit(self) -> Exit {
         match self {
             Verdict::Exact => Exit::Done,
@@ -229,7 +229,7 @@ impl Verdict {
 pub struct NotCheckable {
     /// Rows of `counts` that were not compared.
     pub cells: u64,
-    /// Which logics are gone.
+    /// The logics that are gone.
     pub because: Vec<Gone>,
 }
 
@@ -238,11 +238,11 @@ pub struct NotCheckable {
 pub struct Gone {
     /// The logic.
     pub logic: Fingerprint,
-    /// First and last epoch that live counted with it; null where a replay did.
+    /// The first and last epoch that live counted with it; null if a replay did.
     pub epochs: Option<(i64, i64)>,
-    /// The replay that counts with it; null where live did.
+    /// The replay that counts with it; null if live did.
     pub replay: Option<String>,
-    /// What is gone.
+    /// What is gone, and why.
     pub why: String,
 }
 
@@ -256,14 +256,14 @@ impl std::fmt::Display for Gone {
     }
 }
 
-/// What `verify` has to say.
+/// The result of `verify`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// The verdict.
     pub verdict: Verdict,
     /// The version of `counts` that was checked.
     pub counts_version: u64,
-    /// The version of `raw` that was read: at least as new.
+    /// The version of `raw` that was read, which is at least as new.
     pub raw_version: u64,
     /// The newest epoch of `raw`.
     pub raw_epoch: i64,
@@ -273,23 +273,23 @@ pub struct Report {
     pub cells: u64,
     /// Rows of `raw` that were read.
     pub records: u64,
-    /// First and last epoch of those rows.
+    /// The first and last epoch of those rows.
     pub epochs: Option<(i64, i64)>,
     /// Records that are counted, by the logic on record for their epoch.
     pub counted: u64,
-    /// Records that its `where` leaves out.
+    /// Records that the `where` of that logic leaves out.
     pub filtered: u64,
     /// Records that were rejected, by reason.
     pub rejected: BTreeMap<&'static str, u64>,
-    /// Number of differences by kind.
+    /// The number of differences by check.
     pub differences: BTreeMap<Check, u64>,
-    /// The first of them.
+    /// The first differences.
     pub first: Vec<Difference>,
-    /// How often the memory's budget was reached and sums went to disk.
+    /// How often the memory budget was reached, so that sums went to disk.
     pub spilled: u64,
     /// What can not be recounted.
     pub not_checkable: NotCheckable,
-    /// What somebody should know of this.
+    /// What a user should know about this result.
     pub notes: Vec<String>,
 }
 
@@ -335,7 +335,7 @@ impl Report {
         }
     }
 
-    /// The first differences as a table; empty where there are none.
+    /// The first differences as a table; empty if there are none.
     pub fn table(&self) -> String {
         if self.first.is_empty() {
             return String::new();

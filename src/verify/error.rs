@@ -1,4 +1,6 @@
-//! Why there is no verdict.
+//! Why no verdict was reached.
+//!
+//! In: errors of the job file, the tables, scratch space, threads or stdout. Out: a message, and the exit code of the command. State: none.
 
 use crate::job::JobError;
 use crate::process::{Exit, HasExit};
@@ -7,10 +9,10 @@ use crate::table::TableError;
 /// Why tables could not be verified.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// The job file.
+    /// The job file is wrong.
     #[error(transparent)]
     Job(#[from] JobError),
-    /// There is nothing to verify yet.
+    /// A table does not exist yet.
     #[error(
         "{url} holds no table {table}: run the job first (floodmark run JOB), or set tables.url to where its tables are"
     )]
@@ -20,10 +22,10 @@ pub enum VerifyError {
         /// Its name.
         table: &'static str,
     },
-    /// The tables.
+    /// A table can not be read.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// No room for temporary files.
+    /// There is no room for temporary files.
     #[error("a temporary file can not be used: {0}; set TMPDIR to a folder with room, or raise --memory-mib")]
     Spill(#[source] std::io::Error),
     /// The system gave no thread.
@@ -32,7 +34,7 @@ pub enum VerifyError {
     /// The result can not be written.
     #[error("the result can not be written to stdout: {0}")]
     Output(#[source] std::io::Error),
-    /// A fault of ours.
+    /// A bug.
     #[error("{0}; this is a bug: please report it")]
     Bug(String),
 }

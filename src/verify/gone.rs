@@ -1,8 +1,8 @@
 //! What can not be recounted, because the code or the text of a logic is gone.
 //!
-//! In: rows that a gone logic decides, with the time on record. Out: whether a cell may hold some of them. Whose they are is not
-//! known without the logic, so all cells of a window are in doubt. State: the windows of such rows, bounded by those of history; a
-//! replay with a gone logic is asked for its coverage instead.
+//! In: rows that are counted by a logic that is gone, with the event time on record. Out: whether a cell may hold some of them. Without the
+//! logic, the customers of these rows are not known, so all cells of a window are in doubt. State: the windows of such rows, bounded by the
+//! number of windows in the history. For a replay whose logic is gone, its coverage is used instead. Pure.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -12,12 +12,12 @@ use super::rules::Rules;
 use super::window::WINDOWS;
 use crate::ledger::Known;
 
-/// What is in doubt.
+/// The windows and replays that are in doubt.
 pub(super) struct Doubt<'a> {
     rules: &'a Rules,
-    /// Granularity and start.
+    /// Granularity and start of each window.
     windows: HashSet<(usize, i64)>,
-    /// Reigns with rows in them.
+    /// The reigns to which the rows in these windows belong.
     reigns: BTreeSet<usize>,
     /// Replays in force whose logic is gone.
     replays: Vec<usize>,
@@ -37,7 +37,7 @@ impl<'a> Doubt<'a> {
         Doubt { rules, windows: HashSet::new(), reigns: BTreeSet::new(), replays }
     }
 
-    /// Notes a row that was counted by the logic of its epoch, which is gone.
+    /// Notes a row that was counted by the logic of its epoch, if that logic is gone.
     pub(super) fn row(&mut self, epoch: i64, time_us: i64) {
         for (index, window) in WINDOWS.iter().enumerate() {
             let start_us = window.start(time_us);
@@ -53,7 +53,7 @@ impl<'a> Doubt<'a> {
         self.windows.is_empty() && self.replays.is_empty()
     }
 
-    /// Whether a cell may hold what can not be recounted.
+    /// Whether a cell may hold rows that can not be recounted.
     pub(super) fn holds(&self, cell: &Cell) -> bool {
         if self.windows.contains(&(cell.window, cell.start_us)) {
             return true;

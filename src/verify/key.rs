@@ -1,25 +1,26 @@
-//! Keys of what is summed: bytes that sort as the files of `counts` do.
+//! The keys of the sums: bytes that sort as the files of `counts` do.
 //!
-//! A cell's is (slot, granularity, customer, dimension, window start, value): the slot is the place among the live files, so the
-//! sums come out in the order in which files are read. Two more kinds of key sort after all cells: stretches of offsets, and
-//! epochs with their `ingested_at`. Texts end with 0, 0; a 0 inside is followed by 1.
+//! In: a cell, a stretch of offsets, or an epoch. Out: its key, and back. The key of a cell is (slot, granularity, customer, dimension,
+//! window start, value). The slot is the place among the live files, so the sums come out in the order in which the files are read. Two
+//! other kinds of key sort after all cells: stretches of offsets, and epochs with their `ingested_at`. Texts end with 0, 0; a 0 inside a
+//! text is followed by 1. Pure.
 
-/// Slot of cells for whose window there is no live file.
+/// The slot of cells whose window has no live file.
 pub(super) const HOMELESS: u32 = u32::MAX - 2;
 const OFFSETS: u32 = u32::MAX - 1;
 const EPOCHS: u32 = u32::MAX;
 
-/// A key, read back.
+/// A key that was read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Key {
     /// A cell.
     Cell {
-        /// Place among the live files, or [`HOMELESS`].
+        /// The place among the live files, or [`HOMELESS`].
         slot: u32,
         /// The cell.
         cell: Cell,
     },
-    /// Offsets of one partition that were met one after another.
+    /// Consecutive offsets of one partition.
     Offsets {
         /// The topic.
         topic: String,
@@ -30,11 +31,11 @@ pub(super) enum Key {
         /// One past the last.
         end: i64,
     },
-    /// An epoch and an `ingested_at` that a row of it has.
+    /// An epoch, with the `ingested_at` of a row of it.
     Epoch {
         /// The epoch.
         epoch: i64,
-        /// In µs.
+        /// `ingested_at` in µs.
         ingested_us: i64,
     },
 }
@@ -54,7 +55,7 @@ pub(super) struct Cell {
     pub(super) value: String,
 }
 
-/// Begins a cell's key anew in `out`.
+/// Clears `out`, and begins the key of a cell in it.
 pub(super) fn cell_head(slot: u32, window: usize, customer: &[u8], out: &mut Vec<u8>) {
     out.clear();
     out.extend(slot.to_be_bytes());
@@ -89,7 +90,7 @@ pub(super) fn slot(key: &[u8]) -> u32 {
     key.first_chunk().map_or(EPOCHS, |bytes| u32::from_be_bytes(*bytes))
 }
 
-/// Reads a key; `None` when it is none.
+/// Reads a key; `None` if it is not valid.
 pub(super) fn read(key: &[u8]) -> Option<Key> {
     let (slot, mut rest) = key.split_first_chunk::<4>()?;
     let rest = &mut rest;
@@ -121,7 +122,7 @@ fn text(text: &[u8], out: &mut Vec<u8>) {
     out.extend([0, 0]);
 }
 
-/// Negative numbers sort first.
+/// Appends a number so that negative numbers sort first.
 fn number(value: i64, out: &mut Vec<u8>) {
     out.extend((value as u64).wrapping_add(1 << 63).to_be_bytes());
 }

@@ -1,8 +1,9 @@
-//! Where cells live: the live files of `counts`, in the order in which they are compared.
+//! Where cells are: the live files of `counts`, in the order in which they are compared.
 //!
-//! A slot is the files of one granularity and bucket whose periods overlap: one file, unless the table is broken. Periods of
-//! one granularity and bucket may have different lengths (a month sealed, then days, then an hour). Slots are numbered by
-//! granularity, bucket and period; a cell's slot is the one whose span of time holds its window's start.
+//! In: a version of `counts`. Out: slots. A slot is the files of one granularity and bucket whose periods overlap: one file, unless the
+//! table is broken. Periods of one granularity and bucket may have different lengths (a sealed month, then days, then an hour). Slots are
+//! numbered by granularity, bucket and period. A cell belongs to the slot whose time span holds the start of its window. State: the list of
+//! live files. Failure: a file whose partition values can not be read is corrupt; files that overlap are differences.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,11 +14,11 @@ use super::key::HOMELESS;
 use super::window::{WINDOWS, period, window_of};
 use crate::table::{File, State, TableError};
 
-/// Files that are merged when they are read.
+/// Files that are merged while they are read.
 pub(super) struct Slot {
     /// Index in [`WINDOWS`].
     pub(super) window: usize,
-    /// Bucket of its customers.
+    /// The bucket of its customers.
     pub(super) bucket: u32,
     /// From the start of its first period to the end of its last.
     span: Range<i64>,
@@ -27,9 +28,9 @@ pub(super) struct Slot {
 
 /// All slots.
 pub(super) struct Layout {
-    /// In order.
+    /// The slots, in order.
     pub(super) slots: Vec<Slot>,
-    /// Where the slots of a granularity and bucket begin and end.
+    /// The range of slots of each granularity and bucket.
     homes: BTreeMap<(usize, u32), Range<usize>>,
 }
 

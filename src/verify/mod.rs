@@ -7,16 +7,18 @@
 //!                                                        counts' files ───┘
 //! ```
 //!
-//! It proves that a version of `counts` is a recount of `raw` (promise 1), and that `raw` holds each record once with the outcome
-//! that the decoder gives it (promise 4), each row by the logic that the ledger names. Cells that depend on a logic whose code or
-//! text is gone are not compared, and told. With the job it shares the decoder, the job file and what reads the log and the
-//! ledger, nothing else: windows, lateness, sums, order, buckets, periods and the ledger's rule are written a second time, so
-//! that a fault in one shows against the other.
+//! It proves that a version of `counts` is a recount of `raw` (promise 1), and that `raw` holds each record once, with the outcome that the
+//! decoder gives it (promise 4). Each row is decoded by the logic that the ledger names. Cells that depend on a logic whose code or text is
+//! gone are not compared; they are reported.
 //!
-//! Nothing is written to the tables. The job may run on meanwhile: what is checked is the newest version of `counts` at the
-//! start, and `raw` as it stands right after. Memory: the sums' budget ([`Options::memory_bytes`]; beyond it sums go to temporary
-//! files and are merged), some files fetched ahead (`spool`), the decoded pages of one row group, the windows of one customer
-//! in one file, the lists of live files, and, where a logic is gone, the windows that hold rows of it.
+//! Shared with the job are only the decoder, the job file, and the code that reads the log and the ledger. Windows, lateness, sums, order,
+//! buckets, periods and the rule of the ledger are written a second time, so that a fault in one of the two shows as a difference.
+//!
+//! In: the newest version of `counts` at the start, and the version of `raw` that is newest right after; the job may be running meanwhile.
+//! Out: a report; nothing is written to the tables. State: the budget of the sums ([`Options::memory_bytes`]; beyond it sums go to
+//! temporary files and are merged), a few files fetched ahead (`spool`), the decoded pages of one row group, the windows of one customer in
+//! one file, the lists of live files, and, if a logic is gone, the windows that hold rows of it. Failure: no verdict. Restart: from the
+//! beginning.
 
 mod compare;
 mod counted;
@@ -78,11 +80,11 @@ pub struct VerifyArgs {
 /// How to verify.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// What the sums may take before they are spilled.
+    /// Memory that the sums may take before they are spilled.
     pub memory_bytes: usize,
-    /// Differences that are kept.
+    /// How many differences are kept.
     pub limit: usize,
-    /// Whether to say on stderr how far it is.
+    /// Whether to show the progress on stderr.
     pub progress: bool,
 }
 
@@ -92,7 +94,7 @@ impl Default for Options {
     }
 }
 
-/// Runs the command to its end: the result goes to stdout.
+/// Runs the command to its end, and writes the result to stdout.
 ///
 /// # Errors
 /// [`VerifyError`] when no verdict was reached.
@@ -126,11 +128,11 @@ pub fn run(args: VerifyArgs) -> Result<Verdict, VerifyError> {
 /// # Errors
 /// [`VerifyError`] when no verdict was reached.
 pub async fn verify(job: &Job, root: &Root, options: Options) -> Result<Report, VerifyError> {
-    // counts first: raw is never behind it.
+    // `counts` is read first, since `raw` is never behind it.
     let (counts_log, counts_state) = newest(root, "counts").await?;
     let (raw_log, raw_state) = newest(root, "raw").await?;
-    // A job with another logic may have archived in between: rows that this version of counts does not hold yet, but their
-    // outcomes are checked.
+    // A job with another logic may have archived rows in between. This version of `counts` does not hold them yet, but their outcomes are
+    // checked.
     let mut counts_now = counts_state.clone();
     counts_log.refresh(&mut counts_now).await?;
     let rules = Rules::load(root, &counts_state, &counts_now, job).await?;

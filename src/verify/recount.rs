@@ -1,9 +1,9 @@
-//! The first pass: every row of `raw`, decoded again, becomes sums of cells.
+//! The first pass: decodes every row of `raw` again, and sums the cells.
 //!
-//! In: the live files of `raw`, in any order. Out: [`Sums`] of the cells that each lane should have published, of stretches of
-//! offsets, and of epochs; and what can not be recounted. A row is decoded by the logic on record for its epoch, which must give
-//! the outcome on record; and by those of replays that take rows of its epoch: each counts the cells that are its to decide.
-//! State: the sums, bounded by their budget, and one stretch for each partition of the file at hand.
+//! In: the live files of `raw`, in any order. Out: [`Sums`] of the cells that each lane should have published, of stretches of offsets, and
+//! of epochs; and what can not be recounted. A row is decoded by the logic on record for its epoch, which must give the outcome on record,
+//! and by the logics of the replays that take rows of its epoch. Each logic counts only the cells that it decides. State: the sums, within
+//! their budget, and one stretch for each partition of the current file. Failure: a file that can not be read ends the pass.
 
 use std::collections::BTreeMap;
 
@@ -41,7 +41,7 @@ const COLUMNS: &[&str] = &[
     "reason",
 ];
 
-/// How many records there are, by what became of them.
+/// Numbers of records by outcome.
 #[derive(Default)]
 pub(super) struct Tallies {
     pub(super) records: u64,
@@ -62,7 +62,7 @@ impl Tallies {
     }
 }
 
-/// A logic at work.
+/// A logic that counts, with its decoder.
 struct Counter {
     decoder: Decoder,
     event: Event,
@@ -75,7 +75,7 @@ impl Counter {
     }
 }
 
-/// What became of a record.
+/// The outcome of a record.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Became<'a> {
     outcome: &'a str,
@@ -83,27 +83,27 @@ struct Became<'a> {
     event_us: Option<i64>,
 }
 
-/// First offset, and one past the last.
+/// The first offset, and one past the last.
 type Stretch = (i64, i64);
 
-/// The pass.
+/// The first pass.
 pub(super) struct Recount<'a> {
     rules: &'a Rules,
-    /// Of each logic; none where it is gone.
+    /// One for each logic; `None` if the logic is gone.
     counters: Vec<Option<Counter>>,
     doubt: Doubt<'a>,
     layout: &'a Layout,
-    /// Each lane's epoch: how far it has absorbed `raw`.
+    /// The epoch of each lane: how far it has absorbed `raw`.
     lanes: &'a [i64; LANES.len()],
     buckets: u32,
     sums: Sums,
     tallies: Tallies,
     key: Vec<u8>,
-    /// Of the row at hand: the replays that take it.
+    /// The replays that take the current row.
     applying: Vec<usize>,
-    /// Of the file at hand: topic, and partition → stretch.
+    /// The stretches of the current file, by topic and partition.
     stretches: Vec<(String, BTreeMap<i32, Stretch>)>,
-    /// Rows of one epoch and `ingested_at` in a row.
+    /// Epoch, `ingested_at`, and how many consecutive rows have both.
     epoch: Option<(i64, i64, i64)>,
 }
 
@@ -131,7 +131,7 @@ impl<'a> Recount<'a> {
         }
     }
 
-    /// Takes in a file; `tick` is told the number of rows after each batch.
+    /// Reads a file; `tick` is called with the number of rows after each batch.
     ///
     /// # Errors
     /// When the file can not be read, or sums can not be spilled.
@@ -155,7 +155,7 @@ impl<'a> Recount<'a> {
         self.end_file()
     }
 
-    /// The sums, how many records there were, and what can not be recounted.
+    /// The sums, the numbers of records, and what can not be recounted.
     pub(super) fn finish(self) -> (Sums, Tallies, Doubt<'a>) {
         (self.sums, self.tallies, self.doubt)
     }
@@ -196,7 +196,7 @@ impl<'a> Recount<'a> {
         Ok(())
     }
 
-    /// A row whose logic is gone: what is on record of it is taken as it is.
+    /// Takes what is on record for a row whose logic is gone.
     fn trust(&mut self, epoch: i64, on_record: Became<'_>) {
         let Became { outcome, reason, event_us } = on_record;
         let reason = reason.and_then(|name| Reason::ALL.into_iter().find(|reason| reason.name() == name));
@@ -209,7 +209,7 @@ impl<'a> Recount<'a> {
         }
     }
 
-    /// Counts a row by the logics of replays that may take it, but for that of its epoch.
+    /// Counts a row by the logics of the replays that may take it, except the logic of its epoch.
     fn replay(
         &mut self,
         on_record: usize,
@@ -229,12 +229,12 @@ impl<'a> Recount<'a> {
         Ok(())
     }
 
-    /// Counts the event that a logic has found, once for each window and dimension that is this logic's to decide, and whose
-    /// lane has absorbed the epoch.
+    /// Counts the event that a logic has found, once for each window and dimension that this logic decides and whose lane has absorbed the
+    /// epoch.
     fn count(&mut self, logic: usize, on_record: usize, epoch: i64, ingested_us: i64) -> Result<(), VerifyError> {
         let Recount { rules, counters, layout, lanes, buckets, sums, key, applying, .. } = self;
         let Some(Counter { event, counted, .. }) = &counters[logic] else { return Ok(()) };
-        // A counted event has a time.
+        // A counted event always has a time.
         let Some(time_us) = event.event_time else { return Ok(()) };
         rules.applying(epoch, &event.customer, time_us, applying);
         if applying.is_empty() && logic != on_record {
@@ -321,13 +321,13 @@ fn described(became: Became<'_>) -> String {
     }
 }
 
-/// Kafka's timestamp, in the years 1 to 9999; any other is none. Older builds have kept others too.
+/// Kafka's timestamp, if it is in the years 1 to 9999. Older builds have also stored others.
 fn timestamp_ms(us: i64) -> Option<i64> {
     let ms = us.div_euclid(1000);
     (-62_135_596_800_000..=253_402_300_799_999).contains(&ms).then_some(ms)
 }
 
-/// Rows of `raw` in columns.
+/// The columns of rows of `raw`.
 struct Columns {
     epoch: Int64Array,
     ingested_at: TimestampMicrosecondArray,
@@ -363,7 +363,7 @@ impl Columns {
         }
     }
 
-    /// What the decoder looks at.
+    /// The record, as the decoder reads it.
     fn record(&self, row: usize) -> RecordRef<'_> {
         RecordRef {
             epoch: self.epoch.value(row) as u64,
@@ -378,7 +378,7 @@ impl Columns {
         }
     }
 
-    /// What became of a record on arrival.
+    /// The outcome of a record on arrival.
     fn on_record(&self, row: usize) -> Became<'_> {
         let reason = self.reason.is_valid(row).then(|| self.reason.value(row));
         let event_us = self.event_time.is_valid(row).then(|| self.event_time.value(row));

@@ -1,9 +1,11 @@
-//! Which logic counts a row: the ledger's rule, written a second time. With the job it shares what reads the ledger, nothing else.
+//! Which logic counts a row: the rule of the ledger, written a second time. Only the code that reads the ledger is shared with the job.
 //!
-//! A row contributes to a cell under a logic if that logic decides: the newest replay in force that takes rows of the row's epoch,
-//! covers the time and customer that the logic finds in it, and, for what it counts only in whole windows, covers the whole
-//! window; where there is none, the logic on record for the epoch; where none is on record (tables of a build that kept no
-//! ledger), the job's. State: the ledger, and the entries of replays in force.
+//! In: the ledger and the replays of a version of `counts`. Out: for a row and a cell, the logic that decides. A row contributes to a cell
+//! under a logic if that logic decides. The newest replay decides that is in force, takes rows of the row's epoch, covers the time and
+//! customer that its logic finds in the row, and, for what it counts only in whole windows, covers the whole window. If there is none, the
+//! logic on record for the epoch decides. If none is on record (tables of a build without a ledger), the job's logic decides. State: the
+//! ledger, and the entries of the replays in force. Failure: an entry that can not be read is an error; a logic that this build can not
+//! count with is gone, and its cells are left out.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -14,7 +16,7 @@ use crate::job::Job;
 use crate::ledger::{self, Entry, Fingerprint, Known, Ledger};
 use crate::table::{Root, State, TableError};
 
-/// Whole centuries around all times that are counted: what lies beyond need not be told apart, and its windows have no borders.
+/// Whole centuries around all times that are counted. Times beyond need not be distinguished, and windows there have no defined borders.
 const TIMES: Range<i64> = -(1 << 56)..1 << 56;
 
 /// A logic that may count rows.
@@ -23,9 +25,9 @@ pub(super) struct Rule {
     pub(super) known: Known,
 }
 
-/// Epochs of one logic.
+/// The epochs of one logic.
 pub(super) struct Reign {
-    /// The first epoch; of the oldest one all that come before it too.
+    /// The first epoch; the oldest reign also includes all epochs before.
     pub(super) from: i64,
     /// Index in [`Rules::logics`].
     pub(super) logic: usize,
@@ -38,28 +40,27 @@ pub(super) struct Replay {
     pub(super) logic: usize,
     /// It counts rows of epochs before this one.
     before: i64,
-    /// Event times, ascending, apart from each other.
+    /// The event times that it covers: ascending stretches that do not touch.
     stretches: Vec<Range<i64>>,
     customers: Option<HashSet<String>>,
-    /// Granularity and dimension of what it counts only in windows that it covers wholly.
+    /// What it counts only in windows that it covers wholly: granularity and dimension.
     whole_only: Vec<(usize, String)>,
 }
 
-/// The rule.
+/// The rule for a version of `counts`.
 pub(super) struct Rules {
-    /// Each logic once.
+    /// The logics, each once.
     pub(super) logics: Vec<Rule>,
-    /// Ascending; there is at least one.
+    /// The reigns, ascending; at least one.
     pub(super) reigns: Vec<Reign>,
-    /// Newest first.
+    /// The replays in force, newest first.
     pub(super) replays: Vec<Replay>,
-    /// What somebody should know of it.
+    /// What a user should know about them.
     pub(super) notes: Vec<String>,
 }
 
 impl Rules {
-    /// Reads what is on record: the logics of `newest`, which is not older than `raw`, the replays of the version that is
-    /// verified.
+    /// Reads the ledger: the logics from `newest`, which is not older than `raw`, and the replays from the version that is verified.
     ///
     /// # Errors
     /// When a text or an entry can not be read.
@@ -105,7 +106,7 @@ impl Rules {
         self.reigns.partition_point(|reign| reign.from <= epoch).saturating_sub(1)
     }
 
-    /// The one logic that counts every row, where there is one.
+    /// The logic that counts every row, if there is only one.
     pub(super) fn alone(&self) -> Option<&Rule> {
         match (&*self.logics, &*self.replays) {
             ([logic], []) => Some(logic),
@@ -118,7 +119,7 @@ impl Rules {
         self.replays.iter().any(|replay| replay.logic == logic && epoch < replay.before)
     }
 
-    /// The replays that take a row with this customer and time: their indices, newest first.
+    /// Collects the replays that take a row with this customer and time: their indices, newest first.
     pub(super) fn applying(&self, epoch: i64, customer: &str, time_us: i64, out: &mut Vec<usize>) {
         out.clear();
         let applies = |replay: &Replay| {
@@ -129,7 +130,7 @@ impl Rules {
         out.extend((0..self.replays.len()).filter(|index| applies(&self.replays[*index])));
     }
 
-    /// The logic that decides a cell of a row; `on_record` is that of the row's epoch.
+    /// The logic that decides a cell of a row; `on_record` is the logic of the row's epoch.
     pub(super) fn decider(
         &self,
         applying: &[usize],
@@ -145,7 +146,7 @@ impl Rules {
         applying.iter().map(|index| &self.replays[*index]).find(decides).map_or(on_record, |replay| replay.logic)
     }
 
-    /// Whether replays decide all cells of a window, whoever the customer, for a row with this epoch and time.
+    /// Whether replays decide all cells of a window, for every customer, for a row with this epoch and time.
     pub(super) fn is_replayed(&self, epoch: i64, time_us: i64, window: usize, span: &Range<i64>) -> bool {
         self.replays.iter().any(|replay| {
             epoch < replay.before
@@ -155,7 +156,7 @@ impl Rules {
         })
     }
 
-    /// Whether a replay may decide cells of a stretch of whole windows: nothing newer decides all of them for it.
+    /// Whether a replay may decide cells of a stretch of whole windows: true unless a newer replay decides all of them.
     pub(super) fn may_decide(&self, index: usize, window: usize, span: &Range<i64>) -> bool {
         let (newer, replay) = (&self.replays[..index], &self.replays[index]);
         let parts: Vec<Range<i64>> = replay.meeting(span).collect();
@@ -201,7 +202,7 @@ impl Replay {
         })
     }
 
-    /// Whether all of a stretch of time is covered.
+    /// Whether a stretch of time is wholly covered.
     fn covers(&self, span: &Range<i64>) -> bool {
         self.meeting(span).next().is_some_and(|part| part == *span)
     }
@@ -214,7 +215,7 @@ impl Replay {
             .map(|stretch| stretch.start.max(span.start)..stretch.end.min(span.end))
     }
 
-    /// Whether nothing that it counts of a granularity asks for more of the window than what is covered.
+    /// Whether it decides every cell of a window: true unless it counts some dimension only in whole windows, and does not cover this one.
     fn decides_all(&self, window: usize, span: &Range<i64>) -> bool {
         self.whole_only.iter().all(|(of, _)| *of != window) || self.covers(span)
     }
@@ -224,7 +225,7 @@ impl Replay {
         self.customers.as_ref().is_none_or(|customers| customers.contains(customer))
     }
 
-    /// What it covers, widened to whole windows, stretch by stretch.
+    /// The stretches that it covers, each widened to whole windows.
     pub(super) fn widened(&self, window: usize) -> impl Iterator<Item = Range<i64>> + '_ {
         let window = &WINDOWS[window];
         (self.stretches.iter()).map(|stretch| window.start(stretch.start)..window.end(window.start(stretch.end - 1)))

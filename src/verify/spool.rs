@@ -1,5 +1,8 @@
-//! Files of a table, fetched a few ahead of their reader. Small ones are held in memory, larger ones in a temporary file without
-//! a name: memory is bounded by [`AHEAD`] × [`MEMORY_BYTES_MAX`], whatever the size of a file.
+//! Fetches the files of a table, a few ahead of their reader.
+//!
+//! In: the log's entries of files. Out: their rows, file by file, in order. State: small files in memory, larger ones in a temporary file
+//! without a name; so memory is at most [`AHEAD`] × [`MEMORY_BYTES_MAX`], whatever the size of a file. Failure: a file that can not be
+//! fetched or read ends the stream.
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -12,10 +15,10 @@ use crate::table::fetch::{FetchError, Fetched, to_disk};
 use crate::table::store::look_at_file;
 use crate::table::{File, Log, TableError};
 
-/// Files that are fetched before they are needed.
+/// How many files are fetched before they are needed.
 const AHEAD: usize = 8;
 
-/// A larger file goes to disk.
+/// The size above which a file goes to disk.
 const MEMORY_BYTES_MAX: u64 = 8 << 20;
 
 /// Rows of a batch.
@@ -57,12 +60,12 @@ async fn fetch(log: &Log, file: File) -> Result<Spooled, VerifyError> {
 }
 
 impl Spooled {
-    /// What the log says of it.
+    /// The entry of the file in the log.
     pub(super) fn file(&self) -> &File {
         &self.file
     }
 
-    /// Its rows, of these columns only; each must be of its type in `schema`.
+    /// The rows of the file, with these columns only; each column must have its type in `schema`.
     ///
     /// # Errors
     /// [`TableError::Corrupt`], also from the iterator, when the file can not be read.

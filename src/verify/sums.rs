@@ -1,8 +1,9 @@
 //! Sums by key, in sorted order, in bounded memory.
 //!
-//! In: (key, number), in any order. Out: each key once with its sum, ascending. State: a hash map up to the budget; when it is
-//! full it becomes a sorted run in a temporary file, and every [`FAN_IN`] runs become one. So memory is the budget, and what
-//! grows with history is disk: one entry for each distinct key and run. The files have no names: they end with the process.
+//! In: (key, number), in any order. Out: each key once with its sum, ascending. State: a hash map, up to the budget. When it is full it is
+//! written to a temporary file as a sorted run, and every [`FAN_IN`] runs are merged into one. So memory is bounded by the budget, and only
+//! disk space grows with history: one entry for each distinct key and run. The files have no names, so they end with the process. Failure:
+//! a run that can not be written or read back is an error.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,16 +13,16 @@ use std::io::{self, BufReader, BufWriter, ErrorKind, Read, Seek, Write};
 
 use hashbrown::HashMap;
 
-/// Runs that are merged at once; also bounds open files.
+/// Runs that are merged at once; this also bounds the number of open files.
 const FAN_IN: usize = 32;
 
-/// What an entry costs beside its key: map slot at its emptiest, allocation, and its place in the vector that is sorted.
+/// What an entry takes besides its key: a slot of the map at its lowest load, an allocation, and a place in the vector that is sorted.
 const ENTRY_BYTES: usize = 144;
 
 /// A key and its sum.
 type Entry = (Box<[u8]>, i64);
 
-/// Sums that are being gathered.
+/// Sums that are being collected.
 pub(super) struct Sums {
     sums: HashMap<Box<[u8]>, i64, foldhash::fast::RandomState>,
     bytes: usize,
@@ -32,7 +33,7 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    /// No sums yet; the map is spilled when it has grown to `budget_bytes`.
+    /// Starts without sums. The map is spilled when it has grown to `budget_bytes`.
     pub(super) fn new(budget_bytes: usize) -> Self {
         Sums { sums: HashMap::default(), bytes: 0, budget_bytes, levels: Vec::new(), spilled: 0 }
     }
@@ -56,7 +57,7 @@ impl Sums {
         self.spilled
     }
 
-    /// The sums, in order.
+    /// Returns the sums, in order.
     ///
     /// # Errors
     /// When a run can not be read back.
@@ -104,7 +105,7 @@ fn write_run(mut sorted: Sorted) -> io::Result<File> {
     out.into_inner().map_err(io::IntoInnerError::into_error)
 }
 
-/// Reads a run: of memory, or of a temporary file.
+/// Reads a run, from memory or from a temporary file.
 enum RunReader {
     Memory(std::vec::IntoIter<Entry>),
     Disk(BufReader<File>),
@@ -137,7 +138,7 @@ impl RunReader {
 /// Sums in ascending order of their keys.
 pub(super) struct Sorted {
     runs: Vec<RunReader>,
-    /// The next entry of each run that has one, with the run; least key first.
+    /// The next entry of each run that has one, with the index of the run; the least key is first.
     heads: BinaryHeap<Reverse<(Entry, usize)>>,
 }
 
@@ -152,12 +153,12 @@ impl Sorted {
         Ok(Sorted { runs, heads })
     }
 
-    /// The least key that is left.
+    /// The least remaining key.
     pub(super) fn peek(&self) -> Option<&[u8]> {
         self.heads.peek().map(|Reverse(((key, _), _))| &**key)
     }
 
-    /// Takes the least key with its sum.
+    /// Returns the least key with its sum, and removes it.
     ///
     /// # Errors
     /// When a run can not be read back.

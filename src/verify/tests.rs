@@ -1,6 +1,6 @@
-//! Tables made by hand over a memory store, right ones and broken ones: each kind of check has a fault that it must find.
+//! Handmade tables on a memory store, right and broken ones: each kind of check has a fault that it must find.
 //!
-//! The counts are made with the job's own arithmetic on time, so that right tables also hold the second writing against the first.
+//! The counts are made with the job's own arithmetic of time, so the right tables also test the second arithmetic against the first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -58,7 +58,7 @@ granularities = ["hour", "month"]
 const BUCKETS: u32 = 4;
 const TOPIC: &str = "events";
 
-/// When the tables' commits say they were made: 2026-01-14T00:06:00Z.
+/// The commit time of the tables: 2026-01-14T00:06:00Z.
 pub(crate) const COMMITTED_MS: i64 = 1_768_349_160_000;
 
 fn job() -> Job {
@@ -69,7 +69,7 @@ fn at(text: &str) -> TimeUs {
     text.parse::<chrono::DateTime<chrono::Utc>>().expect("a time").timestamp_micros()
 }
 
-/// A row of `raw`, to be.
+/// A row of `raw` that will be written.
 #[derive(Clone)]
 struct Archived {
     epoch: i64,
@@ -79,11 +79,11 @@ struct Archived {
     value: Vec<u8>,
     outcome: Outcome,
     event_us: Option<i64>,
-    /// What is counted; the customer and one value for each dimension.
+    /// If it is counted: the customer, and one value for each dimension.
     counted: Option<(String, Vec<String>)>,
 }
 
-/// A row of `counts`, to be, in the order of files.
+/// A row of `counts` that will be written, in the order of files.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Published {
     customer: String,
@@ -96,7 +96,7 @@ struct Published {
 /// Customer, dimension, window start, value.
 type CellKey = (String, String, i64, String);
 
-/// A file of `counts`, to be.
+/// A file of `counts` that will be written.
 #[derive(Clone)]
 struct Segmented {
     segment: Segment,
@@ -104,25 +104,25 @@ struct Segmented {
     rows: Vec<Published>,
     /// Added to every `window_end`.
     end_shift_us: i64,
-    /// Added to the log's number of rows.
+    /// Added to the number of rows in the log.
     said_shift: i64,
 }
 
 /// Both tables, before they are written.
 struct Tables {
     job: Job,
-    /// By file.
+    /// Rows, by file.
     raw: Vec<Vec<Archived>>,
     counts: Vec<Segmented>,
     raw_txns: BTreeMap<String, i64>,
     counts_txns: BTreeMap<String, i64>,
 }
 
-/// Epochs of minute, hour, day, late and coarse.
+/// The epochs of minute, hour, day, late and coarse.
 pub(crate) type Lanes = [i64; Lane::ALL.len()];
 
 impl Tables {
-    /// Right tables of these records: (epoch, ingested_at, partition, offset, value). A file for each epoch.
+    /// Right tables of these records, each (epoch, ingested_at, partition, offset, value), with one file for each epoch.
     fn of(records: Vec<(i64, i64, i32, i64, Vec<u8>)>, lanes: Lanes) -> Tables {
         let job = job();
         let mut decoder = Decoder::new(&job.logic);
@@ -153,7 +153,7 @@ impl Tables {
         tables
     }
 
-    /// Makes `counts` anew from `raw`.
+    /// Makes `counts` from `raw` again.
     fn publish(&mut self, lanes: Lanes) {
         let rows = self.raw.iter().flatten();
         self.counts = files_of(rows.flat_map(|row| cells_of(&self.job.logic, row, lanes)));
@@ -173,7 +173,7 @@ impl Tables {
         &mut self.counts[file].rows[row]
     }
 
-    /// Writes the tables into a store of their own.
+    /// Writes the tables into a new store.
     async fn write(&self) -> Root {
         let root = Root::on(Arc::new(InMemory::new()));
         self.write_to(&root).await;
@@ -213,7 +213,7 @@ impl Tables {
     }
 }
 
-/// What a row adds one to, in lanes that have absorbed it.
+/// The cells to which a row adds one, in the lanes that have absorbed it.
 fn cells_of(logic: &Logic, row: &Archived, lanes: Lanes) -> Vec<(Granularity, CellKey)> {
     let mut cells = Vec::new();
     let (Some((customer, values)), Some(event_us)) = (&row.counted, row.event_us) else { return cells };
@@ -231,7 +231,7 @@ fn cells_of(logic: &Logic, row: &Archived, lanes: Lanes) -> Vec<(Granularity, Ce
     cells
 }
 
-/// Files of these cells, one for each time that they come.
+/// The files of these cells, to which each occurrence adds one.
 fn files_of(added: impl IntoIterator<Item = (Granularity, CellKey)>) -> Vec<Segmented> {
     let mut segments: BTreeMap<Segment, BTreeMap<CellKey, i64>> = BTreeMap::new();
     for (granularity, cell) in added {
@@ -273,7 +273,7 @@ fn record(epoch: i64, ingested_us: i64, partition: i32, offset: i64, value: &[u8
     }
 }
 
-/// A file for each kind of row, as the job writes them.
+/// One file for each kind of row, as the job writes them.
 fn raw_files(index: usize, rows: &[Archived]) -> Vec<(File, Bytes)> {
     let mut records = Records::default();
     for row in rows {
@@ -355,7 +355,8 @@ fn records() -> Vec<(i64, i64, i32, i64, Vec<u8>)> {
         (3, 1, event("acme", "view", "us", "2026-01-13T04:07:29Z")),
         (3, 1, Vec::new()),
         (3, 1, event("acme", "view", "us", "yesterday")),
-        // Late for minute and hour, on time for the day before, whose grace ends with this epoch: late for it too.
+        // Late for its minute and hour. For the day before it would be on time, but its grace ends with this epoch, so it is late for that
+        // too.
         (4, 0, event("acme", "view", "de", "2026-01-13T04:10:00Z")),
         (4, 0, event("bolt", "buy", "de", "2026-01-14T00:04:59Z")),
         (4, 1, event("bolt", "view", "de", "2026-01-01T00:00:00Z")),
@@ -378,14 +379,14 @@ fn right() -> Tables {
     Tables::of(records(), LEVEL)
 }
 
-/// Right tables, written: for tests of other readers.
+/// Writes right tables, for the tests of other readers.
 pub(crate) async fn right_tables() -> (Job, Root) {
     let tables = right();
     let root = tables.write().await;
     (tables.job, root)
 }
 
-/// Many records, spread by a fixed rule, and lanes apart.
+/// Many records, spread by a fixed rule, with lanes at different epochs.
 fn many() -> Tables {
     let start = at("2026-01-12T22:00:00Z");
     let records = (0..3_000u64)
@@ -407,7 +408,7 @@ fn many() -> Tables {
     Tables::of(records, [30, 28, 20, 25, 25])
 }
 
-/// Right tables with these lanes, written; `merged`: all of `raw` in the files of its first epoch.
+/// Writes right tables with these lanes; with `merged`, all of `raw` is in the files of its first epoch.
 pub(crate) async fn tables_with_lanes(lanes: Lanes, merged: bool, root: &Root) -> Job {
     let mut tables = Tables::of(records(), lanes);
     if merged {
@@ -417,7 +418,7 @@ pub(crate) async fn tables_with_lanes(lanes: Lanes, merged: bool, root: &Root) -
     tables.job
 }
 
-/// Right tables, written, twice: as windows are born, and with the files of hours of different periods.
+/// Writes right tables twice: with files as windows first get them, and with files of hours in different periods.
 pub(crate) async fn tables_of_many_periods() -> [(Job, Root); 2] {
     let born = many();
     let mut mixed = many();
@@ -426,7 +427,7 @@ pub(crate) async fn tables_of_many_periods() -> [(Job, Root); 2] {
     [(born.job.clone(), born.write().await), (mixed.job.clone(), mixed.write().await)]
 }
 
-/// What was found, without what may be many.
+/// The checks that found differences, and how many; without the details.
 fn kinds(report: &Report) -> Vec<(Check, u64)> {
     report.differences.iter().map(|(check, count)| (*check, *count)).collect()
 }
@@ -455,7 +456,7 @@ async fn right_tables_are_exact() {
 
 #[tokio::test]
 async fn lanes_apart_are_exact_and_named() {
-    // Each lane in the middle or level, in every combination; and all steps of two of them.
+    // Each lane in the middle or at the end, in every combination; and all steps of two of them.
     let mut combinations: Vec<Lanes> =
         (0..32).map(|number| [1, 2, 4, 8, 16].map(|power| 2 + number / power % 2 * 2)).collect();
     combinations.extend((0..25).map(|number| [4, 3, 1, number / 5, number % 5]));
@@ -472,7 +473,7 @@ async fn lanes_apart_are_exact_and_named() {
 
 #[tokio::test]
 async fn a_lane_that_says_more_than_was_published_is_found() {
-    // Only the epoch in the log is wrong: 3, and it says 4.
+    // Only the epoch in the log is wrong: it is 3, and the log says 4.
     for (lane, windows) in
         [("hour", &["hour"][..]), ("late", &["minute", "day"]), ("coarse", &["week", "month", "year"])]
     {
@@ -532,7 +533,7 @@ async fn windows_around_new_year_and_leap_days_are_exact() {
         let report = Tables::of(around_new_year(), lanes).verify().await;
         assert_eq!(report.verdict, Verdict::Exact, "{lanes:?}\n{}", report.table());
     }
-    // The week from 2025-12-29 is the older year's, also for events of January.
+    // The week from 2025-12-29 belongs to the older year, also for events in January.
     let tables = Tables::of(around_new_year(), [2; 5]);
     let weeks = |file: &&Segmented| file.segment.granularity == Granularity::Week;
     let across = at("2025-12-29T00:00:00Z");
@@ -569,7 +570,7 @@ async fn a_week_in_the_year_of_its_end_is_found() {
     assert_eq!(kinds(&report), [(Check::MissingRow, rows), (Check::Segment, rows)], "{}", report.table());
 }
 
-/// The files of a granularity in those of the periods that `period` chooses by a file's first moment.
+/// Moves the cells of a granularity into files of the periods that `period` chooses by a file's first moment.
 fn sealed(tables: &mut Tables, granularity: Granularity, period: impl Fn(TimeUs) -> Period) {
     let mut sealed: BTreeMap<(u16, i64), Segmented> = BTreeMap::new();
     for file in std::mem::take(&mut tables.counts) {
@@ -607,7 +608,7 @@ async fn files_of_any_period_of_the_ladder_are_exact() {
 #[tokio::test]
 async fn files_of_different_periods_side_by_side_are_exact() {
     let mut tables = many();
-    // The older, the longer, as live seals them.
+    // Older files get longer periods, as live seals them.
     let days = ["2026-01-13T00:00:00Z", "2026-01-13T01:00:00Z"].map(at);
     sealed(&mut tables, Granularity::Minute, |start| match start {
         start if start < days[0] => Period::Day,
@@ -620,7 +621,7 @@ async fn files_of_different_periods_side_by_side_are_exact() {
     let report = tables.verify().await;
     assert_eq!(report.verdict, Verdict::Exact, "{}", report.table());
 
-    // A minute's file that was sealed into its day's and is live still: what it holds is there twice.
+    // A file of minutes that was sealed into the file of its day but is still live: its rows are there twice.
     let short = tables.counts.iter().position(|file| file.label == "2026-01-12").expect("a file of a day");
     let twice = tables.counts[short].rows[0].clone();
     let period_start = Period::Minute.start(twice.start_us);
@@ -727,7 +728,7 @@ async fn a_dimension_that_does_not_sum_to_total_is_found() {
 
 #[tokio::test]
 async fn a_missing_row_is_found() {
-    // In the middle of a file, and a file's last.
+    // A row in the middle of a file, and the last row of a file.
     for (customer, dimension, value) in [("acme", "action", "buy"), ("acme", "total", "")] {
         let mut tables = right();
         let (file, row) = tables.find(Granularity::Minute, customer, dimension, value);
@@ -841,7 +842,7 @@ async fn overlapping_files_are_found() {
     let rows = tables.counts[file].rows.split_off(half);
     let second = Segmented { rows, ..tables.counts[file].clone() };
     tables.counts.push(second);
-    // Their rows are the right ones: only that there are two files is wrong.
+    // Their rows are right; only the existence of two files is wrong.
     assert_eq!(only(&tables.verify().await).check, Check::FilesOverlap);
 
     let again = tables.counts[file].rows[0].clone();
@@ -859,7 +860,7 @@ async fn a_log_that_miscounts_a_files_rows_is_found() {
 
 #[tokio::test]
 async fn an_offset_twice_in_raw_is_found() {
-    // In another file; the counts count it twice as well, so that nothing else differs.
+    // In another file. The counts count it twice as well, so that nothing else differs.
     let mut tables = right();
     let mut again = tables.raw[0][1].clone();
     (again.epoch, again.ingested_us) = (2, tables.raw[1][0].ingested_us);
@@ -878,7 +879,7 @@ async fn a_file_twice_in_raw_is_found() {
     tables.raw.push(tables.raw[0].clone());
     tables.publish(LEVEL);
     let report = tables.verify().await;
-    // Two stretches of partition 0, a rejected record in a file apart among them, and one of partition 1.
+    // Two stretches of partition 0, including a rejected record in a file apart, and one of partition 1.
     assert_eq!(kinds(&report), [(Check::OffsetTwice, 3)]);
     assert_eq!(report.first[0].found, "2 offset(s) from here on more than once");
 }
@@ -903,7 +904,7 @@ async fn a_wrong_next_offset_is_found() {
     assert_eq!((found.check, found.found.as_str(), found.expected.as_str()), (Check::NextOffset, "1", "8"));
 }
 
-/// Behind a partition's last record may lie markers of transactions: then the log says where the record is.
+/// A partition's last record may be followed by transaction markers; then the log says where the record is.
 #[tokio::test]
 async fn markers_behind_the_last_record_are_no_difference() {
     let mut tables = right();

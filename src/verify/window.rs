@@ -1,8 +1,8 @@
 //! Windows, periods and buckets, computed a second time.
 //!
-//! In: times in µs since 1970, customers. Out: the windows that hold a time, the lanes of a record, the span of a period, a
-//! bucket. With the job it shares nothing, not even the crate for calendars, so that a fault in one shows against the other.
-//! Integers only; pure.
+//! In: times in µs since 1970, and customers. Out: the windows that hold a time, the lanes of a record, the span of a period, and a bucket.
+//! Nothing is shared with the job, not even the calendar crate, so that a fault in one of the two shows as a difference. Integers only;
+//! pure.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use md5::{Digest, Md5};
 const SECOND_US: i64 = 1_000_000;
 const DAY_US: i64 = 86_400 * SECOND_US;
 
-/// The lanes of `counts`; an index in here is a lane from now on.
+/// The lanes of `counts`. In this module's callers, a lane is an index into this list.
 pub(super) const LANES: [&str; 5] = ["minute", "hour", "day", "late", "coarse"];
 
 /// The lane of late records.
@@ -22,22 +22,22 @@ pub(super) struct Window {
     /// Its name.
     pub(super) name: &'static str,
     length: Length,
-    /// The lane of its records, but for late ones.
+    /// The lane of its records, except late ones.
     lane: usize,
-    /// Lengths of the periods' names that its files may have.
+    /// The lengths of the names of the periods that its files may have.
     pub(super) period_lengths: &'static [usize],
 }
 
-/// How long a window is.
+/// The length of a window.
 enum Length {
     Us(i64),
-    /// From Monday.
+    /// A week from Monday.
     Week,
     Month,
     Year,
 }
 
-/// All of them; an index in here is a granularity from now on.
+/// All granularities. In this module's callers, a granularity is an index into this list.
 pub(super) const WINDOWS: [Window; 6] = [
     Window { name: "minute", length: Length::Us(60 * SECOND_US), lane: 0, period_lengths: &[7, 10, 13, 15] },
     Window { name: "hour", length: Length::Us(3600 * SECOND_US), lane: 1, period_lengths: &[7, 10, 13] },
@@ -68,7 +68,7 @@ impl Window {
         }
     }
 
-    /// The end (exclusive) of the window that starts at `start_us`, which may be any number that a file holds.
+    /// The end (exclusive) of the window that starts at `start_us`, which may be any number found in a file.
     pub(super) fn end(&self, start_us: i64) -> i64 {
         let day = start_us.div_euclid(DAY_US);
         match self.length {
@@ -83,7 +83,8 @@ impl Window {
         }
     }
 
-    /// The lane of a record ingested then, in the window that starts at `start_us`. `graces_us`: of minute, hour and day.
+    /// The lane of a record ingested at `ingested_us`, in the window that starts at `start_us`. `graces_us` are those of minute, hour and
+    /// day.
     pub(super) fn lane(&self, start_us: i64, ingested_us: i64, graces_us: &[i64; 3]) -> usize {
         match graces_us.get(self.lane) {
             Some(grace_us) if ingested_us >= self.end(start_us) + grace_us => LATE,
@@ -92,7 +93,7 @@ impl Window {
     }
 }
 
-/// What a period's name says, in µs: `2026`, `2026-01`, `2026-01-13`, `2026-01-13T04` or `2026-01-13T0405`.
+/// The time span of a period's name, in µs: `2026`, `2026-01`, `2026-01-13`, `2026-01-13T04` or `2026-01-13T0405`.
 pub(super) fn period(label: &str) -> Option<Range<i64>> {
     let shape: String = label.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
     if !["0000", "0000-00", "0000-00-00", "0000-00-00T00", "0000-00-00T0000"].contains(&shape.as_str()) {
@@ -117,7 +118,7 @@ pub(super) fn period(label: &str) -> Option<Range<i64>> {
     Some(start..end)
 }
 
-/// Days since 1970-01-01 in the Gregorian calendar: 365 for each year, a day for each leap year, and the months before.
+/// Days since 1970-01-01 in the Gregorian calendar: 365 for each year, one for each leap year, and the months before.
 fn days(year: i64, month: i64, day: i64) -> i64 {
     const BEFORE: [i64; 12] = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334];
     let leaps = |year: i64| year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
@@ -126,7 +127,7 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
     365 * (year - 1970) + leaps(year - 1) - leaps(1969) + BEFORE[month as usize - 1] + leap_day + day - 1
 }
 
-/// The year in which a day since 1970-01-01 lies: 400 years have 146,097 days, so a guess is off by one at most.
+/// The year of a day since 1970-01-01. 400 years have 146,097 days, so a guess is off by one at most.
 fn year_of(day: i64) -> i64 {
     let guess = 1970 + (day * 400).div_euclid(146_097);
     if days(guess, 1, 1) > day {
@@ -138,14 +139,14 @@ fn year_of(day: i64) -> i64 {
     }
 }
 
-/// The year and month in which a day since 1970-01-01 lies.
+/// The year and month of a day since 1970-01-01.
 fn month_of(day: i64) -> (i64, i64) {
     let year = year_of(day);
     let month = (2..=12).take_while(|month| days(year, *month, 1) <= day).last().unwrap_or(1);
     (year, month)
 }
 
-/// The bucket of a customer: its md5's first 8 digits, as a share of all there are.
+/// The bucket of a customer: the first 8 digits of its md5, scaled to the number of buckets.
 pub(super) fn bucket(customer: &[u8], buckets: u32) -> u32 {
     let digest = Md5::digest(customer);
     let first = digest[..4].iter().fold(0u64, |sum, &byte| sum * 256 + u64::from(byte));
@@ -222,7 +223,7 @@ mod tests {
                 ["2025-12-29", "2025-12-01", "2025-01-01"],
                 ["2026-01-05", "2026-01-01", "2026-01-01"],
             ),
-            // A Sunday on new year, of week 53; a Monday on new year.
+            // A Sunday that is New Year's Day, in week 53; a Monday that is New Year's Day.
             (
                 "2023-01-01T12:00:00Z",
                 ["2022-12-26", "2023-01-01", "2023-01-01"],
@@ -233,7 +234,7 @@ mod tests {
                 ["2024-01-01", "2024-01-01", "2024-01-01"],
                 ["2024-01-08", "2024-02-01", "2025-01-01"],
             ),
-            // A leap day, the day before and after; a century that is none; before 1970.
+            // A leap day, with the days before and after; a century without one; before 1970.
             (
                 "2024-02-29T23:59:59.999999Z",
                 ["2024-02-26", "2024-02-01", "2024-01-01"],

@@ -1,4 +1,4 @@
-//! Servers that go away and come back, and one that refuses.
+//! Servers that go away and come back, and a server that refuses requests.
 
 use std::thread;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::servers::{Outage, eventually};
 /// How long they are away.
 const AWAY: Duration = Duration::from_secs(4);
 
-/// The job waits while the broker is away; one that is started then says so and may be started again.
+/// The job waits while the broker is away. A job that is started meanwhile reports it, and may be started again.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn broker_away() {
@@ -36,7 +36,7 @@ fn broker_away() {
     scene.check_all();
 }
 
-/// Epochs wait while the store is away, and reading with them.
+/// While the store is away, epochs wait, and so does reading.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn bucket_away() {
@@ -46,13 +46,13 @@ fn bucket_away() {
     scene.await_commits(&mut job, 4);
 
     let outage = Outage::of("s3");
-    // The outage itself: nothing is waited for.
+    // The length of the outage; this does not wait for anything.
     thread::sleep(AWAY);
     job.assert_alive();
     drop(outage);
     scene.await_commits(&mut job, 4);
 
-    // The same for one that starts meanwhile: it waits, or says that it may be started again.
+    // The same for a job that is started meanwhile: it waits, or reports that it may be started again.
     job.kill();
     let outage = Outage::of("s3");
     let mut started = scene.run(&["--workers", "2"]);
@@ -72,7 +72,7 @@ fn bucket_away() {
     scene.check_all();
 }
 
-/// Wrong keys: said at once, with what to look at, and nothing is retried for ever.
+/// Wrong keys are reported immediately, with what to check, and nothing is retried for ever.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn wrong_credentials() {

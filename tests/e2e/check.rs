@@ -1,4 +1,4 @@
-//! The independent checks, by `tests/e2e_check.py`: one Python process for all, since its start costs more than a check.
+//! The independent checks by `tests/e2e_check.py`. One Python process runs all of them, since its start takes longer than a check.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,25 +15,25 @@ use super::servers::{root, servers};
 struct Checker {
     requests: ChildStdin,
     answers: BufReader<ChildStdout>,
-    /// Ends with its stdin, when this process does.
+    /// It ends when its stdin is closed, which is when this process ends.
     _child: Child,
 }
 
-/// What was found.
+/// The result of a check.
 #[derive(Debug, Deserialize)]
 pub(super) struct Checked {
-    /// The first of them.
+    /// The first differences.
     differences: Vec<Value>,
     /// Each check of scripts/recount.sql that found differences, and how many.
     failed: BTreeMap<String, u64>,
     raw: Vec<Value>,
     /// Rows of `raw`.
     pub(super) rows: u64,
-    /// Those that are counted.
+    /// Rows that are counted.
     pub(super) events: u64,
-    /// Newest epoch of `raw`.
+    /// The newest epoch of `raw`.
     pub(super) epoch: i64,
-    /// Epoch of each lane.
+    /// The epoch of each lane.
     pub(super) lanes: BTreeMap<String, i64>,
 }
 

@@ -1,6 +1,6 @@
-//! Several processes of one job on real Kafka and S3: killed, frozen, cut off from each other, at other sizes, beside a rival. Promises
-//! 1, 2 and 4 hold throughout. `FLOODMARK_CLUSTER_KILLS` says how many random kills (20), `FLOODMARK_CLUSTER_ROUNDS` how often the
-//! others do what they do (1), `FLOODMARK_SEED` repeats a run's choices.
+//! Several processes of one job on real Kafka and S3: killed, frozen, cut off from each other, in other numbers, and beside a rival.
+//! Promises 1, 2 and 4 hold throughout. `FLOODMARK_CLUSTER_KILLS` sets the number of random kills (20), `FLOODMARK_CLUSTER_ROUNDS` the
+//! number of rounds of the other tests (1); `FLOODMARK_SEED` repeats the choices of a run.
 
 use std::fs;
 use std::net::TcpListener;
@@ -16,21 +16,21 @@ use super::traffic::Traffic;
 
 const ROUNDS: &str = "FLOODMARK_CLUSTER_ROUNDS";
 
-/// Within this all others must know that one is lost.
+/// All others must notice the loss of a process within this time.
 const LOST_WITHIN: Duration = Duration::from_secs(10);
 
-/// A process that stands still for so long is not lost.
+/// A process that is frozen for this long is not lost.
 const SHORT_FREEZE: Duration = Duration::from_secs(2);
 
-/// Who does not find the others says so soon.
+/// A process that does not find the others reports it soon.
 pub(super) const ARGUMENTS: [&str; 4] = ["--workers", "1", "--wait-seconds", "5"];
 
-/// Starts so many processes of a scene's job.
+/// Starts this many processes of a scene's job.
 pub(super) fn start(scene: &Scene, processes: usize, arguments: &[&str]) -> Vec<Job> {
     start_with(scene, processes, arguments, |_, _, _| ())
 }
 
-/// The same with changes to the hosts and the command of each, by index.
+/// The same, with changes to the hosts and the command of each process, by index.
 fn start_with(
     scene: &Scene,
     processes: usize,
@@ -53,25 +53,26 @@ fn start_with(
     (0..processes).map(process).collect()
 }
 
-/// The end of one that has lost another. While all are waited for it is no loss, but one is missing in the end.
+/// Expects the end of a process that has lost another one. If the processes were still being gathered, it reports a missing process
+/// instead of a loss.
 pub(super) fn expect_loss(job: &mut Job) -> String {
     let said = job.expect_exit(75);
     assert!(said.contains(" is lost: ") || said.contains("gave up waiting for process "), "{said}");
     said
 }
 
-/// SIGTERM to one of them is an orderly stop of all.
+/// SIGTERM to one of the processes stops all in order.
 pub(super) fn stop(mut jobs: Vec<Job>, choices: &mut Choices) {
     jobs[choices.below(jobs.len() as u64) as usize].signal("TERM");
     jobs.iter_mut().for_each(|job| drop(job.expect_exit(0)));
 }
 
-/// A moment at random within some ms: nothing is waited for.
+/// Lets a random time of up to `ms` pass; this does not wait for anything.
 fn pass(choices: &mut Choices, ms: u64) {
     thread::sleep(Duration::from_millis(choices.below(ms)));
 }
 
-/// Ends traffic; two processes read to the ends, and all must be exact.
+/// Ends the traffic; then two processes read to the ends, and everything must be exact.
 fn finish(scene: &Scene, traffic: Traffic, what: &str) {
     let sent = traffic.stop();
     for mut job in start(scene, 2, &["--workers", "2", "--drain"]) {
@@ -82,8 +83,8 @@ fn finish(scene: &Scene, traffic: Traffic, what: &str) {
     eprintln!("{}: {what}; {sent} records, {} counted, each once; exact", scene.topic, checked.events);
 }
 
-/// For 2 and 4 processes, on local tables and on S3: whichever is killed, all others end with 75 in seconds and name it; any number of
-/// processes goes on.
+/// With 2 and 4 processes, on local tables and on S3: whichever process is killed, all others name it and end with 75 within seconds, and
+/// any number of processes continues.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn cluster_killed_at_random() {
@@ -100,7 +101,7 @@ fn kill_often(scene: &Scene, kills: u64, choices: &mut Choices) {
         let processes = [2, 4][choices.below(2) as usize];
         let ms = if choices.below(4) == 0 { choices.below(1500) } else { 1500 + choices.below(4000) };
         let mut jobs = start(scene, processes, &ARGUMENTS);
-        // The moment is what is random here: nothing is waited for.
+        // A random moment; this does not wait for anything.
         thread::sleep(Duration::from_millis(ms));
         jobs.iter_mut().for_each(Job::assert_alive);
         let mut killed = jobs.remove(choices.below(processes as u64) as usize);
@@ -119,8 +120,8 @@ fn kill_often(scene: &Scene, kills: u64, choices: &mut Choices) {
     finish(scene, traffic, &format!("{kills} kills, the others gone within {} ms", slowest.as_millis()));
 }
 
-/// Process 0 is killed in the middle of what it writes, before the store has done so and after: of each kind the first writes of a start,
-/// which make tables, then fence them, then are an epoch's.
+/// Process 0 is killed in the middle of a write, before and after the store has done it: of each kind of write, the first ones after a
+/// start, which make tables, then fence them, and then belong to an epoch.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn cluster_killed_around_durable_steps() {
@@ -132,7 +133,7 @@ fn cluster_killed_around_durable_steps() {
         let traffic = scene.traffic(choices.below(1 << 32), 500.0);
         let mut kills = 0;
         for (visit, step) in [1, 1, 2, 3].into_iter().enumerate() {
-            // The logic is put on record once in the tables' life.
+            // The logic is recorded only once in the life of the tables.
             for kind in KINDS.into_iter().filter(|kind| visit == 0 || *kind != "/logic/") {
                 for harm in [Harm::KillBefore(step), Harm::KillAfter(step)] {
                     kill_in_a_write(&scene, &Proxy::start_on(kind, harm));
@@ -159,8 +160,8 @@ fn kill_in_a_write(scene: &Scene, proxy: &Proxy) {
     eprintln!("killed in {}", proxy.writes().last().expect("it was killed in one"));
 }
 
-/// A process that stands still for a moment is waited for. After longer than the silence limit the others end with 75 and name it, a
-/// start of all goes on, and the one that wakes up ends and has published nothing since.
+/// A process that is frozen for a moment is waited for. When it is frozen for longer than the silence limit, the others name it and end
+/// with 75, a start of all processes continues, and the frozen one ends when it wakes up and has published nothing since.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn cluster_frozen_at_random() {
@@ -169,7 +170,7 @@ fn cluster_frozen_at_random() {
     let traffic = scene.traffic(choices.below(1 << 32), 1000.0);
     let mut jobs = start(&scene, 3, &ARGUMENTS);
     for round in 0..2 * rounds {
-        // Process 0 and another in turn.
+        // Process 0 and another process, alternating.
         let index = if round % 2 == 0 { 0 } else { 1 + choices.below(2) as usize };
         scene.await_commits(&mut jobs[0], 2);
         pass(&mut choices, 1000);
@@ -198,7 +199,7 @@ fn cluster_frozen_at_random() {
     finish(&scene, traffic, &format!("{} freezes of each kind", 2 * rounds));
 }
 
-/// Connections between processes that are slow are no matter. Where they break, or all is silent on them, every process ends with 75.
+/// Slow connections between processes do no harm. When connections break, or are silent, every process ends with 75.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn cluster_cut_off() {
@@ -208,7 +209,7 @@ fn cluster_cut_off() {
     for way in (0..rounds).flat_map(|_| [Way::Closed, Way::Reset, Way::Silent]) {
         let late = Way::Late(1 + choices.below(20));
         let mut detours = Vec::new();
-        // Each calls those of a lower index: 1 calls 0, then 2 calls 0 and 1.
+        // Each process connects to those with a lower index: 1 connects to 0, then 2 connects to 0 and 1.
         let mut jobs = start_with(&scene, 3, &ARGUMENTS, |index, hosts, _| {
             for host in &mut hosts[..index] {
                 let detour = Detour::to(host.clone(), late);
@@ -223,7 +224,8 @@ fn cluster_cut_off() {
             pass(&mut choices, 1000);
         }
         jobs.iter_mut().for_each(Job::assert_alive);
-        // One of them or all. Of silence it is one with process 0: signs of life are between it and each other.
+        // One of the connections, or all. For silence it must be one with process 0: signs of life only go between process 0 and each other
+        // process.
         let one = choices.below(if way == Way::Silent { 2 } else { 3 }) as usize;
         let cut = if choices.below(2) == 0 { &detours[..] } else { &detours[one..=one] };
         cut.iter().for_each(|detour| detour.becomes(way));
@@ -234,7 +236,7 @@ fn cluster_cut_off() {
     finish(&scene, traffic, &format!("{} cuts", 3 * rounds));
 }
 
-/// The number of processes changes, and that of their workers, while traffic goes on.
+/// The number of processes changes, and their number of workers, while traffic continues.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn cluster_rescaled() {
@@ -252,7 +254,8 @@ fn cluster_rescaled() {
     finish(&scene, traffic, "1, 4 and 2 processes");
 }
 
-/// Promise 6: of two clusters the one started later goes on, of two started at once one of them; all processes of the other end with 76.
+/// Promise 6: of two clusters, the one started later continues; of two started at once, one of them. All processes of the other end with
+/// 76.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn cluster_rivals() {

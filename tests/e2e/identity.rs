@@ -1,4 +1,4 @@
-//! A topic that is not what it was: made anew, or with records deleted before they were archived.
+//! A topic that has changed: recreated, or with records deleted before they were archived.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::job::{PATIENCE, Scene, Store};
 use super::kafka;
 use super::servers::eventually;
 
-/// Retention was faster than the job: the exact range is named, and `--accept-gap` goes on behind it.
+/// Retention was faster than the job: the exact range is named, and `--accept-gap` continues after it.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn deleted_before_archived() {
@@ -27,12 +27,12 @@ fn deleted_before_archived() {
     scene.run(&["--drain", "--accept-gap"]).expect_exit(0);
     scene.sent.lock().expect("no panic while locked").records.retain(|(_, offset), _| !(100..150).contains(offset));
     assert_eq!(scene.check_all().rows, 150);
-    // It was accepted once; the next start needs nothing.
+    // The gap was accepted once; the next start needs no option.
     scene.send(3, 10);
     scene.drain(1);
     assert_eq!(scene.check_all().rows, 160);
 
-    // What was archived before it was deleted is no gap, although its last record can not be checked any more.
+    // If archived records are deleted, there is no gap, although the last of them can no longer be checked.
     kafka::delete_records(&scene.topic, 0, 210);
     scene.drain(1);
     scene.send(4, 10);
@@ -40,7 +40,7 @@ fn deleted_before_archived() {
     assert_eq!(scene.check_all().rows, 170);
 }
 
-/// Everything is deleted, and nothing new comes: accepted once is accepted.
+/// Everything is deleted, and nothing new arrives: a gap that was accepted once stays accepted.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn all_deleted_before_archived() {
@@ -59,7 +59,7 @@ fn all_deleted_before_archived() {
     assert_eq!(scene.check_all().rows, 110);
 }
 
-/// Made anew with fewer records than were archived: the archive ends behind the topic's end.
+/// Recreated with fewer records than were archived: the archive ends after the end of the topic.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn made_anew_shorter() {
@@ -79,13 +79,13 @@ fn made_anew_shorter() {
     scene.run(&["--drain", "--accept-gap"]).expect_exit(0);
     scene.send(3, 10);
     scene.drain(2);
-    // Offsets 0 to 49 are in raw twice now: they are of two topics of one name.
+    // Offsets 0 to 49 are in `raw` twice now: they belong to two topics with the same name.
     assert_eq!(scene.newest_txn("raw", "kafka/anew-shorter/0"), 50);
     let checked = scene.check_twice(50);
     assert_eq!(checked.rows, 150);
 }
 
-/// Made anew with more records: the last one that was archived is another one now.
+/// Recreated with more records: the record at the last archived offset is a different one now.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn made_anew_longer() {
@@ -107,7 +107,7 @@ fn made_anew_longer() {
     assert_eq!(checked.rows, 240);
 }
 
-/// Retention passes a job that runs, but is slow: it ends, and the next start names the range.
+/// Retention overtakes a job that runs but is slow: it ends, and the next start names the range.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn deleted_while_running() {
@@ -118,7 +118,7 @@ fn deleted_while_running() {
         (scene.newest_txn("raw", "kafka/deleted-running/0") == 100).then_some(())
     });
     job.signal("STOP");
-    // More than the client has asked for already.
+    // More than the client has requested already.
     scene.send(2, 60_000);
     kafka::delete_records(&scene.topic, 0, 60_000);
     job.signal("CONT");
@@ -132,7 +132,7 @@ fn deleted_while_running() {
     scene.check_all();
 }
 
-/// The topic is deleted and made anew under a job that runs.
+/// The topic is deleted and recreated while a job runs.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn made_anew_while_running() {

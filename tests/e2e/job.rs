@@ -1,4 +1,4 @@
-//! A scene: a topic, tables, a job file made from one of `jobs/`; and its jobs, as processes of the real binary.
+//! A scene: a topic, tables, and a job file made from one in `jobs/`; and its jobs, as processes of the real binary.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use super::kafka;
 use super::servers::{MARK, Servers, eventually, root, servers};
 use super::traffic::{Sent, Traffic};
 
-/// For what must come, but may take its time on a busy machine.
+/// The time limit for what must happen, but may take long on a busy machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Where tables are.
@@ -25,7 +25,7 @@ pub(super) enum Store {
     S3,
 }
 
-/// One topic and what becomes of it.
+/// A topic, and the tables that a job makes from it.
 pub(super) struct Scene {
     pub(super) servers: &'static Servers,
     pub(super) topic: String,
@@ -41,12 +41,12 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    /// A topic of that many partitions for `jobs/web-analytics.toml`. Names of scenes are used once.
+    /// A scene with a topic of this many partitions, for `jobs/web-analytics.toml`. The name of a scene is used only once.
     pub(super) fn new(name: &str, store: Store, partitions: i32) -> Scene {
         Scene::of("web-analytics", name, store, partitions)
     }
 
-    /// The same for another job of `jobs/`.
+    /// The same for another job in `jobs/`.
     pub(super) fn of(job: &str, name: &str, store: Store, partitions: i32) -> Scene {
         let servers = servers();
         let dir = servers.dir.join(name);
@@ -95,14 +95,14 @@ impl Scene {
         fs::write(&self.job_file, text.replacen(from, to, 1)).expect("the job file is written");
     }
 
-    /// `floodmark COMMAND JOB ARGUMENTS…` with this scene's environment.
+    /// `floodmark COMMAND JOB ARGUMENTS…`, with the environment of this scene.
     pub(super) fn command(&self, command: &str, arguments: &[&str]) -> Command {
         let mut process = self.floodmark();
         process.arg(command).arg(&self.job_file).args(arguments);
         process
     }
 
-    /// `floodmark` with this scene's environment.
+    /// `floodmark`, with the environment of this scene.
     pub(super) fn floodmark(&self) -> Command {
         let mut process = Command::new(env!("CARGO_BIN_EXE_floodmark"));
         process.env(MARK, std::process::id().to_string());
@@ -120,7 +120,7 @@ impl Scene {
         self.spawn(self.command("run", arguments))
     }
 
-    /// A command made by [`Scene::command`].
+    /// Starts a command made by [`Scene::command`].
     pub(super) fn spawn(&self, mut command: Command) -> Job {
         let log = self.dir.join(format!("job-{:03}.log", self.runs.fetch_add(1, Ordering::Relaxed) + 1));
         let output = File::create(&log).expect("a log");
@@ -129,13 +129,13 @@ impl Scene {
         Job { child, log }
     }
 
-    /// Runs with `--drain` and expects success.
+    /// Runs with `--drain`, and expects success.
     pub(super) fn drain(&self, workers: usize) {
         let mut job = self.run(&["--drain", "--workers", &workers.to_string()]);
         job.expect_exit(0);
     }
 
-    /// What `floodmark status` says, with this environment beside the scene's.
+    /// The result of `floodmark status`, with this environment in addition to the scene's.
     pub(super) fn status(&self, env: &[(String, String)]) -> serde_json::Value {
         let mut command = self.command("status", &["--output", "json"]);
         let output = command.envs(env.iter().map(|(name, value)| (name, value))).output().expect("the binary runs");
@@ -143,23 +143,23 @@ impl Scene {
         serde_json::from_slice(&output.stdout).expect("one JSON object")
     }
 
-    /// Starts traffic into the topic: so many records a second until it is stopped.
+    /// Starts traffic into the topic, at this many records per second, until it is stopped.
     pub(super) fn traffic(&self, seed: u64, rate: f64) -> Traffic {
         Traffic::start(self, seed, rate, u64::MAX)
     }
 
-    /// Sends so many records at once, and waits for Kafka to have them.
+    /// Sends this many records at once, and waits until Kafka has acknowledged them.
     pub(super) fn send(&self, seed: u64, records: u64) {
         Traffic::start(self, seed, 0.0, records).finish();
     }
 
-    /// Names of all files of a table's log.
+    /// The names of all files in a table's log.
     pub(super) fn log_files(&self, table: &str) -> Vec<String> {
         let entries = fs::read_dir(self.tables_dir.join(table).join("_delta_log")).expect("the table has a log");
         entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
     }
 
-    /// Log entries of a table (`raw`, `counts`): the newest version and its file are the last.
+    /// The log entries of a table (`raw` or `counts`); the newest version is the last.
     fn log_entries(&self, table: &str) -> Vec<PathBuf> {
         let Ok(entries) = fs::read_dir(self.tables_dir.join(table).join("_delta_log")) else { return Vec::new() };
         let is_entry = |path: &PathBuf| {
@@ -171,17 +171,17 @@ impl Scene {
         entries
     }
 
-    /// How many versions a table has.
+    /// The number of versions of a table.
     pub(super) fn commits(&self, table: &str) -> usize {
         self.log_entries(table).len()
     }
 
-    /// The newest value of an application transaction; absent is 0.
+    /// The newest value of an application transaction; 0 if there is none.
     pub(super) fn newest_txn(&self, table: &str, id: &str) -> i64 {
         self.log_entries(table).iter().rev().find_map(|entry| txn(entry, id)).unwrap_or(0)
     }
 
-    /// Who was fenced has published nothing since: from version to version, writers only get newer.
+    /// A fenced writer has published nothing since: from version to version, the writers only get newer.
     fn assert_fenced(&self) {
         for table in ["raw", "counts"] {
             let entries = self.log_entries(table);
@@ -190,8 +190,8 @@ impl Scene {
         }
     }
 
-    /// Waits until that many more commits of `counts` are there; the job must be alive. The one that says which logic counts is
-    /// not among them: it comes once in a table's life, nearly always.
+    /// Waits until there are this many more commits of `counts`; the job must be alive. The commit that records the logic is not included,
+    /// since it nearly always comes only once in a table's life.
     pub(super) fn await_commits(&self, job: &mut Job, more: usize) {
         let sets_logic = |path: &PathBuf| fs::read_to_string(path).is_ok_and(|text| text.contains("\"SET LOGIC\""));
         let commits = || self.log_entries("counts").iter().filter(|path| !sets_logic(path)).count();
@@ -202,21 +202,22 @@ impl Scene {
         });
     }
 
-    /// At rest or not, `counts` must be a recount of `raw` up to its lanes.
+    /// Checks that `counts` is a recount of `raw` up to its lanes, whether or not the job is at rest.
     pub(super) fn check_counts(&self) -> Checked {
         let checked = check::check(self, false);
         checked.assert_exact(self);
         checked
     }
 
-    /// The same where so many offsets are in `raw` twice, since the topic was made anew and that was accepted.
+    /// The same if this many offsets are in `raw` twice, because the topic was recreated and that was accepted.
     pub(super) fn check_twice(&self, offsets: u64) -> Checked {
         let checked = check::check(self, false);
         checked.assert_twice(self, offsets);
         checked
     }
 
-    /// After a drain or an orderly stop: exact, lanes level, and `raw` holds each record sent once, with its bytes.
+    /// After a drain or an orderly stop: checks that `counts` is exact, that lanes are level, and that `raw` holds each sent record once,
+    /// with its bytes.
     pub(super) fn check_all(&self) -> Checked {
         let checked = check::check(self, true);
         checked.assert_exact(self);
@@ -228,7 +229,7 @@ impl Scene {
         checked
     }
 
-    /// `floodmark verify`, which also knows of replays, finds no difference.
+    /// Checks that `floodmark verify`, which also takes replays into account, finds no difference.
     pub(super) fn verify(&self) {
         let output = self.command("verify", &[]).output().expect("the binary runs");
         let said = [output.stdout, output.stderr].concat();
@@ -239,7 +240,7 @@ impl Scene {
 impl Drop for Scene {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // The server's folder goes when it ends; its tables are needed to find out.
+            // The folder of the server is deleted when it ends; the tables are needed to investigate.
             if !self.tables_dir.starts_with(&self.dir) {
                 let copied = Command::new("cp").arg("-r").args([&self.tables_dir, &self.dir.join("tables")]).status();
                 if !copied.is_ok_and(|status| status.success()) {
@@ -259,7 +260,7 @@ impl Drop for Scene {
     }
 }
 
-/// Value of an application transaction in an entry of a log.
+/// The value of an application transaction in a log entry.
 fn txn(entry: &Path, id: &str) -> Option<i64> {
     let wanted = |line: &str| {
         let value: serde_json::Value = serde_json::from_str(line).ok()?;
@@ -288,12 +289,12 @@ impl Job {
         self.child.id()
     }
 
-    /// What it has said so far.
+    /// What it has printed so far.
     pub(super) fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).expect("its log")).into_owned()
     }
 
-    /// Its exit, if it has ended.
+    /// Its exit status, if it has ended.
     pub(super) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be waited for")
     }
@@ -304,7 +305,7 @@ impl Job {
         }
     }
 
-    /// `kill -9`, and waits until it is gone.
+    /// `kill -9`; waits until the process is gone.
     pub(super) fn kill(&mut self) {
         self.child.kill().expect("our own child can be killed");
         self.child.wait().expect("a child can be waited for");
@@ -314,13 +315,13 @@ impl Job {
         super::proxy::signal(self.id(), signal);
     }
 
-    /// Waits for its end, whatever the code.
+    /// Waits for its end, whatever the exit code.
     pub(super) fn wait(&mut self, within: Duration) -> ExitStatus {
         let what = format!("the end of the job with log {}", self.log.display());
         eventually(&what, within, || self.ended())
     }
 
-    /// Waits for its end with this code; returns what it said.
+    /// Waits for its end with this exit code; returns what it printed.
     pub(super) fn expect_exit(&mut self, code: i32) -> String {
         let status = self.wait(PATIENCE);
         assert_eq!(status.code(), Some(code), "{status}, expected exit code {code}\n{}", self.tail());
@@ -329,7 +330,7 @@ impl Job {
         log
     }
 
-    /// SIGTERM, and expects an orderly stop.
+    /// Sends SIGTERM, and expects an orderly stop.
     pub(super) fn stop(mut self) {
         self.signal("TERM");
         self.expect_exit(0);
@@ -344,7 +345,7 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        // It has ended, or nobody needs it any more.
+        // It has ended, or is no longer needed.
         if self.child.kill().is_ok() {
             self.child.wait().ok();
         }

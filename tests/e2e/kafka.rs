@@ -1,4 +1,4 @@
-//! What tests do to a topic, by Kafka's admin requests.
+//! What tests do to a topic, with Kafka's admin requests.
 
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ pub(super) fn delete_records(topic: &str, partition: i32, offset: i64) {
     assert_eq!(watermarks(topic, partition).0, offset);
 }
 
-/// First offset and end of a partition.
+/// The first offset and the end offset of a partition.
 pub(super) fn watermarks(topic: &str, partition: i32) -> (i64, i64) {
     consumer().fetch_watermarks(topic, partition, ANSWER).expect("watermarks")
 }

@@ -1,4 +1,4 @@
-//! `kill -9` at random moments under traffic. `FLOODMARK_KILLS` says how often (30), `FLOODMARK_SEED` repeats a run's choices.
+//! `kill -9` at random moments under traffic. `FLOODMARK_KILLS` sets how often (30); `FLOODMARK_SEED` repeats the choices of a run.
 
 use std::env;
 use std::thread;
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use super::job::{Scene, Store};
 use super::traffic::now_ms;
 
-/// Records a second.
+/// Records per second.
 const RATE: f64 = 1000.0;
 
-/// SplitMix64: what a test chooses, from its seed.
+/// SplitMix64: makes the choices of a test from its seed.
 pub(super) struct Choices(pub(super) u64);
 
 impl Choices {
@@ -27,7 +27,7 @@ pub(super) fn number(name: &str) -> Option<u64> {
     env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}: expected a number, found {text:?}")))
 }
 
-/// How often a test does what it does, and its choices; both from the environment, and said.
+/// The number of rounds of a test, and its choices; both come from the environment and are printed.
 pub(super) fn rounds(test: &str, variable: &str, default: u64) -> (u64, Choices) {
     let rounds = number(variable).unwrap_or(default);
     let seed = number("FLOODMARK_SEED").unwrap_or(now_ms() as u64);
@@ -35,7 +35,7 @@ pub(super) fn rounds(test: &str, variable: &str, default: u64) -> (u64, Choices)
     (rounds, Choices(seed))
 }
 
-/// Promises 1, 2 and 4: half of the kills on local tables, the rest on S3, a tenth of all on the access-log job.
+/// Promises 1, 2 and 4: half of the kills are on local tables, the rest on S3; a tenth of all are on the access log job.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn kill_at_random() {
@@ -47,21 +47,21 @@ fn kill_at_random() {
 }
 
 fn kill_often(scene: &Scene, kills: u64, choices: &mut Choices) {
-    // Lanes apart, and together for the last third: the same tables live through both.
+    // Lanes at different epochs, and level for the last third: the same tables go through both.
     scene.paces([0, 2, 3, 4, 6]);
     let started = Instant::now();
     let traffic = scene.traffic(choices.below(1 << 32), RATE);
     let mut before_first_commit = 0;
     for kill in 1..=kills {
         let workers = 1 + choices.below(3);
-        // A quarter while it starts, the others anywhere in the first seconds.
+        // A quarter of the kills during the start, the others anywhere in the first seconds.
         let ms = if choices.below(4) == 0 { choices.below(600) } else { 600 + choices.below(2600) };
         if kill == kills - kills / 3 {
             scene.paces([0; 5]);
         }
         let commits = scene.commits("counts");
         let mut job = scene.run(&["--workers", &workers.to_string()]);
-        // The moment is what is random here: nothing is waited for.
+        // A random moment; this does not wait for anything.
         thread::sleep(Duration::from_millis(ms));
         job.assert_alive();
         job.kill();

@@ -1,6 +1,6 @@
-//! A start with a smaller budget than the job before: what lanes lack is fed and published in portions, while Kafka waits. Killed and
-//! stopped in order amid them, by one process and by two. `FLOODMARK_PORTION_KILLS` says how often each is killed (2),
-//! `FLOODMARK_SEED` repeats a run's choices.
+//! A start with a smaller budget than before: what lanes lack is fed and published in portions, while Kafka waits. Meanwhile the job is
+//! killed and stopped in order, with one process and with two. `FLOODMARK_PORTION_KILLS` sets how often each is killed (2);
+//! `FLOODMARK_SEED` repeats the choices of a run.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,13 +13,13 @@ use super::kills::{Choices, rounds};
 use super::servers::eventually;
 use super::traffic::Traffic;
 
-/// Records that only the minute lane has when the feeding begins.
+/// Records that only the minute lane has absorbed when the feeding begins.
 const RECORDS: u64 = 20_000;
 
-/// Records that come meanwhile.
+/// Records that arrive meanwhile.
 const MEANWHILE: u64 = 1_000;
 
-/// Waits until this start has published a portion and publishes the next one.
+/// Waits until this start has published a portion and is publishing the next one.
 fn await_portions(scene: &Scene, job: &mut Job) {
     eventually(&format!("portions of {}", scene.topic), PATIENCE, || {
         waits_for_archive(job);
@@ -27,7 +27,7 @@ fn await_portions(scene: &Scene, job: &mut Job) {
     });
 }
 
-/// It runs, and has not come to the rest of the archive, and so to Kafka.
+/// Checks that it runs, and still feeds the archive in portions, so that Kafka is not read yet.
 fn waits_for_archive(job: &mut Job) {
     job.assert_alive();
     assert!(!job.log().contains("Kafka is read"), "too little was left to be fed\n{}", job.tail());
@@ -45,10 +45,10 @@ fn archive_fed_in_portions() {
 
 fn feed_in_portions(scene: &Scene, processes: usize, kills: u64, choices: &mut Choices) {
     let started = Instant::now();
-    // Small epochs, so that there are many portions; and a stop feeds all that is left of them.
+    // Small epochs, so that there are many portions; and a stop has time to feed all that is left of them.
     scene.edit("epoch_bytes = 262144\n", "epoch_bytes = 65536\nshutdown_grace_seconds = 60\n");
     scene.paces([0, 3600, 3600, 3600, 3600]);
-    // Many customers, so that hardly any records share their cells.
+    // Many customers, so that records hardly share cells.
     Traffic::start_for(scene, choices.below(1 << 32), 20_000, 0.0, RECORDS).finish();
     let mut job = scene.run(&["--workers", "2"]);
     eventually("all is archived", PATIENCE, || {
@@ -64,7 +64,7 @@ fn feed_in_portions(scene: &Scene, processes: usize, kills: u64, choices: &mut C
     for _ in 0..kills {
         let mut jobs = start(scene, processes, &ARGUMENTS);
         await_portions(scene, &mut jobs[0]);
-        // The moment is what is random here: nothing is waited for.
+        // A random moment; this does not wait for anything.
         thread::sleep(Duration::from_millis(choices.below(150)));
         waits_for_archive(&mut jobs[0]);
         let mut killed = jobs.remove(choices.below(processes as u64) as usize);

@@ -1,9 +1,8 @@
-//! A proxy in front of the S3 server that counts what is written, and does harm at the step that it is told; and detours between
-//! the processes of a job, which do harm when they are told.
+//! A proxy in front of the S3 server, which counts writes and does harm at a given step; and detours between the processes of a job, which
+//! do harm when a test asks for it.
 //!
-//! Requests to the server are signed for the address that the client knows, which is the `Host` header: it is passed on as it is,
-//! and the server verifies against it. Each request and answer is read whole before it is passed on, so that "before" and "after"
-//! are exact.
+//! Requests to the server are signed for the address that the client knows, which is the `Host` header. It is passed on unchanged, and the
+//! server verifies against it. Each request and answer is read completely before it is passed on, so that "before" and "after" are exact.
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Error, ErrorKind, Read, Result, Write};
@@ -25,13 +24,13 @@ pub(super) enum Harm {
     None,
     /// Kills the job instead of passing the request on.
     KillBefore(usize),
-    /// Passes the request on, kills the job when the server has done it.
+    /// Passes the request on, and kills the job when the server has done it.
     KillAfter(usize),
-    /// Passes a table's first commit on, kills the job when the server has answered.
+    /// Passes the first commit of a table on, and kills the job when the server has answered.
     KillAfterCommit,
-    /// The first answer to each commit of a table is dropped with its connection, after the server has done it.
+    /// Drops the first answer to each commit of a table, with its connection, after the server has done it.
     LoseCommitReplies,
-    /// One request in so many, reads too, goes wrong: refused, or done and then answered with an error, or cut off before,
+    /// One request in this many goes wrong, including reads: it is refused, or done and then answered with an error, or cut off before,
     /// after, or in the middle of the answer.
     Flaky(u64),
 }
@@ -46,19 +45,19 @@ struct Seen {
     wrong: u64,
 }
 
-/// Serves until this process ends.
+/// The proxy; it serves until this process ends.
 pub(super) struct Proxy {
     address: String,
     seen: Arc<Mutex<Seen>>,
 }
 
-/// `kill -SIGNAL`.
+/// Sends a signal to a process.
 pub(super) fn signal(process: u32, signal: &str) {
     let status = Command::new("kill").args([format!("-{signal}"), process.to_string()]).status().expect("kill runs");
     assert!(status.success(), "kill -{signal} {process}: {status}");
 }
 
-/// Serves each connection on a thread of its own, until this process ends. Returns where.
+/// Serves each connection on a separate thread, until this process ends. Returns the address.
 fn listen(serve: impl Fn(&TcpStream) -> Result<()> + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("its address").to_string();
@@ -66,7 +65,7 @@ fn listen(serve: impl Fn(&TcpStream) -> Result<()> + Send + Sync + 'static) -> S
     thread::spawn(move || {
         for client in listener.incoming().flatten() {
             let serve = Arc::clone(&serve);
-            // A connection that ends badly is what the job must live with.
+            // A connection that ends badly is what the job must cope with.
             thread::spawn(move || serve(&client).ok());
         }
     });
@@ -78,7 +77,7 @@ impl Proxy {
         Proxy::start_on("", harm)
     }
 
-    /// Of writes only those count whose path contains this text.
+    /// Counts only writes whose path contains this text.
     pub(super) fn start_on(text: &'static str, harm: Harm) -> Proxy {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let of_all = Arc::clone(&seen);
@@ -90,7 +89,7 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
-    /// Whom to kill; no write that counts is passed on before this is known.
+    /// Sets the process to kill; no counted write is passed on before this is known.
     pub(super) fn victim(&self, process: u32) {
         self.seen.lock().expect("no panic while locked").victim = Some(process);
     }
@@ -99,17 +98,17 @@ impl Proxy {
         self.seen.lock().expect("no panic while locked").killed
     }
 
-    /// Method and path of every write that counts so far.
+    /// Method and path of every counted write so far.
     pub(super) fn writes(&self) -> Vec<String> {
         self.seen.lock().expect("no panic while locked").writes.clone()
     }
 
-    /// How many requests went wrong on purpose.
+    /// How many requests were made to fail.
     pub(super) fn wrong(&self) -> u64 {
         self.seen.lock().expect("no panic while locked").wrong
     }
 
-    /// How many replies were lost on purpose.
+    /// How many replies were dropped.
     pub(super) fn lost(&self) -> usize {
         self.seen.lock().expect("no panic while locked").lost.len()
     }
@@ -122,7 +121,7 @@ struct Message {
 }
 
 impl Message {
-    /// Reads one. `bodiless`: an answer that has no body whatever its headers say.
+    /// Reads a message. `bodiless` is for an answer that has no body, whatever its headers say.
     fn read(from: &mut impl BufRead, bodiless: bool) -> Result<Option<Message>> {
         let mut head = Vec::new();
         loop {
@@ -139,7 +138,7 @@ impl Message {
             return Ok(Some(message));
         }
         if message.header("transfer-encoding").is_some_and(|value| value.contains("chunked")) {
-            // Kept as it came, with its framing.
+            // The body is kept as it came, with its framing.
             loop {
                 let start = message.body.len();
                 from.read_until(b'\n', &mut message.body)?;
@@ -189,7 +188,7 @@ fn serve(client: &TcpStream, (text, harm): (&str, Harm), seen: &Mutex<Seen>) -> 
         let step = {
             let mut seen = seen.lock().expect("no panic while locked");
             if seen.killed && kills {
-                return Ok(()); // of the dead
+                return Ok(()); // a request of the killed job
             }
             if write {
                 seen.writes.push(format!("{method} {path}"));
@@ -241,7 +240,7 @@ fn serve(client: &TcpStream, (text, harm): (&str, Harm), seen: &Mutex<Seen>) -> 
     Ok(())
 }
 
-/// In which of five ways this request goes wrong, if it does.
+/// In which of five ways this request fails, if it does.
 fn go_wrong(harm: Harm, seen: &Mutex<Seen>) -> Option<u64> {
     let Harm::Flaky(every) = harm else { return None };
     let mut seen = seen.lock().expect("no panic while locked");
@@ -266,24 +265,24 @@ fn kill(seen: &mut Seen) -> Result<()> {
 /// What a detour does with its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// Each chunk goes on so many ms later.
+    /// Each chunk is passed on this many ms later.
     Late(u64),
-    /// They are closed, new ones too.
+    /// Connections are closed, and new ones too.
     Closed,
-    /// They are reset, new ones closed.
+    /// Connections are reset, and new ones closed.
     Reset,
-    /// They stay, new ones too, and nothing goes on.
+    /// Connections stay open, and new ones are accepted, but nothing is passed on.
     Silent,
 }
 
-/// The way from one process of a job to another.
+/// A detour from one process of a job to another.
 pub(super) struct Detour {
     pub(super) address: String,
     way: Arc<Mutex<Way>>,
 }
 
 impl Detour {
-    /// Leads to a process that listens at `address`.
+    /// A detour to a process that listens at `address`.
     pub(super) fn to(address: String, way: Way) -> Detour {
         let way = Arc::new(Mutex::new(way));
         let of_all = Arc::clone(&way);
@@ -303,7 +302,7 @@ fn lead(near: &TcpStream, address: &str, way: &Mutex<Way>) -> Result<()> {
     let far = TcpStream::connect(address)?;
     for stream in [near, &far] {
         stream.set_nodelay(true)?;
-        // So often it is looked at what has become of the way.
+        // This often, it is checked whether the way has changed.
         stream.set_read_timeout(Some(Duration::from_millis(20)))?;
     }
     thread::scope(|scope| {
@@ -318,7 +317,7 @@ fn lead(near: &TcpStream, address: &str, way: &Mutex<Way>) -> Result<()> {
     Ok(())
 }
 
-/// Until one side ends, or the way does.
+/// Passes bytes on until one side ends, or the way changes.
 fn pass_on(mut from: &TcpStream, mut to: &TcpStream, way: &Mutex<Way>) -> Result<()> {
     let mut chunk = vec![0; 1 << 16];
     loop {

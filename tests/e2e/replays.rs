@@ -1,8 +1,8 @@
-//! Replays beside a live job under traffic: made, published, undone, and killed on the way.
+//! Replays beside a live job under traffic: run, published, undone, and killed meanwhile.
 //!
-//! Live has counted countries from a field that is not there, and is started again with the right one; a replay of all that was
-//! before is then as if it had always been right, which `scripts/recount` checks without our code. `FLOODMARK_SEED` repeats a
-//! run's choices.
+//! Live has counted countries from a field that does not exist, and is started again with the right one. After a replay of everything
+//! before that, the tables are as if the field had always been right, which `scripts/recount` checks without our code. `FLOODMARK_SEED`
+//! repeats the choices of a run.
 
 use std::process::Command;
 use std::thread;
@@ -16,9 +16,9 @@ use super::traffic::{Traffic, now_ms};
 const RIGHT: &str = "pointer = \"/userInfo/country\"";
 const WRONG: &str = "pointer = \"/userInfo/land\"";
 
-/// Live that counts rightly since a moment ago, and traffic that goes on.
+/// A live job that has just been corrected, and traffic that continues.
 fn live(scene: &Scene, seed: u64, rate: f64, commits: usize) -> (Traffic, Job) {
-    // Lanes apart.
+    // Lanes at different epochs.
     scene.paces([0, 2, 2, 3, 4]);
     scene.edit(RIGHT, WRONG);
     let traffic = scene.traffic(seed, rate);
@@ -31,7 +31,7 @@ fn live(scene: &Scene, seed: u64, rate: f64, commits: usize) -> (Traffic, Job) {
     (traffic, job)
 }
 
-/// `floodmark replay run` of all there is.
+/// `floodmark replay run` over everything.
 fn replay(scene: &Scene, id: &str, workers: u64) -> Command {
     let mut command = scene.floodmark();
     command.args(["replay", "run"]).arg(&scene.job_file).args(["--id", id, "--workers", &workers.to_string()]);
@@ -47,7 +47,7 @@ fn replay_command(scene: &Scene, command: &str, id: &str) -> Command {
     process
 }
 
-/// Runs it to its end; what it wrote to stdout.
+/// Runs it to its end; returns what it printed on stdout.
 fn ends(mut command: Command, code: i32) -> serde_json::Value {
     let output = command.output().expect("the binary runs");
     let said = String::from_utf8_lossy(&output.stderr);
@@ -55,7 +55,7 @@ fn ends(mut command: Command, code: i32) -> serde_json::Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{command:?}: {error}\n{said}"))
 }
 
-/// Seconds since the end of the newest minute that is published.
+/// Seconds since the end of the newest published minute.
 fn age(scene: &Scene) -> String {
     format!("{:.1} s", (now_ms() - scene.newest_txn("counts", "complete_until/minute")) as f64 / 1000.0)
 }
@@ -99,10 +99,10 @@ fn replayed_published_and_undone_beside_a_live_job() {
     assert_eq!(published["already"], false);
     assert!(published["cells"].as_u64() > Some(100), "{published}");
     scene.verify();
-    // As if the field had always been the right one.
+    // As if the field had always been right.
     scene.check_counts();
 
-    // The same id again is the same replay; and it is published.
+    // The same id again is the same replay; it is published now.
     ends(replay(&scene, "fix", 1), 0);
     assert_eq!(ends(replay_command(&scene, "publish", "fix"), 0)["already"], true);
 
@@ -121,11 +121,11 @@ fn replayed_published_and_undone_beside_a_live_job() {
     eprintln!("{sent} records; exact after each, in {:.0} s", began.elapsed().as_secs_f64());
 }
 
-/// Runs a command again and again, killed each time at another write, until it comes to its end.
+/// Runs a command repeatedly, killed each time at another write, until it completes.
 fn killed(command: impl Fn(u64) -> Command, scene: &Scene, choices: &mut Choices, kills: usize) -> usize {
     let mut done = 0;
     for number in 0..kills {
-        // Further and further; the last one after a commit, if there is one.
+        // Further each time; the last kill is after a commit, if there is one.
         let step = 1 + number * number + choices.below(1 + 3 * number as u64) as usize;
         let harm = match choices.below(2) {
             _ if number + 1 == kills => Harm::KillAfterCommit,
@@ -159,7 +159,7 @@ fn replays_killed_on_the_way() {
 
     let runs = killed(|workers| replay(&scene, "fix", workers), &scene, &mut choices, 7);
     let found = ends(replay(&scene, "fix", 2), 0);
-    // What it found is checked by what is published.
+    // What it found is checked through what it publishes.
     let parts = found["summary"]["parts"].as_array().expect("files");
     assert!(parts.len() > 8, "{found}");
     scene.verify();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::job::{PATIENCE, Scene, Store};
 use super::servers::eventually;
 
-/// Promise 6: the copy that was started later goes on, the other one says so and stops.
+/// Promise 6: the copy that was started later continues; the other one reports that and stops.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn second_copy() {
@@ -29,7 +29,7 @@ fn second_copy() {
     }
 }
 
-/// Many copies at once: whichever was fenced last goes on, all others leave with 76.
+/// Many copies at once: the one that was fenced last continues, and all others end with 76.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn many_copies() {
@@ -72,7 +72,7 @@ fn rescale() {
     scene.check_all();
 }
 
-/// A second signal leaves at once; the next start goes on.
+/// A second signal ends the job immediately; the next start continues.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn two_signals() {
@@ -89,7 +89,7 @@ fn two_signals() {
     scene.check_all();
 }
 
-/// A copy that stood still while another took over wakes up: it must not commit, wherever it was.
+/// A copy that was frozen while another took over wakes up. It must not commit, wherever it was frozen.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn zombie_wakes() {
@@ -112,19 +112,19 @@ fn zombie_wakes() {
     scene.check_all();
 }
 
-/// SIGTERM at any moment, also while it starts, feeds the archive or commits: all lanes are published.
+/// SIGTERM at any moment, including the start, the feeding from the archive, and a commit: all lanes are published.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn stop_at_any_moment() {
     let scene = Scene::new("stop-any", Store::Local, 4);
     let traffic = scene.traffic(6, 1000.0);
     for round in 0..12 {
-        // Something for the archive to feed.
+        // Something to feed from the archive.
         let mut killed = scene.run(&["--workers", "2"]);
         scene.await_commits(&mut killed, 2);
         killed.kill();
         let job = scene.run(&["--workers", "2"]);
-        // The moment is what is tried here: nothing is waited for.
+        // The moment is what is tested here; this does not wait for anything.
         thread::sleep(Duration::from_millis(60 + 60 * round));
         job.stop();
         scene.check_counts().assert_level(&scene);
@@ -134,7 +134,7 @@ fn stop_at_any_moment() {
     scene.check_all();
 }
 
-/// A stop right after the commit that calls for a checkpoint waits for it, and does not tear it apart.
+/// A stop right after the commit that calls for a checkpoint waits for the checkpoint, and does not interrupt it.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn stop_while_a_checkpoint_is_written() {
@@ -145,7 +145,7 @@ fn stop_while_a_checkpoint_is_written() {
     eventually("nearly a hundred versions", PATIENCE, || (scene.commits("raw") >= 90).then_some(()));
     traffic.stop();
     job.kill();
-    // A drain commits a fence and an epoch: the epoch shall be version 100, the last thing that it does to this table.
+    // A drain commits a fence and an epoch. The epoch is to be version 100, and the last thing that the drain does to this table.
     while scene.commits("raw") <= 100 {
         let version = scene.commits("raw") - 1;
         if version.is_multiple_of(2) {

@@ -1,4 +1,4 @@
-//! A broker that wants TLS and a password, and gives rights by topic: what a job needs, and what it says where that is wrong.
+//! A broker that requires TLS and a password and grants rights by topic: what a job needs, and what it reports if something is missing.
 
 use std::sync::OnceLock;
 
@@ -6,16 +6,16 @@ use super::job::{PATIENCE, Scene, Store};
 use super::kafka;
 use super::servers::{eventually, servers};
 
-/// What the job's user may read, and what it may only ask about.
+/// Prefixes of the topics that the job's user may read, and of those that it may only describe.
 const READABLE: &str = "secure-";
 const DESCRIBED: &str = "described-";
 
 type Env = Vec<(String, String)>;
 
-/// What is wrong; the variables that make it so; the exit code; what the last word says.
+/// A name; the variables that are wrong; the exit code; what the last line says.
 type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], i32, &'a [&'a str]);
 
-/// What reaches the broker by TLS, changed.
+/// The variables for reaching the broker by TLS, with changes.
 fn secure(changes: &[(&str, &str)]) -> Env {
     static GRANTED: OnceLock<()> = OnceLock::new();
     GRANTED.get_or_init(|| {
@@ -33,7 +33,7 @@ fn run(scene: &Scene, env: &Env, arguments: &[&str]) -> super::job::Job {
     scene.spawn(command)
 }
 
-/// TLS with PLAIN, then the same job with SCRAM. The right to READ its topic is all that it needs.
+/// TLS with PLAIN, then the same job with SCRAM. The only right that it needs is READ on its topic.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn reads_by_tls_with_plain_and_with_scram() {
@@ -54,13 +54,13 @@ fn reads_by_tls_with_plain_and_with_scram() {
             "{status}"
         );
     }
-    // The tables say the rest; the cause is a note.
+    // The rest is read from the tables; the cause is a note.
     let status = scene.status(&secure(&[("KAFKA_SASL_PASSWORD", "wrong")]));
     let note = status["notes"][0].as_str().unwrap_or_default();
     assert!(note.contains("the brokers refuse the client") && note.contains("sasl.password"), "{status}");
 }
 
-/// Nothing of it becomes right by itself: 78, with the cause and what to correct. What may pass is 75, with the client's complaint.
+/// None of these corrects itself: 78, with the cause and what to correct. What may be temporary is 75, with the client's error.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn what_is_wrong_with_the_brokers_is_named() {
@@ -121,7 +121,7 @@ fn what_is_wrong_with_the_brokers_is_named() {
             &["the brokers do not answer", "Connection refused", "bootstrap.servers"],
         ),
     ];
-    // Side by side: some wait until their time is up.
+    // Concurrently, since some of them wait until a time limit.
     let jobs = cases.map(|(what, changes, code, says)| (what, code, says, run(&scene, &secure(changes), &["--drain"])));
     for (what, code, says, mut job) in jobs {
         let log = job.expect_exit(code);
@@ -133,7 +133,7 @@ fn what_is_wrong_with_the_brokers_is_named() {
     }
 }
 
-/// In the middle of a run the same may pass: 75, and the next start says whether it lasts.
+/// In the middle of a run, the same may be temporary: 75, and the next start shows whether it persists.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn a_right_that_is_taken_back_ends_the_job() {

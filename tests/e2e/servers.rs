@@ -1,7 +1,7 @@
-//! One Kafka broker and one S3 server for all tests of this binary, by scripts/kafka and scripts/s3.
+//! One Kafka broker and one S3 server for all tests of this binary, started by scripts/kafka and scripts/s3.
 //!
-//! They are started by the first test that asks, and ended by a keeper: a process that waits for this one's end, however it
-//! ends, and then ends what is left of the servers and jobs.
+//! The first test that needs them starts them. They are ended by a keeper: a process that waits for the end of this one, however it ends,
+//! and then ends the servers and jobs that are left.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -11,10 +11,10 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Jobs carry it in their environment, so that the keeper finds them.
+/// Jobs have this in their environment, so that the keeper finds them.
 pub(super) const MARK: &str = "FLOODMARK_E2E";
 
-/// $1 folder of the run, $2 scripts, $3 mark.
+/// $1 is the folder of the run, $2 the folder of the scripts, $3 the mark.
 const KEEPER: &str = r#"
 trap '' INT TERM HUP
 cat >/dev/null
@@ -30,19 +30,19 @@ true
 
 /// Both servers.
 pub(super) struct Servers {
-    /// Folder of this run.
+    /// The folder of this run.
     pub(super) dir: PathBuf,
     /// The broker's address.
     pub(super) brokers: String,
-    /// What a job needs to reach the broker by TLS, as the only user it knows.
+    /// What a job needs in order to reach the broker by TLS, as the only user that exists.
     pub(super) secure: Vec<(String, String)>,
-    /// What the server's `env` file says.
+    /// The content of the server's `env` file.
     pub(super) s3: Vec<(String, String)>,
-    /// Its end is the keeper's signal.
+    /// When it ends, the keeper starts to clean up.
     _keeper: (Child, ChildStdin),
 }
 
-/// Both servers, running.
+/// Both servers; started if they are not running.
 pub(super) fn servers() -> &'static Servers {
     static SERVERS: OnceLock<Servers> = OnceLock::new();
     SERVERS.get_or_init(Servers::start)
@@ -102,7 +102,7 @@ impl Servers {
         value(&self.s3, "S3_ENDPOINT").trim_start_matches("http://").to_owned()
     }
 
-    /// Where the S3 server keeps the bucket.
+    /// The folder in which the S3 server keeps the bucket.
     pub(super) fn bucket(&self) -> PathBuf {
         self.dir.join("s3/data/floodmark")
     }
@@ -114,7 +114,7 @@ impl Servers {
     }
 }
 
-/// A server that is killed, and runs again when this is dropped: other tests need it.
+/// A server that is killed, and started again when this is dropped, since other tests need it.
 pub(super) struct Outage(&'static str);
 
 impl Outage {
@@ -135,7 +135,7 @@ fn value(env: &[(String, String)], name: &str) -> String {
     found.map(|(_, value)| value.clone()).unwrap_or_else(|| panic!("no {name} in the server's env file"))
 }
 
-/// Asks until there is an answer; fails when there is none in time.
+/// Asks until there is an answer; fails if there is none in time.
 pub(super) fn eventually<T>(what: &str, within: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + within;
     loop {

@@ -1,4 +1,4 @@
-//! Where a first start begins, and what is refused before anything is made.
+//! Where a first start begins, and what is refused before any table is made.
 
 use std::process::Command;
 
@@ -9,7 +9,7 @@ use super::job::{PATIENCE, Scene, Store};
 use super::kafka;
 use super::traffic::{Maker, producer, send};
 
-/// Only what comes after the first start, in every partition; and no second start moves it.
+/// Only what arrives after the first start is read, in every partition; a second start does not change that.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn start_latest() {
@@ -28,7 +28,7 @@ fn start_latest() {
     assert_eq!(checked.rows, 500);
 }
 
-/// From the first record whose Kafka timestamp is not before the time.
+/// Reading begins at the first record whose Kafka timestamp is at or after the time.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn start_at_a_time() {
@@ -43,7 +43,7 @@ fn start_at_a_time() {
         record.partition = (second % 2) as i32;
         send(&producer, &scene.topic, &record);
     }
-    // In partition 1 offsets 5 to 9 are left, in partition 0 as many.
+    // In partition 1, offsets 5 to 9 remain, and in partition 0 as many.
     Producer::flush(&producer, PATIENCE).expect("all records are acknowledged");
     scene.sent.lock().expect("no panic while locked").records.retain(|(_, offset), _| *offset >= 5);
     scene.drain(2);
@@ -69,7 +69,7 @@ fn new_partitions() {
         (scene.newest_txn("raw", &log) > 0).then_some(())
     });
     job.kill();
-    // Added while no job runs: from their beginning too, although the job file says "latest".
+    // Added while no job runs: these are also read from their beginning, although the job file says "latest".
     kafka::add_partitions(&scene.topic, 6);
     scene.send(3, 600);
     scene.drain(2);
@@ -80,7 +80,7 @@ fn new_partitions() {
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn refused() {
-    // A topic that is not there is named, and not made.
+    // A topic that does not exist is named in the error, and is not created.
     let scene = Scene::new("no-such-topic", Store::Local, 0);
     let log = scene.run(&[]).expect_exit(78);
     assert!(log.contains("no topic \"no-such-topic\"") && log.contains("create it"), "{log}");
@@ -94,7 +94,7 @@ fn refused() {
     assert!(log.contains("topic compacted has cleanup.policy="), "{log}");
     assert_eq!(scene.commits("raw"), 0);
 
-    // A job file that is none: its line and the nearest key.
+    // A job file that is not valid: the error has its line and the nearest key.
     let scene = Scene::new("garbage", Store::Local, 0);
     scene.edit("epoch_seconds = 1\n", "epoch_secnds = 1\n");
     let log = scene.run(&[]).expect_exit(78);
@@ -121,7 +121,7 @@ fn refused() {
     }
 }
 
-/// Every codec that producers use, and the broker's own time instead of the producer's.
+/// Every codec that producers use, and timestamps set by the broker instead of the producer.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn codecs_and_log_append_time() {

@@ -1,4 +1,4 @@
-//! `kill -9` before and after each durable step. The durable steps of a run are its writes to the store: a proxy counts them.
+//! `kill -9` before and after each durable step. The durable steps of a run are its writes to the store; a proxy counts them.
 
 use std::time::Instant;
 
@@ -8,10 +8,10 @@ use super::proxy::{Harm, Proxy};
 use super::servers::eventually;
 use super::traffic::Traffic;
 
-/// Records of each of the two epochs.
+/// The number of records in each of the two epochs.
 const RECORDS: u64 = 40;
 
-/// One customer, so that few files are written, and an epoch for whatever was read at once.
+/// A scene with one customer, so that few files are written, and with an epoch for whatever was read at once.
 fn scene(name: &str) -> Scene {
     let scene = Scene::new(name, Store::S3, 1);
     scene.edit("epoch_bytes = 262144", "epoch_bytes = 1000");
@@ -30,7 +30,7 @@ fn send(scene: &Scene, seed: u64) {
     Traffic::start_for(scene, seed, 1, 0.0, RECORDS).finish();
 }
 
-/// Start on empty tables, two rounds of records, orderly stop. Ends early when the job is killed.
+/// A start on empty tables, two rounds of records, and an orderly stop. Returns early if the job is killed.
 fn live(scene: &Scene, job: &mut Job) -> bool {
     for round in 0..2 {
         if round > 0 {
@@ -41,7 +41,7 @@ fn live(scene: &Scene, job: &mut Job) -> bool {
             if job.ended().is_some() {
                 return Some(false);
             }
-            // All archived, and every epoch published.
+            // All records are archived, and every epoch is published.
             let archived = scene.newest_txn("raw", &format!("kafka/{}/0", scene.topic));
             let epoch = scene.newest_txn("raw", "epoch");
             (archived >= end && scene.newest_txn("counts", "lane/minute") == epoch).then_some(true)
@@ -89,7 +89,7 @@ fn kill_at_every_durable_step(when: &str, harm_at: fn(usize) -> Harm) {
         let mut job = start(&scene, &proxy);
         let whole = live(&scene, &mut job);
         if whole {
-            // Where epochs are cut depends on when records arrive, so a run may have a step or two less.
+            // Where epochs end depends on when records arrive, so a run may have a step or two less.
             assert!(!proxy.killed(), "{harm:?}: killed, but it ended in order");
         } else {
             assert!(proxy.killed(), "{harm:?}: it ended, and was not killed\n{}", job.tail());
@@ -111,7 +111,7 @@ fn kill_at_every_durable_step(when: &str, harm_at: fn(usize) -> Harm) {
     assert!(reached + 3 >= steps.len(), "only {reached} of {} kills happened", steps.len());
 }
 
-/// The server does what each commit asks, its reply never comes: the outcome is unknown, and must be found out.
+/// The server does what each commit asks, but its reply never arrives: the outcome is unknown, and the job must find out.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn reply_lost() {
@@ -127,7 +127,7 @@ fn reply_lost() {
     eprintln!("{commits} commits whose first reply was lost, exact");
 }
 
-/// A store that is there and often fails, in reads and in writes, before and after it has done what it was asked.
+/// A store that often fails, in reads and in writes, before and after it has done what was asked.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn flaky_store() {

@@ -1,4 +1,4 @@
-//! Traffic of known records: what Kafka has acknowledged is written down, with its offset.
+//! Traffic of known records: whatever Kafka has acknowledged is noted, with its offset.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,20 +19,20 @@ use super::job::Scene;
 use super::kafka;
 use super::servers::{root, servers};
 
-/// Records in Kafka: (partition, offset) → line of the file that `tests/e2e_check.py` reads.
+/// Records in Kafka: from (partition, offset) to a line of the file that `tests/e2e_check.py` reads.
 #[derive(Default)]
 pub(super) struct Sent {
     pub(super) records: BTreeMap<(i32, i64), String>,
 }
 
 impl Sent {
-    /// A line for each record: partition, offset, timestamp, md5 of key and value (`-` for null).
+    /// One line for each record: partition, offset, timestamp, and the md5 of key and value (`-` for null).
     pub(super) fn lines(&self) -> String {
         self.records.iter().map(|((partition, offset), rest)| format!("{partition},{offset},{rest}\n")).collect()
     }
 }
 
-/// Writes down what is acknowledged.
+/// Notes what is acknowledged.
 pub(super) struct Deliveries {
     sent: Arc<Mutex<Sent>>,
     acknowledged: Arc<AtomicU64>,
@@ -41,8 +41,8 @@ pub(super) struct Deliveries {
 impl ClientContext for Deliveries {}
 
 impl ProducerContext for Deliveries {
-    /// The timestamp that the record was sent with, ms: of a batch that the broker had already, its answer says another
-    /// one. 0: the broker sets it, and its answer says which.
+    /// The timestamp in ms with which the record was sent. For a batch that the broker had already, its answer has another one. 0 means
+    /// that the broker sets it, and that its answer has it.
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, timestamp_ms: usize) {
@@ -60,7 +60,7 @@ impl ProducerContext for Deliveries {
         };
         let line = format!("{timestamp_ms},{},{}", hash(message.key()), hash(message.payload()));
         let mut sent = self.sent.lock().expect("no panic while locked");
-        // A resent record that the broker had already has no offset in its answer; it follows the one before it.
+        // If a record is sent again and the broker had it already, the answer has no offset; it follows the record before it.
         let last = sent.records.range((message.partition(), 0)..(message.partition() + 1, 0)).next_back();
         let offset = match message.offset() {
             offset if offset >= 0 => offset,
@@ -106,7 +106,7 @@ pub(super) fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
-/// Makes records: web-analytics events with late and broken ones, or lines of an access log.
+/// Makes records: web analytics events including late and broken ones, or lines of an access log.
 pub(super) enum Maker {
     Web(Box<Generator>),
     Lines { lines: Vec<Vec<u8>>, made: usize, partitions: usize },
@@ -145,7 +145,7 @@ impl Maker {
     }
 }
 
-/// A thread that sends.
+/// A thread that sends records.
 pub(super) struct Traffic {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
@@ -153,12 +153,12 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
-    /// At `rate` a second (0: as fast as possible), until it is stopped or `records` are sent.
+    /// Starts to send `rate` records per second (0: as fast as possible), until it is stopped or `records` are sent.
     pub(super) fn start(scene: &Scene, seed: u64, rate: f64, records: u64) -> Traffic {
         Traffic::start_for(scene, seed, 200, rate, records)
     }
 
-    /// The same with a number of customers.
+    /// The same, with a given number of customers.
     pub(super) fn start_for(scene: &Scene, seed: u64, customers: u32, rate: f64, records: u64) -> Traffic {
         let stop = Arc::new(AtomicBool::new(false));
         let acknowledged = Arc::new(AtomicU64::new(0));
@@ -194,13 +194,13 @@ impl Traffic {
         self.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// Ends it and waits until Kafka has all.
+    /// Ends it, and waits until Kafka has acknowledged everything.
     pub(super) fn stop(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         self.finish()
     }
 
-    /// Waits until all records are sent and Kafka has them.
+    /// Waits until all records are sent and acknowledged.
     pub(super) fn finish(mut self) -> u64 {
         let thread = self.thread.take().expect("joined once");
         thread.join().expect("traffic was sent");

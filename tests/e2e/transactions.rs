@@ -37,7 +37,7 @@ fn transactions() {
     scene.drain(2);
     assert_eq!(scene.check_all().rows, 50);
 
-    // Killed and started again behind the marker of an aborted transaction, whose offsets hold no record that can be checked.
+    // Killed, and started again after the marker of an aborted transaction, whose offsets hold no record that could be checked.
     transaction(20);
     producer.commit_transaction(PATIENCE).expect("committed");
     let committed = sent().records.clone();
@@ -48,7 +48,7 @@ fn transactions() {
     scene.drain(1);
     assert_eq!(scene.check_all().rows, 70);
 
-    // One that is still open: a drain ends before it, a later one has its records.
+    // A transaction that is still open: a drain ends before it, and a later one reads its records.
     transaction(40);
     let open = sent().records.clone();
     sent().records.clone_from(&committed);
@@ -61,13 +61,13 @@ fn transactions() {
     assert!(kafka::watermarks(&scene.topic, 0).1 > 0);
 }
 
-/// Markers come a moment after the producer's answer.
+/// Waits for the end offset: markers are written shortly after the producer's answer.
 fn ends_at(scene: &Scene, end: i64) {
     eventually("the transaction's marker", PATIENCE, || (kafka::watermarks(&scene.topic, 0).1 == end).then_some(()));
 }
 
-/// Markers of transactions, and records of aborted ones, are no records: at the end of a log they are neither lag nor, when
-/// retention takes them, a gap. What was archived last is known behind them.
+/// Transaction markers, and records of aborted transactions, are not records. At the end of a log they are not lag, and when retention
+/// deletes them they are not a gap. The last archived record is known even if they follow it.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn markers_at_the_end_are_no_lag_and_no_gap() {
@@ -100,14 +100,14 @@ fn markers_at_the_end_are_no_lag_and_no_gap() {
         assert_eq!(lag(), Some(0));
     };
 
-    // Two records and a marker; retention takes all of them.
+    // Two records and a marker; retention deletes all of them.
     transaction(2, true, 3);
     drains(2);
     assert_eq!((next(), last()), (3, 1));
     kafka::delete_records(&scene.topic, 0, 3);
     drains(2);
 
-    // Aborted at the end: seen while no job runs, then by one, then taken.
+    // Aborted at the end: checked while no job runs, then read past by a job, then deleted by retention.
     transaction(3, false, 7);
     assert_eq!(lag(), Some(0));
     drains(2);
@@ -115,7 +115,7 @@ fn markers_at_the_end_are_no_lag_and_no_gap() {
     kafka::delete_records(&scene.topic, 0, 7);
     drains(2);
 
-    // Aborted in the middle. A record that is not read yet is lag.
+    // Aborted in the middle. A record that was not read yet is lag.
     transaction(3, false, 11);
     transaction(2, true, 14);
     assert!(lag().is_some_and(|lag| lag > 0));
@@ -125,7 +125,7 @@ fn markers_at_the_end_are_no_lag_and_no_gap() {
     drains(4);
     assert_eq!((next(), last()), (16, 12));
 
-    // Retention passes what was not archived: that is a gap, although markers are among it.
+    // Retention deletes records that were not archived: that is a gap, although there are markers among them.
     transaction(2, true, 19);
     kafka::delete_records(&scene.topic, 0, 19);
     let log = scene.run(&["--drain"]).expect_exit(78);
@@ -136,7 +136,7 @@ fn markers_at_the_end_are_no_lag_and_no_gap() {
     assert_eq!((next(), last()), (19, 12));
 }
 
-/// A topic made anew is found although markers lie behind the record that was archived last.
+/// A recreated topic is recognised, although markers follow the record that was archived last.
 #[test]
 #[ignore = "e2e: real Kafka and S3"]
 fn made_anew_behind_markers() {

@@ -1,4 +1,4 @@
-//! The access-log job on lines that were not made for it: 10,000 real ones with known counts, and some written by hand.
+//! The access log job on lines that were not made for it: 10,000 real ones with known counts, and some that were written by hand.
 //!
 //! The real ones are `Common Data Formats/apache_logs` in the public repository elastic/examples (Apache License 2.0). Their
 //! counts were taken with a regular expression over the whole line.

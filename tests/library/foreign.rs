@@ -1,5 +1,5 @@
-//! What other programs do to our tables: each rule of `src/table/foreign.rs` a named case. At a start, in the middle of a run, taken
-//! back, and known from a checkpoint only.
+//! What other programs do to our tables. Each rule of `src/table/foreign.rs` is a named case: at a start, in the middle of a run, after it
+//! was undone, and known only from a checkpoint.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::support::tables::same;
 
 const ENGINE: &str = "Apache-Spark/4.0.1 Delta-Lake/4.0.1";
 
-/// A table with two files, as we leave it.
+/// A table with two files, as a job leaves it.
 struct Scene {
     log: Log,
     state: State,
@@ -45,12 +45,12 @@ impl Scene {
         })
     }
 
-    /// The path of our file of a bucket.
+    /// The path of our file in a bucket.
     fn ours(&self, bucket: usize) -> &str {
         self.state.files.keys().nth(bucket).expect("two files")
     }
 
-    /// Another program commits these actions.
+    /// Commits these actions as another program.
     async fn commit(&self, version: u64, operation: &str, actions: &[Value]) {
         let info = json!({"commitInfo": {"timestamp": 0, "operation": operation, "engineInfo": ENGINE}});
         let lines: Vec<String> = [&info].into_iter().chain(actions).map(Value::to_string).collect();
@@ -131,7 +131,7 @@ fn protocol(text: Value) -> Actions {
     actions(move |_| vec![json!({ "protocol": text })])
 }
 
-/// What no table of ours may say of itself: the table, what another program commits, what must be said.
+/// What no table of ours may have in its own metadata: the table, what another program commits, and what the error must say.
 fn refused_of_itself() -> Vec<(&'static str, Actions, Vec<&'static str>)> {
     let features = |reader: Value, writer: Value| {
         protocol(
@@ -211,7 +211,7 @@ fn refused_of_itself() -> Vec<(&'static str, Actions, Vec<&'static str>)> {
     ]
 }
 
-/// The same of files: these are taken back by restoring the version before.
+/// The same for files. These changes are undone by restoring the version before.
 fn refused_of_files() -> Vec<(&'static str, &'static str, Actions, Vec<&'static str>)> {
     let dv = |table: &'static str, adds_first: bool| {
         actions(move |scene| {
@@ -266,14 +266,14 @@ fn refused_of_files() -> Vec<(&'static str, &'static str, Actions, Vec<&'static 
             actions(|scene| vec![remove(scene.ours(1), false), add("counts", "part-0001", false)]),
             vec!["only Floodmark changes the files of counts", "OPTIMIZE"],
         ),
-        // As many rows, and others.
+        // The same number of rows, but other ones.
         (
             "raw",
             "UPDATE",
             actions(|scene| vec![remove(scene.ours(0), true), add("raw", "part-0001", true)]),
             vec!["UPDATE"],
         ),
-        // No change of data, by its word; but of another number of rows.
+        // It claims not to change data, but has another number of rows.
         ("raw", "OPTIMIZE", actions(|_| vec![add("raw", "part-0001", false)]), vec!["OPTIMIZE"]),
     ]
 }
@@ -294,7 +294,7 @@ async fn what_a_table_may_not_say_of_itself() {
         says(scene.log.refresh(&mut running).await, table, &parts, "in the middle of a run");
         says(scene.loaded().await, table, &parts, "at a start");
         says(scene.log.load_at(2).await, table, &parts, "as an older version");
-        // What it was before can be read, and what it says after it is said anew.
+        // The version before can be read, and the version after gives the same error again.
         same(&scene.log.load_at(1).await.expect("readable").expect("a table"), &scene.state);
         let before = json!({"metaData": serde_json::from_str::<Value>(&scene.state.metadata).expect("JSON")});
         scene
@@ -313,10 +313,10 @@ async fn what_may_not_be_done_to_files_and_how_it_is_taken_back() {
         scene.commit(2, operation, &actions).await;
         says(scene.log.refresh(&mut running).await, table, &parts, "in the middle of a run");
         says(scene.loaded().await, table, &parts, "at a start");
-        // A later commit of theirs does not hide it.
+        // A later commit of the other program does not hide it.
         scene.commit(3, "VACUUM END", &[]).await;
         says(scene.loaded().await, table, &parts, "after another commit");
-        // Restored: what was added goes, what was removed comes back.
+        // Restored: what was added is removed, and what was removed is added again.
         let mut back: Vec<Value> = Vec::new();
         for action in &actions {
             if let Some(added) = action.get("add") {
@@ -358,7 +358,7 @@ async fn what_is_harmless_is_taken_in() {
         assert_eq!(loaded.files.keys().collect::<Vec<_>>(), scene.state.files.keys().collect::<Vec<_>>());
         assert_eq!((loaded.txn("somebody"), loaded.txn("lane/day")), (7, 2));
         assert_eq!(loaded.properties["delta.autoOptimize.optimizeWrite"], "true");
-        // We go on, and keep what was said.
+        // We continue, and keep what was recorded.
         let mut state = loaded;
         scene
             .log
@@ -398,7 +398,7 @@ async fn files_of_raw_may_be_rewritten_and_deleted() {
     }
 }
 
-/// What another program has done is known from its checkpoint only: its commits are cleaned up.
+/// What another program has done is known only from its checkpoint, since its commits were cleaned up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_only_known_from_a_checkpoint() {
     let team = json!({"name": "team", "type": "string", "nullable": true, "metadata": {}});
@@ -435,7 +435,7 @@ async fn what_is_only_known_from_a_checkpoint() {
     }
 }
 
-/// What a checkpoint says of protocol or columns is never passed over because it is written in another way.
+/// What a checkpoint says about protocol or columns is never ignored because it is written in another way.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_checkpoint_of_another_shape_is_damaged() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -485,7 +485,7 @@ async fn a_checkpoint_in_several_parts_is_refused() {
     assert!(matches!(&refused, Err(TableError::Invalid(said)) if said.contains("several parts")), "{refused:?}");
 }
 
-/// Another program's table beside ours can be looked at, but not where it would be misread.
+/// Another program's table beside ours can be read, but not where it would be misread.
 #[tokio::test]
 async fn tables_of_others_follow_the_protocol_only() {
     let log = Log::new(&Root::on(Arc::new(InMemory::new())), "other");
@@ -496,7 +496,7 @@ async fn tables_of_others_follow_the_protocol_only() {
     assert!(matches!(scene.loaded().await, Err(TableError::Invalid(_))));
 }
 
-/// A job runs while another program commits: refused with 78 as soon as it is met, and the next start says the same.
+/// A job runs while another program commits. It ends with 78 as soon as it meets the commit, and the next start reports the same.
 #[test]
 fn a_running_job_ends_with_78_and_so_does_the_next_start() {
     let mut world = World::new("epoch_seconds = 1");
@@ -517,14 +517,14 @@ fn a_running_job_ends_with_78_and_so_does_the_next_start() {
     };
     refused(running.end());
     refused(world.start(1, world.store()).end());
-    // Taken back, it goes on and is exact.
+    // When that is undone, it continues and is exact.
     let back = scene.state.files.values().map(|file| add_of(file, true)).collect::<Vec<_>>();
     block_on(scene.commit(scene.state.version + 2, "RESTORE", &back));
     world.start(1, world.store()).ends_in_order(Request::Drain);
     world.is_exact();
 }
 
-/// Files of the archive are rewritten by another program while a job runs and while none does: nothing is lost or doubled.
+/// Another program rewrites files of the archive, while a job runs and while none does: nothing is lost or doubled.
 #[test]
 fn an_archive_that_another_program_rewrites_is_read_on() {
     let mut world = World::new("epoch_seconds = 1");

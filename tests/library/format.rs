@@ -1,6 +1,6 @@
-//! Tables that earlier builds have left, kept in `tests/data/format-<N>`: they open, a job goes on in them, and they verify.
+//! Tables of earlier builds, kept in `tests/data/format-<N>`: they open, a job continues in them, and `verify` finds them exact.
 //!
-//! `tests/data/format.py` has made them. A build that lays tables out anew adds a folder, and keeps these.
+//! They were made by `tests/data/format.py`. A build with another table layout adds a folder, and keeps the existing ones.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,7 +54,7 @@ fn load(store: &Arc<InMemory>, table: &str) -> State {
     block_on(Log::new(&root, table).load()).expect("it opens").expect("a table")
 }
 
-/// The script as a topic that says which record was read last, as Kafka's did in these tables.
+/// The script as a topic that reports which record was read last, as Kafka did for these tables.
 struct Topic(Script);
 
 struct Share(Box<dyn RecordSource>);
@@ -136,12 +136,12 @@ fn tables_of_every_format_open_go_on_and_verify() {
         for state in [&raw_after, &counts_after] {
             assert_eq!(state.properties[FORMAT], FORMAT_NEWEST.to_string());
         }
-        // Of the old files only these columns have bounds, so only by them may readers skip files.
+        // In the old files only these columns have bounds, so readers may only skip files by them.
         let columns = |state: &State| state.properties["delta.dataSkippingStatsColumns"].clone();
         assert_eq!(columns(&raw_after), "epoch,ingested_at,kafka_partition,kafka_offset,event_time");
         assert_eq!(columns(&counts_after), "customer_id,window_start,window_end,event_count");
 
-        // What was counted stays, and two events come to it: six windows of `total`, hour and day of `action`.
+        // What was counted stays, and two events are added: six windows of `total`, and hour and day of `action`.
         let mut cells_after = cells(&store, &counts_after);
         for (cell, count) in cells_before {
             let after = cells_after.remove(&cell).unwrap_or(0) - count;

@@ -1,7 +1,7 @@
-//! `jobs/README.md` against the code that reads job files: every key, its default, its range and its choices, in both directions.
+//! Compares `jobs/README.md` with the code that reads job files: every key, its default, its range and its choices, in both directions.
 //!
-//! What the code knows is read from its own messages: an unknown key is answered with all known ones, a wrong number with its range,
-//! a wrong word with the right ones.
+//! What the code accepts is read from its own messages: the error for an unknown key lists all known ones, that for a wrong number has the
+//! range, and that for a wrong word has the right ones.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use floodmark::model::Lane;
 
 const PAPER: &str = include_str!("../../jobs/README.md");
 
-/// The shortest job, a key on each line; more lines can follow.
+/// The shortest job, with one key on each line; more lines can follow.
 const JOB: &str = r#"name = "short"
 source.topics = ["events"]
 source.kafka."bootstrap.servers" = "127.0.0.1:9092"
@@ -21,7 +21,7 @@ event.event_time.pointer = "/time"
 event.fields.action.pointer = "/action"
 "#;
 
-/// A section of the paper: its heading, and how the code's keys are named; NAME is one of `names`.
+/// A section of the README: its heading, and the prefix of its keys in the code, where NAME is one of `names`.
 struct Section {
     heading: &'static str,
     path: &'static str,
@@ -52,7 +52,7 @@ struct Row {
     text: &'static str,
 }
 
-/// The part under a heading of the third level.
+/// The part of the README under a heading of the third level.
 fn part(heading: &str) -> &'static str {
     let (_, rest) = PAPER.split_once(&format!("\n### {heading}\n")).unwrap_or_else(|| panic!("no heading {heading}"));
     rest.split("\n## ").next().and_then(|rest| rest.split("\n### ").next()).unwrap_or(rest)
@@ -76,7 +76,7 @@ fn parse(text: &str) -> Result<Job, JobError> {
     Job::parse(text, "job.toml", &|_| None)
 }
 
-/// What would have been right in place of the last lines of a job.
+/// What the error expects in place of the last lines of a job.
 fn expected(job: &str) -> String {
     match parse(job) {
         Err(JobError::Invalid(fault)) => fault.expected,
@@ -84,14 +84,14 @@ fn expected(job: &str) -> String {
     }
 }
 
-/// The words of `one of a, b; did you mean …`.
+/// The words in `one of a, b; did you mean …`.
 fn one_of(expected: &str) -> BTreeSet<&str> {
     let list = expected.strip_prefix("one of ").unwrap_or_else(|| panic!("{expected:?}"));
     list.split([';', '(']).next().unwrap_or_default().trim().split(", ").collect()
 }
 
 impl Section {
-    /// The paths that the section stands for.
+    /// The paths of the keys of this section.
     fn paths(&self) -> Vec<String> {
         match self.names {
             [] => vec![self.path.to_owned()],
@@ -124,7 +124,7 @@ fn every_key_is_documented_and_no_other() {
     }
 }
 
-/// A default that is written out changes nothing, and another value does.
+/// Writing out a default changes nothing, and writing another value does.
 #[test]
 fn defaults_are_those_of_the_code() {
     let job = parse(JOB).expect("right");
@@ -155,7 +155,7 @@ fn defaults_are_those_of_the_code() {
         }
     }
     assert_eq!(checked, 20);
-    // A longer epoch makes an idle one longer, as its row says.
+    // A longer epoch also makes an idle epoch longer, as its row says.
     let settings = parse(&format!("{JOB}settings.epoch_seconds = 90")).expect("right").settings;
     assert_eq!(settings.idle_epoch_seconds, 90);
 }
@@ -173,13 +173,13 @@ fn keys_are_required_as_documented() {
             assert!(matches!(parse(&job), Err(JobError::Invalid(_))), "{path} may be left out");
         }
     }
-    // Of these one must be there.
+    // One of these must be present.
     for path in ["event.customer.", "event.event_time.", "event.fields.action."] {
         assert!(parse(&format!("{}{path}transform = [\"lower_case\"]", without(path))).is_err(), "{path}");
     }
 }
 
-/// The range of every integer, and the words of every choice, as the code gives them when it is asked for something else.
+/// The range of every integer, and the words of every choice, as the errors of the code give them.
 #[test]
 fn ranges_and_choices_are_those_of_the_code() {
     let (mut ranges, mut choices) = (0, 0);
@@ -203,7 +203,7 @@ fn ranges_and_choices_are_those_of_the_code() {
                             .into_iter()
                             .filter(|word| !row.values.contains(&format!("\"{word}\"")))
                             .collect();
-                        // A pattern may follow the words.
+                        // A pattern may also be given instead of the words.
                         assert!(missing.iter().all(|word| word.starts_with("or ")), "{key}: {missing:?}");
                         choices += 1;
                     }
@@ -214,7 +214,7 @@ fn ranges_and_choices_are_those_of_the_code() {
     assert_eq!((ranges, choices), (18, 5));
 }
 
-/// Refused properties of Kafka's client are those that the paper names.
+/// The properties of Kafka's client that are refused are the ones that the README names.
 #[test]
 fn properties_that_are_refused_are_named() {
     let (_, list) = part("`[source.kafka]`").split_once("Four properties are refused").expect("the sentence");

@@ -1,10 +1,10 @@
-//! The order of the modules: `src/lib.rs` lists them from the ground up, as `src/replay/mod.rs` does for its rooms, and none uses one
-//! that follows it.
+//! The order of the modules: `src/lib.rs` and `src/replay/mod.rs` list them from the bottom up, and no module uses one that is listed after
+//! it.
 
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
 
-/// The files of a module, but for those that hold only its tests.
+/// The files of a module, except those that hold only its tests.
 fn files_of(path: &Path) -> Vec<PathBuf> {
     if !path.is_dir() {
         return vec![path.with_extension("rs")];
@@ -14,14 +14,14 @@ fn files_of(path: &Path) -> Vec<PathBuf> {
     sources.flat_map(|path| if path.is_dir() { files_of(&path) } else { vec![path] }).collect()
 }
 
-/// What is compiled into the product: no comments, no unit tests.
+/// The code of a file without comments and unit tests.
 fn product_of(file: &Path) -> String {
     let text = read_to_string(file).expect("a source file");
     let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     product.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
-/// Uses of modules that come later in the list which the file `root` has of the modules in `folder`; there are at least so many.
+/// The uses of modules that are listed later in the file `root` of `folder`; at least `least` modules must be listed.
 fn upwards(folder: &Path, root: &str, prefix: &str, least: usize) -> Vec<String> {
     let list = read_to_string(folder.join(root)).expect("a list of modules");
     let modules: Vec<&str> = list.lines().filter_map(|line| line.strip_prefix("pub mod ")?.split(';').next()).collect();

@@ -1,7 +1,7 @@
-//! The protocol of a table's log, each promise a named case: who wins, what is known after a lost reply, who is fenced, what
-//! a start reads; and that delta-rs reads what we write and we read what it writes.
+//! The protocol of a table's log, with each promise as a named case: who wins, what is known after a lost reply, who is fenced, and what a
+//! start reads; and that delta-rs can read what we write, and we can read what it writes.
 //!
-//! Promise 6 of src/README.md (one writer wins) rests on these cases.
+//! Promise 6 of src/README.md (one writer wins) depends on these cases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -42,7 +42,7 @@ async fn created(log: &Log) -> State {
     log.load_or_create(&definition(), NOW_MS).await.expect("a table")
 }
 
-/// A store with faults, the log on it, and its table as it was made.
+/// A store with faults, the log on it, and its new table.
 async fn faulty() -> (Faulty, Log, State) {
     let store = Faulty::new(memory());
     let log = log_on(&(Arc::new(store.clone()) as Arc<dyn ObjectStore>));
@@ -72,7 +72,7 @@ async fn commit(log: &Log, state: &mut State, change: &Commit) -> Result<(), Tab
     log.commit(state, change, "TEST", NOW_MS).await
 }
 
-/// Commits whatever it takes.
+/// Commits, with as many tries as needed.
 async fn insist(log: &Log, state: &mut State, change: &Commit) {
     while let Err(error) = commit(log, state, change).await {
         assert!(matches!(error, TableError::Lost { .. }), "{error}");
@@ -91,7 +91,7 @@ async fn entries(store: &Arc<dyn ObjectStore>) -> Vec<String> {
     names
 }
 
-/// `state` is what anybody reads who comes now.
+/// Checks that `state` is what a new reader finds.
 async fn is_what_is_there(log: &Log, state: &State) {
     same(&log.load().await.expect("readable").expect("a table"), state);
 }
@@ -151,7 +151,7 @@ async fn nothing_is_lost_or_doubled_among_many_writers() {
     assert_eq!(state.txns.len(), WRITERS * COMMITS);
 }
 
-/// The store answers `AlreadyExists` to the repetition: by our own first try.
+/// The store answers the retry with `AlreadyExists`, because our first try succeeded.
 #[tokio::test]
 async fn a_lost_reply_is_recognised_as_ours() {
     let (store, log, mut state) = faulty().await;
@@ -163,7 +163,7 @@ async fn a_lost_reply_is_recognised_as_ours() {
     commit(&log, &mut state, &adding("next")).await.expect("goes on");
 }
 
-/// The reply is lost, and then nothing can be read either: ours all the same.
+/// The reply is lost, and then nothing can be read either; the commit is still recognised as ours.
 #[tokio::test]
 async fn a_lost_reply_before_an_outage_is_recognised_as_ours() {
     let (store, log, mut state) = faulty().await;
@@ -211,7 +211,7 @@ async fn a_rival_between_failure_and_retry_wins() {
     commit(&log, &mut state, &adding("ours")).await.expect("on top of theirs");
 }
 
-/// A rival that changes the very same thing writes other bytes, so it is not taken for us.
+/// A rival that makes the same change writes other bytes, so its commit is not taken for ours.
 #[tokio::test]
 async fn a_rival_with_the_same_change_is_not_taken_for_us() {
     let (store, log, mut state) = faulty().await;
@@ -242,7 +242,8 @@ async fn generations_are_handed_out_once() {
     assert_eq!(generations, (1..=16).collect());
 }
 
-/// The number that `raw` gave out is taken to `counts`. Whoever comes late with a lower one ends, and leaves the newer writer alone.
+/// The number that `raw` gave out is used for `counts`. A writer that comes late with a lower number ends, and does not disturb the newer
+/// one.
 #[tokio::test]
 async fn a_fence_with_a_number_that_is_passed_ends_us_and_nobody_else() {
     let (store, log, mut state) = faulty().await;
@@ -283,7 +284,7 @@ async fn a_fenced_zombie_can_not_commit() {
     is_what_is_there(&log, &newer).await;
 }
 
-/// delta-rs and the protocol would let it pass: so it is looked at before anything is written.
+/// delta-rs and the protocol would permit it, so it is checked before anything is written.
 #[tokio::test]
 async fn a_removal_of_a_file_that_is_not_live_is_refused() {
     let (store, log, mut state) = faulty().await;
@@ -328,7 +329,7 @@ async fn a_refresh_waits_while_the_store_is_away() {
     assert!(matches!(log.refresh(&mut state).await, Err(TableError::Storage { .. })), "denied");
 }
 
-/// A start reads a table that may be away: it tries a few times, and then says so.
+/// A start reads a table whose store may be away: it tries a few times, and then reports that.
 #[tokio::test]
 async fn a_start_tries_a_read_a_few_times() {
     let (store, log, mut state) = faulty().await;
@@ -379,7 +380,7 @@ async fn a_file_is_written_when_the_store_is_back() {
 async fn a_table_with_other_columns_is_refused() {
     let store = memory();
     let log = Log::new(&Root::on(store), "raw");
-    // Somebody else makes a table in the place of ours: whoever made it, it is not opened.
+    // Another process makes a table in place of ours: whoever made it, it is not opened.
     for definition in [definition(), raw::definition()] {
         let refused = log.load_or_create(&definition, NOW_MS).await;
         let Err(TableError::Invalid(said)) = refused else { panic!("{refused:?}") };
@@ -414,7 +415,7 @@ async fn a_damaged_entry_is_named() {
     assert!(matches!(&found, Err(TableError::Corrupt { what, .. }) if what.contains("version 1")), "{found:?}");
 }
 
-/// 230 commits with files that come and go, transactions and a fence; returns the state that the commits led to.
+/// 230 commits with files that are added and removed, transactions and a fence. Returns the state after them.
 async fn long_life(log: &Log) -> State {
     let mut state = created(log).await;
     log.fence(&mut state, 0, NOW_MS).await.expect("fenced");
@@ -430,7 +431,7 @@ async fn long_life(log: &Log) -> State {
     state
 }
 
-/// Checkpoints are written beside the commits; this waits for the one that must come.
+/// Checkpoints are written concurrently with commits; this waits for the one that must appear.
 async fn checkpointed(store: &Arc<dyn ObjectStore>, version: u64) {
     let path = Path::from("counts/_delta_log/_last_checkpoint");
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -462,7 +463,7 @@ async fn checkpoint_is_as_good_as_the_log(store: Arc<dyn ObjectStore>, log: Log)
     assert_eq!(counts::buckets(&loaded).expect("pinned"), BUCKETS);
     commit(&log, &mut loaded, &adding("after")).await.expect("goes on");
     is_what_is_there(&log, &loaded).await;
-    // The newest checkpoint's own json is gone too: it is not needed.
+    // The JSON of the newest checkpoint's own version is also gone: it is not needed.
     store.delete(&Path::from(entry(200))).await.expect("deleted");
     is_what_is_there(&log, &loaded).await;
 }
@@ -522,7 +523,7 @@ fn ours(state: &State) -> BTreeSet<String> {
 async fn delta_rs_reads_what_we_write_and_we_read_what_it_writes() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let root = Root::open(folder.path().to_str().expect("UTF-8"), &BTreeMap::new()).expect("a root");
-    // Not counts: there another program may not add rows.
+    // Not `counts`, since no other program may add rows there.
     let log = Log::new(&root, "other");
     let url = root.table("other").1;
     let mut state = created(&log).await;
@@ -580,7 +581,7 @@ async fn delta_rs_reads_what_we_write_and_we_read_what_it_writes() {
     let loaded = log.load().await.expect("readable").expect("a table");
     same(&loaded, &state);
 
-    // And we go on after it, and it after us.
+    // We continue after its commit, and it continues after ours.
     let remove = loaded.files.values().find(|file| file.partition["bucket"] == "3").cloned();
     let mut state = loaded;
     commit(&log, &mut state, &Commit { remove: remove.into_iter().collect(), ..adding("last") })

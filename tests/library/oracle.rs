@@ -1,12 +1,12 @@
 //! The oracle: a plain `BTreeMap` recount of generated disorder, lateness and garbage, compared with every committed version.
 //!
-//! The whole live job runs in this process, over a store in memory, a scripted topic and a clock that the test holds; it is
-//! crashed at chosen durable steps, stopped, and started again with other numbers of workers. What belongs to which epoch is
-//! read from `raw`; what must be counted is known to the test, which wrote the records, and is summed a second time here,
-//! with arithmetic of its own. Failing seeds are kept in `oracle.proptest-regressions`.
+//! The whole live job runs in this process, on a store in memory, a scripted topic, and a clock that the test controls. It is crashed at
+//! chosen durable steps, stopped, and started again with other numbers of workers. Which record belongs to which epoch is read from `raw`.
+//! What must be counted is known to the test, which wrote the records, and is summed a second time here, with separate arithmetic. Failing
+//! seeds are kept in `oracle.proptest-regressions`.
 //!
-//! Promises of src/README.md shown here: 1 (every version is a recount), 2 (the tables are the state), 3 (nothing is too late) and
-//! 4 (nothing is lost).
+//! Promises of src/README.md shown here: 1 (every version is a recount), 2 (the tables are the state), 3 (nothing is too late) and 4
+//! (nothing is lost).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Display, Formatter};
@@ -73,13 +73,13 @@ granularities = ["minute", "hour", "day", "week"]
 granularities = ["hour", "month", "year"]
 "#;
 
-/// Another logic's: what it counts instead. (Not a longer grace: with that `complete_until` goes back, as it must.)
+/// What another logic counts instead. (It does not have a longer grace: with that, `complete_until` would rightly go back.)
 const OTHER: [(&str, &str); 2] = [
     (r#"["minute", "hour", "day", "week"]"#, r#"["hour", "day"]"#),
     (r#"["hour", "month", "year"]"#, r#"["minute", "hour", "week", "month", "year"]"#),
 ];
 
-/// What each of the two counts: a second time.
+/// What each of the two logics counts, written a second time.
 const COUNTED: [[(&str, &[&str]); 3]; 2] = [
     [
         ("total", &["minute", "hour", "day", "week", "month", "year"]),
@@ -93,7 +93,7 @@ const COUNTED: [[(&str, &[&str]); 3]; 2] = [
     ],
 ];
 
-/// Seconds between publishes of minute, hour, day, late, coarse: together, on two tracks that meet in late records, as by default.
+/// Seconds between publishes of minute, hour, day, late and coarse: all together, or on two tracks that share late records, as by default.
 const PACES: [[u64; 5]; 4] = [[0; 5], [0, 30, 30, 90, 90], [0, 60, 0, 0, 300], [0, 300, 300, 900, 900]];
 
 /// How a job runs.
@@ -130,12 +130,12 @@ enum Step {
         after: bool,
         workers: usize,
     },
-    /// In order, which levels the lanes; with one of the two logics.
+    /// Stops in order, which levels the lanes, and starts with one of the two logics.
     Restart {
         workers: usize,
         logic: usize,
     },
-    /// Dies, and starts again with other bounds: what is to be fed may exceed them.
+    /// Dies, and starts with other limits: what has to be fed may exceed them.
     Bounds {
         steps: i64,
         workers: usize,
@@ -145,7 +145,7 @@ enum Step {
     Compact,
 }
 
-/// What must become of a record.
+/// The expected outcome of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Expected {
     Counted { customer: String, time: i64, values: BTreeMap<&'static str, String> },
@@ -154,7 +154,7 @@ enum Expected {
 }
 
 impl Sent {
-    /// The record as it is sent at `now`, and what must become of it.
+    /// The record as it is sent at `now`, and its expected outcome.
     fn record(&self, now: i64) -> (ScriptRecord, Expected) {
         let (customer, action, country, minutes, ms, as_text, stamped) = match *self {
             Sent::Event { customer, action, country, minutes, ms, as_text, stamped } => {
@@ -215,7 +215,7 @@ fn shortened(value: &str) -> String {
 #[derive(Debug)]
 struct Mortal {
     inner: Arc<InMemory>,
-    /// Writes left; below zero it is dead.
+    /// How many writes are left; below zero it is dead.
     left: AtomicI64,
     after: std::sync::atomic::AtomicBool,
 }
@@ -296,7 +296,7 @@ struct World {
     sent: BTreeMap<(i32, i64), Option<Vec<u8>>>,
     next: Vec<i64>,
     pace: Pace,
-    /// Which logic counts from which epoch on.
+    /// The logics by the epoch from which on they count.
     logics: BTreeMap<i64, usize>,
 }
 
@@ -322,7 +322,7 @@ impl World {
         }
     }
 
-    /// The logic of the job's next start, while all lanes are level.
+    /// Changes the logic of the job's next start, while all lanes are level.
     fn change_logic(&mut self, logic: usize) {
         let raw = versions(&self.inner, "raw").pop().map_or(BTreeMap::new(), |version| version.txns);
         if self.logic(i64::MAX) != logic {
@@ -346,7 +346,7 @@ impl World {
         job.settings.publish_seconds = self.pace.publish_seconds;
         job.settings.pending_bytes_max = self.pace.pending_bytes_max;
         job.settings.epoch_bytes = self.pace.epoch_bytes;
-        // Every version is looked at in the end: no file may go before.
+        // Every version is checked at the end, so no file may be deleted before.
         job.settings.dead_files_keep_hours = 8784;
         let live = Live {
             job,
@@ -375,13 +375,13 @@ impl World {
         self.clock.set(self.now);
     }
 
-    /// Merges small files of the archive beside the job, as `floodmark table compact` does; how many.
+    /// Merges small files of the archive beside the job, as `floodmark table compact` does; returns how many.
     fn compact(&self) -> u64 {
         let root = Root::on(Arc::clone(&self.inner) as Arc<dyn ObjectStore>);
         let clock = Clock::Manual(self.clock.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let done = runtime.block_on(compact(&root, 1 << 20, &clock, |_| {}));
-        // A job that commits beside it may win too often: then it is left to the next time.
+        // A job that commits concurrently may win too often; then the merge is left to the next time.
         done.map_or(0, |done| done.files)
     }
 
@@ -415,7 +415,7 @@ impl Running {
         self.thread.join().expect("no panic").expect("an orderly end");
     }
 
-    /// Kills the job at its next durable steps but `steps`, and moves the clock until that has happened.
+    /// Lets the job make `steps` more durable steps and kills it at the next one, and moves the clock until that has happened.
     fn crash(self, world: &mut World, steps: i64, after: bool) {
         self.store.after.store(after, Ordering::SeqCst);
         self.store.left.store(steps, Ordering::SeqCst);
@@ -441,7 +441,7 @@ fn get(store: &InMemory, path: &str) -> Option<Bytes> {
     block_on(async { store.get(&Path::from(path)).await.ok()?.bytes().await.ok() })
 }
 
-/// All versions of a table, by replaying its log.
+/// All versions of a table, made by replaying its log.
 fn versions(store: &InMemory, table: &str) -> Vec<Version> {
     let mut versions = Vec::new();
     let mut version = Version::default();
@@ -481,7 +481,7 @@ fn rows(store: &InMemory, path: &str) -> Vec<RecordBatch> {
 
 type CellKey = (&'static str, String, String, i64, String);
 
-/// The cells of a version; checks order, window_end, period and bucket on the way.
+/// The cells of a version. Also checks order, window_end, period and bucket.
 fn cells(store: &InMemory, version: &Version) -> BTreeMap<CellKey, i64> {
     let mut cells = BTreeMap::new();
     let mut periods: BTreeMap<(&'static str, String), Vec<String>> = BTreeMap::new();
@@ -495,7 +495,7 @@ fn cells(store: &InMemory, version: &Version) -> BTreeMap<CellKey, i64> {
             "year" => ("year", &["%Y"][..]),
             other => panic!("granularity {other}"),
         };
-        // Every window's own label begins with its file's period; so live files overlap where one label begins with another.
+        // The label of every window begins with its file's period, so live files overlap if one label begins with another.
         let place = (granularity, partition["bucket"].clone());
         for other in periods.entry(place).or_default().iter() {
             let period: &String = &partition["period"];
@@ -533,8 +533,8 @@ fn cells(store: &InMemory, version: &Version) -> BTreeMap<CellKey, i64> {
     cells
 }
 
-/// The rows of `raw` as (partition, offset) → (epoch, ingested_at); checks that each record is there once, with its bytes and
-/// the right outcome.
+/// The rows of `raw` as (partition, offset) → (epoch, ingested_at). Also checks that each record is there once, with its bytes and the
+/// right outcome.
 fn archive(store: &InMemory, world: &World) -> BTreeMap<(i32, i64), (i64, i64)> {
     let mut archive = BTreeMap::new();
     let newest = versions(store, "raw").pop().expect("raw has a version");
@@ -653,7 +653,7 @@ fn play(partitions: usize, workers: usize, pace: Pace, steps: &[Step]) {
                 }
             }
             Step::Advance(us) => {
-                // Let the job see what was pushed, so that epochs are cut between pushes; then time passes.
+                // The job must first read what was pushed, so that epochs are cut between pushes; then time passes.
                 let sent = world.sent.len() as i64 - world.archived();
                 let read = |job: &Running| job.progress.read.load(Ordering::Relaxed) as i64;
                 let before = read(&job);
@@ -664,7 +664,7 @@ fn play(partitions: usize, workers: usize, pace: Pace, steps: &[Step]) {
                 if *us >= 60 * SECOND {
                     let published = |job: &Running| job.progress.published_minute.load(Ordering::Relaxed);
                     let before = published(&job);
-                    // A job that is still starting opens its first epoch later than this: time goes on for it.
+                    // A job that is still starting opens its first epoch later than this, so time must continue for it.
                     job.wait("an epoch", |job| {
                         world.advance(SECOND / 10);
                         published(job) > before
@@ -692,7 +692,7 @@ fn play(partitions: usize, workers: usize, pace: Pace, steps: &[Step]) {
     world.start(workers).end(Request::Drain);
     assert_eq!(world.archived(), world.sent.len() as i64, "promise 4: every record is archived");
     check_every_version(&world);
-    // All lanes stand where raw stands: the last version is a recount of everything.
+    // All lanes are at the epoch of `raw`: the last version is a recount of everything.
     let raw = versions(&world.inner, "raw").pop().expect("raw").txns["epoch"];
     let counts = versions(&world.inner, "counts").pop().expect("counts").txns;
     for lane in ["minute", "hour", "day", "late", "coarse"] {
@@ -727,7 +727,7 @@ fn sent() -> impl Strategy<Value = Sent> {
     prop_oneof![12 => event, 1 => (0..GARBAGE.len()).prop_map(Sent::Garbage), 1 => Just(Sent::Null)]
 }
 
-/// Mostly now, often some minutes or hours ago, seldom days ago or ahead.
+/// Mostly now, often some minutes or hours ago, seldom days ago or in the future.
 fn minutes() -> impl Strategy<Value = i64> {
     prop_oneof![6 => -2..=0_i64, 3 => -200..=0_i64, 1 => -40_000..=0_i64, 1 => 0..=1500_i64]
 }
@@ -746,7 +746,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Enough; for a few records; for none.
+/// Enough; enough for a few records; enough for none.
 fn pending_bytes_max() -> impl Strategy<Value = u64> {
     prop::sample::select(vec![512 << 20, 40_000, 4096, 1])
 }
@@ -771,7 +771,7 @@ proptest! {
     }
 }
 
-/// The same records, at 1, 2 and 4 workers and with other epochs, give the same cells in the end.
+/// The same records give the same final cells with 1, 2 and 4 workers and with other epochs.
 #[test]
 fn promise_2_nothing_depends_on_the_number_of_workers() {
     let mut finals = Vec::new();
@@ -790,7 +790,7 @@ fn promise_2_nothing_depends_on_the_number_of_workers() {
             };
             world.push(index % 3, &sent);
             if index % cut == cut - 1 {
-                // The clock stays within a minute, so that lateness, and with it the lanes, is the same for all.
+                // The clock stays within a minute, so that lateness, and with it the lane, is the same for all.
                 job.end(Request::Stop);
                 job = world.start(workers);
             }
@@ -804,7 +804,7 @@ fn promise_2_nothing_depends_on_the_number_of_workers() {
     assert_eq!(finals[0], finals[2]);
 }
 
-/// A record for a window that closed a month ago is one more update.
+/// A record for a window that ended a month ago is just one more update.
 #[test]
 fn promise_3_nothing_is_too_late() {
     let event =
@@ -821,8 +821,8 @@ fn promise_3_nothing_is_too_late() {
     assert_eq!(cells[&("minute", "a".to_owned(), "total".to_owned(), old, String::new())], 2);
 }
 
-/// Late records reach segments of every granularity after they were sealed, while others are sealed and the archive's files are
-/// merged, through crashes; and with lanes apart no version is ever wrong.
+/// Late records reach segments of every granularity after they were sealed, while others are being sealed and files of the archive are
+/// being merged, through crashes; and with lanes at different epochs, no version is ever wrong.
 #[test]
 fn promise_3_late_records_reach_sealed_segments() {
     const HOUR: i64 = 60 * MINUTE;
@@ -830,7 +830,7 @@ fn promise_3_late_records_reach_sealed_segments() {
     for (publish_seconds, workers) in [(PACES[0], 1), (PACES[1], 2), (PACES[2], 4)] {
         let mut world = World::new(2, Pace { publish_seconds, ..DEFAULT });
         let mut job = world.start(workers);
-        // A step's length, and how old the late records of the step are.
+        // The length of a step, and how old the late records of the step are.
         let steps: [(i64, &[i64]); 9] = [
             (10 * MINUTE, &[0, 1]),
             (10 * MINUTE, &[0, 9, 12]),
@@ -854,7 +854,7 @@ fn promise_3_late_records_reach_sealed_segments() {
             let all = world.sent.len() as u64;
             let read_before = world.archived() as u64;
             job.wait("reading", |job| job.progress.read.load(Ordering::Relaxed) >= all - read_before.min(all));
-            // Several epochs in each step, so that slow lanes come in, and files are many before they are sealed.
+            // Several epochs in each step, so that slow lanes are published, and there are many files before they are sealed.
             for _ in 0..4 {
                 world.advance(length / 4);
                 let published = |job: &Running| job.progress.published_minute.load(Ordering::Relaxed);
@@ -869,7 +869,7 @@ fn promise_3_late_records_reach_sealed_segments() {
                 job = world.start(1 + number % 4);
             }
         }
-        // The job merges files of its archive meanwhile.
+        // Meanwhile the job merges files of its archive.
         job.wait("files of the archive are merged", |_| {
             world.advance(10 * SECOND);
             let is_merged = |path: &String| path.contains("-compact-");
@@ -878,7 +878,7 @@ fn promise_3_late_records_reach_sealed_segments() {
         job.end(Request::Stop);
         world.start(2).end(Request::Drain);
         check_every_version(&world);
-        // Minutes and hours were in files of each length: the ladder was climbed.
+        // Minutes and hours were in files of every length: every step of the ladder was reached.
         let labels: BTreeSet<_> = (versions(&world.inner, "counts").iter())
             .flat_map(|version| version.files.values())
             .map(|file| (file["granularity"].clone(), file["period"].len()))
@@ -912,12 +912,12 @@ fn promise_4_nothing_is_lost() {
     job.wait("reading", |job| job.progress.read.load(Ordering::Relaxed) == 200);
     job.crash(&mut world, 6, true);
     world.start(1).end(Request::Drain);
-    // Bytes and outcomes are compared with what was sent on the way.
+    // Bytes and outcomes are compared there with what was sent.
     assert_eq!(archive(&world.inner, &world).len(), 200);
     check_every_version(&world);
 }
 
-/// A second copy takes the tables; the first can not commit any more, says so, and stops.
+/// A second copy takes over the tables. The first can no longer commit, reports that, and stops.
 #[test]
 fn promise_6_one_writer_wins() {
     let mut world = World::new(1, DEFAULT);
@@ -944,9 +944,9 @@ fn promise_6_one_writer_wins() {
     check_every_version(&world);
 }
 
-/// Lanes far behind the archive and far apart, and a budget for a few records: the archive is fed and published in portions, oldest
-/// first, and a kill after any of its steps is made good by the next start, whatever its budget. No version is ever wrong, pending
-/// bytes stay within the budget and what one epoch makes, and the feeding closes epochs by bytes while the clock stands.
+/// The lanes are far behind the archive and far apart, and the budget is enough for a few records. The archive is fed and published in
+/// portions, oldest first, and after a kill at any step the next start completes it, whatever its budget. No version is ever wrong; pending
+/// bytes stay within the budget plus what one epoch makes; and the feeding closes epochs by bytes while the clock does not move.
 #[test]
 fn promise_1_holds_while_the_archive_is_fed_in_portions() {
     const EPOCHS: usize = 24;
@@ -992,7 +992,7 @@ fn promise_1_holds_while_the_archive_is_fed_in_portions() {
             while !job.thread.is_finished() {
                 assert!(Instant::now() < deadline, "it hangs, lanes {:?}", lanes(&world));
                 let pending = || job.progress.pending_bytes.each_ref().map(|bytes| bytes.load(Ordering::Relaxed));
-                // Bytes per lane are changed, and read, one after the other.
+                // The bytes of the lanes are changed, and read, one after the other.
                 let found = pending();
                 let sum = found.into_iter().fold(0, u64::wrapping_add);
                 if found == pending() && sum <= u64::MAX / 2 {

@@ -1,5 +1,5 @@
-//! A thread or task that panics is never silently gone: the job ends within a bound, as failed, with what was said; or, where nothing
-//! is lost with it, it is tried again. On the code of before, most of these hang.
+//! A thread or task that panics is always noticed: the job ends as failed within a time limit, with the message of the panic; or, if
+//! nothing is lost by it, the work is tried again. With the code before this rule, most of these tests hang.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -32,7 +32,7 @@ fn world() -> World {
     world
 }
 
-/// A job that reads one more record and meets `fault` as it publishes ends as failed, with `what`; the next start loses nothing.
+/// A job that reads one more record and meets `fault` while it publishes ends as failed, with `what`; the next start loses nothing.
 fn fails(workers: usize, fault: impl FnOnce(&Faulty), what: &str) {
     let mut world = world();
     let running = world.start(workers, world.store());
@@ -49,7 +49,7 @@ fn fails_in(world: &World, running: Running, what: &str) {
     let said = error.to_string();
     assert_eq!(error.exit(), Exit::Failed, "{said}");
     assert!(said.contains(what) && said.contains("this is a bug: please report it"), "{said}");
-    // What `/healthz` and `/readyz` answer while the process still ends.
+    // What `/healthz` and `/readyz` answer while the process is still ending.
     let why = progress.alive().expect_err("it is only ending");
     assert!(why.ends_with(&said), "{why}: {said}");
     world.start(2, world.store()).ends_in_order(Request::Drain);
@@ -77,13 +77,13 @@ fn a_merge_panics_as_it_reads() {
     fails(1, |store| store.panics_reading("counts/granularity"), "merging a publish panicked: by the test");
 }
 
-/// The committer's own thread.
+/// The committer's thread panics.
 #[test]
 fn a_commit_panics() {
     fails(1, on("counts/_delta_log"), "the committer panicked: by the test at counts/_delta_log");
 }
 
-/// What lanes have not absorbed can not be read.
+/// Reading what lanes have not absorbed panics.
 #[test]
 fn the_feed_panics() {
     let mut world = world();
@@ -91,7 +91,7 @@ fn the_feed_panics() {
     let running = world.start(1, store.clone());
     world.push("b", 3);
     assert!(running.reads(1));
-    // The commit of counts, which comes after that of raw.
+    // The commit of `counts` comes after that of `raw`.
     store.on("counts/_delta_log", Fault::FreezeBefore);
     world.advance(2 * SECOND);
     assert!(running.freezes(), "before it is published");
@@ -103,7 +103,7 @@ fn the_feed_panics() {
     fails_in(&world, running, "panicked: by the test at raw/ingest_date");
 }
 
-/// A topic that can be read, and not be asked.
+/// A topic that can be read, but panics when it is queried.
 struct PanicsAsked(Script);
 
 impl SourceFactory for PanicsAsked {
@@ -131,7 +131,7 @@ fn a_question_to_the_source_panics() {
     fails_in(&world, running, "asking the source panicked: by the test");
 }
 
-/// The one who asked is told; the next one is answered.
+/// The client that asked gets an error, and the next one gets an answer.
 #[test]
 fn an_answer_over_http_panics() {
     let source = Arc::new(PanicsAsked(Script::new(1)));
@@ -156,7 +156,7 @@ fn an_answer_over_http_panics() {
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("alive\n"), "{answer}");
 }
 
-/// Nothing is lost with a round of upkeep: the job goes on, and so does upkeep.
+/// Nothing is lost with a round of upkeep: the job continues, and so does upkeep.
 #[test]
 fn upkeep_panics() {
     let mut world = world();
@@ -180,7 +180,7 @@ fn upkeep_panics() {
     world.is_exact();
 }
 
-/// Without a checkpoint the table only opens more slowly: commits go on, and so do later checkpoints.
+/// Without a checkpoint, the table only opens more slowly: commits continue, and so do later checkpoints.
 #[tokio::test]
 async fn a_checkpoint_panics() {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");

@@ -1,5 +1,5 @@
-//! The live job against a store that fails on cue: crashes, lost replies, outages, rivals, zombies; each a named case, and each
-//! ends with a recount of the final tables. (`oracle.rs` recounts every version of runs that are made up at random.)
+//! The live job on a store that fails on cue: crashes, lost replies, outages, rivals and zombies. Each is a named case, and each ends with
+//! a recount of the final tables. (`oracle.rs` recounts every version of randomly generated runs.)
 //!
 //! Promises of src/README.md shown here: 2 (the tables are the state), 4 (nothing is lost) and 6 (one writer wins).
 
@@ -28,11 +28,11 @@ use crate::support::faulty::Fault;
 use crate::support::live::{BASE, CUSTOMERS, MINUTE, PATIENCE, Running, SECOND, World, block_on};
 use crate::support::rival::{commits, replaced};
 
-/// How long nothing must happen, to be taken for never.
+/// How long nothing may happen, for us to conclude that it never will.
 const LULL: Duration = Duration::from_millis(150);
 
-/// Two batches, an epoch each, that overlap in every segment. False where the process stood still or ended on the way; the
-/// batches are sent all the same.
+/// Two batches that overlap in every segment, one epoch each. Returns false if the process froze or ended meanwhile; the batches are sent
+/// in any case.
 fn two_epochs(world: &mut World, job: &Running) -> bool {
     let mut goes_on = true;
     for epoch in 1..=2 {
@@ -58,13 +58,13 @@ fn one_epoch(world: &mut World, job: &Running) {
     let epoch = job.progress.epochs().0 + 1;
     let before = (world.pushed(), job.progress.read.load(Ordering::Relaxed));
     batch(world);
-    // What another copy has read before is not this one's.
+    // What another copy has read before does not count for this one.
     assert!(job.reads(before.1 + world.pushed() - before.0), "reads");
     world.advance(11 * SECOND);
     assert!(job.publishes(epoch), "publishes epoch {epoch}");
 }
 
-/// The paths of all steps of two epochs and a stop without faults; the stop closes a third epoch, an empty one.
+/// The paths of all steps of two epochs and a stop, without faults. The stop closes a third epoch, which is empty.
 fn undisturbed(workers: usize) -> Vec<String> {
     let mut world = World::new("");
     let job = world.start(workers, world.store());
@@ -79,7 +79,8 @@ fn code(result: &Result<(), LiveError>) -> u8 {
     result.as_ref().map_or_else(|error| error.exit().code(), |()| 0)
 }
 
-/// A table is made by version 0 and fenced by 1; in `counts`, 2 says which logic counts. So epoch 1 is 2 of `raw`, 3 of `counts`.
+/// The log entry of a version. Version 0 makes a table and version 1 fences it; in `counts`, version 2 records the logic. So epoch 1 is
+/// version 2 of `raw` and version 3 of `counts`.
 fn entry(table: &str, version: u64) -> String {
     format!("{table}/_delta_log/{version:020}.json")
 }
@@ -90,8 +91,8 @@ fn generation(generation: i64) -> impl FnOnce(&mut Commit) {
 
 // ---- every step, one after the other ----
 
-/// A process that stands still is dead to everybody, until it wakes up: another copy takes over and is exact; then the first wakes
-/// as a zombie in the middle of its step, and changes nothing.
+/// A frozen process is dead for everyone else until it wakes up: another copy takes over and is exact. Then the first one wakes up as a
+/// zombie in the middle of its step, and changes nothing.
 fn another_takes_over(workers: usize, fault: fn() -> Fault, after: bool) {
     let steps = undisturbed(workers);
     for step in 1..=steps.len() {
@@ -116,11 +117,11 @@ fn another_takes_over(workers: usize, fault: fn() -> Fault, after: bool) {
         world.is_exact();
         let taken = world.table("raw").txn(WRITER_GENERATION);
         if taken == generation {
-            // Its last commit had landed: then there was nothing left that it could have been told no to.
+            // Its last commit had succeeded, so there was nothing left that could have been refused.
             let last = after && step == steps.len();
             assert_eq!(code(&result), if last { 0 } else { 76 }, "step {step}, {}: {result:?}", steps[step - 1]);
         } else {
-            // It stood still before it took its place, so it is the newest writer, and goes on in order.
+            // It was frozen before it was fenced in, so it is the newest writer, and continues in order.
             assert!(step <= 3, "step {step}, {}: generation {taken}", steps[step - 1]);
             result.unwrap_or_else(|error| panic!("step {step}: {error}"));
         }
@@ -137,7 +138,7 @@ fn crash_after_every_step_then_a_fresh_start_then_the_zombie_wakes() {
     another_takes_over(2, || Fault::FreezeAfter, true);
 }
 
-/// The same run goes on whatever the fault, and is exact.
+/// The same run continues despite the fault, and is exact.
 fn goes_on(workers: usize, fault: fn() -> Fault) {
     for step in 1..=undisturbed(workers).len() {
         let mut world = World::new("");
@@ -164,7 +165,7 @@ fn an_outage_of_writing_at_every_step() {
     goes_on(1, || Fault::Outage { calls: 3, reads: false });
 }
 
-/// From the first epoch on; before, at the start, an error is right: nothing runs yet.
+/// From the first epoch on. Before that, during the start, an error is right, since nothing runs yet.
 #[test]
 fn an_outage_of_everything_at_every_step() {
     let steps = undisturbed(2);
@@ -179,7 +180,7 @@ fn an_outage_of_everything_at_every_step() {
         } else {
             job.end()
         };
-        // Tables, fences, the logic's text and its commit.
+        // The steps for tables, fences, the text of the logic, and its commit.
         if step <= 6 && result.is_err() {
             assert_eq!(code(&result), 75, "step {step}: {result:?}");
             continue;
@@ -189,7 +190,7 @@ fn an_outage_of_everything_at_every_step() {
     }
 }
 
-/// `raw` goes on while a file of `counts` is under way; what no lane has absorbed is fed again at the next start.
+/// `raw` continues while a file of `counts` is being written; what no lane has absorbed is fed again at the next start.
 #[test]
 fn counts_many_epochs_behind_raw_is_fed_from_the_archive() {
     let mut world = World::new("");
@@ -206,7 +207,7 @@ fn counts_many_epochs_behind_raw_is_fed_from_the_archive() {
     world.advance(61 * SECOND);
     job.end().expect_err("denied");
     assert_eq!(world.table("counts").txn(&counts::lane_txn(Lane::Minute)), 0);
-    // The feed itself is cut short once, at its first file of counts.
+    // The feed itself is cut short once, at its first file of `counts`.
     let store = world.store();
     store.on("counts/granularity=", Fault::FreezeBefore);
     let second = world.start(1, store.clone());
@@ -221,7 +222,7 @@ fn counts_many_epochs_behind_raw_is_fed_from_the_archive() {
     world.is_exact();
 }
 
-/// Epochs of one record each that only `raw` has; the process is dead.
+/// Makes epochs of one record each that are only in `raw`; then the process is dead.
 fn only_archived(world: &mut World, epochs: u64, bytes: usize) {
     let store = world.store();
     store.on("counts/granularity=", Fault::Delay(Duration::from_secs(3600)));
@@ -238,11 +239,11 @@ fn only_archived(world: &mut World, epochs: u64, bytes: usize) {
     assert_eq!(world.table("counts").txn(&counts::lane_txn(Lane::Minute)), 0);
 }
 
-/// What is fed counts as what is read: an epoch holds no more of both.
+/// Fed bytes count like bytes that were read: an epoch is closed by the sum of both.
 #[test]
 fn feeding_from_the_archive_closes_epochs_by_bytes() {
     const EPOCHS: u64 = 30;
-    // Each file alone fills an epoch, or two of them do. The clock stands: nothing else closes one.
+    // Each file fills an epoch alone, or two of them do. The clock does not move, so nothing else closes an epoch.
     for (bytes, files) in [(11_000, 1), (6000, 2)] {
         let mut world = World::new("");
         only_archived(&mut world, EPOCHS, bytes);
@@ -259,12 +260,12 @@ fn feeding_from_the_archive_closes_epochs_by_bytes() {
 
 // ---- rivals ----
 
-/// Attempts that the live files of `counts` come from, of an epoch.
+/// The attempts of an epoch from which the live files of `counts` come.
 fn attempts(world: &World, epoch: u64) -> Vec<String> {
     attempts_in(world, epoch, "")
 }
 
-/// Of a bucket: only what has lost its base is merged again.
+/// The same for a bucket: only what has lost its base is merged again.
 fn attempts_in(world: &World, epoch: u64, bucket: &str) -> Vec<String> {
     let mut attempts: Vec<String> = (world.table("counts").files.keys())
         .filter(|path| path.contains(&format!("bucket={bucket}")))
@@ -311,7 +312,7 @@ fn a_rival_that_replaces_our_base_again_and_again() {
     world.is_exact();
 }
 
-/// Even when the reply to our own commit was lost just before: it had landed, so the rival is on top of us.
+/// The same if the reply to our own commit was lost just before: the commit had succeeded, so the rival's commit follows it.
 #[test]
 fn a_rival_after_our_commit_whose_reply_was_lost() {
     let mut world = World::new("");
@@ -322,7 +323,7 @@ fn a_rival_after_our_commit_whose_reply_was_lost() {
     assert!(two_epochs(&mut world, &job), "{:?}", job.end());
     assert!(store.done());
     assert_eq!(attempts(&world, 2), ["a1", "compacted"]);
-    // Our next commit is lost to it, and merged again on what it left.
+    // Our next commit loses against it, and is merged again with what it left.
     one_epoch(&mut world, &job);
     assert_eq!(
         (attempts_in(&world, 3, "0"), attempts_in(&world, 3, "1")),
@@ -351,14 +352,14 @@ fn a_rival_beside_us_in_counts_leaves_our_commit_as_it_is() {
     assert_eq!(attempts(&world, 2), ["a1"], "merged once");
     let counts = world.table("counts");
     assert!(counts.files.keys().any(|path| path.contains("bucket=0") && path.contains("compacted")));
-    // What it left is what the next epoch is merged into.
+    // The next epoch is merged into what it left.
     one_epoch(&mut world, &job);
     job.ends_in_order(Request::Stop);
     world.is_exact();
     assert_eq!(world.table("counts").txn("replay/x"), 1);
 }
 
-/// A segment of one row: minutes of three hours before, of the customer in bucket 0.
+/// A segment of one row: minutes three hours ago, of the customer in bucket 0.
 fn old_minutes(count: i64) -> (File, bytes::Bytes) {
     let start = BASE - 180 * MINUTE;
     let segment = Segment { granularity: Granularity::Minute, bucket: 0, period: Period::Hour, period_start: start };
@@ -378,7 +379,7 @@ fn one_row(segment: Segment, customer: &str, window_start: i64, count: i64) -> (
     writer.finish("rival").expect("encoded").expect("a row")
 }
 
-/// As a replay would that finds events in a segment that did not exist: ours was new as well, and must not stand beside it.
+/// As a replay does that finds events in a segment that did not exist. Ours was new as well, and must not exist beside it.
 #[test]
 fn a_rival_that_adds_the_segment_that_we_add() {
     let mut world = World::new("");
@@ -404,7 +405,7 @@ fn a_rival_that_adds_the_segment_that_we_add() {
     world.is_exact();
 }
 
-/// As an undo would that leaves no row of a segment: ours is merged into nothing.
+/// As an undo does that leaves no row in a segment. Ours is merged into nothing.
 #[test]
 fn a_rival_that_takes_our_base_away() {
     let mut world = World::new("");
@@ -471,7 +472,7 @@ fn a_newer_generation_in_counts_alone_ends_us() {
     assert_eq!(code(&result), 76, "{result:?}");
     let counts = world.table("counts");
     assert_eq!((counts.version, counts.txn(&counts::lane_txn(Lane::Minute))), (4, 1), "nothing of ours after it");
-    // A number that raw did not hand out: the next start gets the same one from raw and leaves the place to its owner.
+    // A number that `raw` did not hand out: the next start gets the same one from `raw`, and leaves the table to the owner of that number.
     let next = world.start(1, world.store()).end();
     assert_eq!(code(&next), 76, "{next:?}");
     assert_eq!(world.table("counts").version, 4);
@@ -479,7 +480,7 @@ fn a_newer_generation_in_counts_alone_ends_us() {
     world.is_exact();
 }
 
-/// Both tables are taken by a newer start, between the two fences of ours: we end, it does not.
+/// A newer start fences both tables between our two fences: we end, and it does not.
 #[test]
 fn of_two_starts_at_once_one_goes_on() {
     let mut world = World::new("");
@@ -504,7 +505,7 @@ fn many_starts_at_once_leave_one_writer() {
     let mut world = World::new("");
     batch(&mut world);
     let jobs: Vec<Running> = (0..4).map(|_| world.start(1, world.store())).collect();
-    // Those that lost their place find out at their next commit.
+    // Those that were fenced notice it at their next commit.
     let mut left = jobs;
     let mut ended = 0;
     let deadline = Instant::now() + PATIENCE;
@@ -541,7 +542,7 @@ fn a_second_copy_ends_the_first_within_one_commit() {
     one_epoch(&mut world, &first);
     let second = world.start(1, world.store());
     assert!(second.reaches("reading the tables", |progress| progress.epochs() == (1, 1)));
-    // The first one must be told by its own commit: the second has nothing to say to it.
+    // The first one must learn it from its own commit, since the second one has nothing to commit.
     world.advance(61 * SECOND);
     let result = first.end();
     assert_eq!(code(&result), 76, "{result:?}");
@@ -556,7 +557,7 @@ fn a_second_copy_ends_the_first_within_one_commit() {
 
 // ---- another logic ----
 
-/// Which logic counts from which epoch on.
+/// The logics, by the epoch from which on they count.
 fn logics(world: &World) -> Vec<(u64, Fingerprint)> {
     Ledger::of(&world.table("counts")).logics.into_iter().collect()
 }
@@ -565,14 +566,14 @@ fn root(world: &World) -> Root {
     Root::on(Arc::clone(&world.inner) as Arc<dyn ObjectStore>)
 }
 
-/// `verify`, which follows the ledger, finds nothing.
+/// Checks that `verify`, which follows the ledger, finds no difference.
 fn verifies(world: &World) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let report = runtime.block_on(verify(&world.job(), &root(world), Options::default())).expect("a verdict");
     assert_eq!((report.verdict, report.not_checkable.cells), (Verdict::Exact, 0), "{}", report.table());
 }
 
-/// The fingerprint of the logic that the next start counts with, and whether its text is kept.
+/// The fingerprint of the logic with which the next start counts, and whether its text is stored.
 fn next_logic(world: &World) -> (Fingerprint, bool) {
     let (logic, root) = (world.job().logic, root(world));
     let fingerprint = Fingerprint::of(&logic);
@@ -584,7 +585,7 @@ fn epoch(world: &World) -> u64 {
     world.table("raw").txn(raw::EPOCH) as u64
 }
 
-/// An epoch with the first logic, and all lanes level; then the next start counts kinds too. The first logic's fingerprint.
+/// Runs an epoch with the first logic, with all lanes level; the next start will also count kinds. Returns the first logic's fingerprint.
 fn level(world: &mut World) -> Fingerprint {
     let job = world.start(2, world.store());
     one_epoch(world, &job);
@@ -596,7 +597,7 @@ fn level(world: &mut World) -> Fingerprint {
     first
 }
 
-/// Starts on tables that are there, and publishes an epoch.
+/// Starts on existing tables, and publishes an epoch.
 fn start_and_count(world: &mut World, workers: usize) -> Running {
     let (job, newest) = (world.start(workers, world.store()), epoch(world));
     assert!(job.reaches("reading the tables", |progress| progress.epochs().0 >= newest), "it starts");
@@ -615,14 +616,14 @@ fn another_logic_counts_from_the_next_epoch_on() {
     assert!(is_kept && second != first);
     assert_eq!(logics(&world), [(1, first), (since, second)]);
 
-    // The same logic again: nothing to record.
+    // The same logic again: there is nothing to record.
     let job = start_and_count(&mut world, 2);
     let store = job.store.clone();
     job.ends_in_order(Request::Stop);
     assert!(store.steps().iter().all(|step| !step.starts_with("logic/")), "{:#?}", store.steps());
     assert_eq!(logics(&world), [(1, first), (since, second)]);
 
-    // By grace alone, which only says when a record is published; a longer one puts off no epoch.
+    // Only the grace is different, which only decides when a record is published; a longer one does not delay an epoch.
     world.set("\n[granularities.minute]\ngrace_seconds = 40");
     let since_third = epoch(&world) + 1;
     start_and_count(&mut world, 2).ends_in_order(Request::Stop);
@@ -631,7 +632,7 @@ fn another_logic_counts_from_the_next_epoch_on() {
     verifies(&world);
 }
 
-/// Makes the tables those of a build of code number 1, whose logic of epoch 1 on is this one.
+/// Changes the tables into those of a build of code number 1, with this logic from epoch 1 on.
 fn of_code_number_1(world: &World) -> Fingerprint {
     let (root, first) = (root(world), Fingerprint::from_txn(7));
     let mut text = serde_json::to_value(LogicText::of(&world.job().logic)).expect("JSON");
@@ -648,7 +649,7 @@ fn of_code_number_1(world: &World) -> Fingerprint {
     first
 }
 
-/// The same job file, but code that counts otherwise.
+/// The same job file, but code that counts differently.
 #[test]
 fn tables_of_code_number_1_go_on_as_with_a_new_logic() {
     let mut world = World::new("");
@@ -681,7 +682,7 @@ fn complete_until_does_not_go_back_with_a_longer_grace() {
     world.set("\n[granularities.minute]\ngrace_seconds = 60");
     start_and_count(&mut world, 1).ends_in_order(Request::Stop);
     assert_eq!(until(&world), before);
-    // Until the longer grace has passed too.
+    // Until the longer grace is over too.
     let job = world.start(2, world.store());
     world.advance(60 * SECOND);
     job.ends_in_order(Request::Drain);
@@ -694,7 +695,7 @@ fn another_logic_is_refused_while_lanes_are_apart() {
     let mut world = World::new("");
     let first = level(&mut world);
     world.count_kinds(false);
-    // raw has an epoch that counts does not have yet.
+    // `raw` has an epoch that `counts` does not have yet.
     let store = world.store();
     store.on("counts/granularity=", Fault::FreezeBefore);
     let job = world.start(2, store.clone());
@@ -704,7 +705,7 @@ fn another_logic_is_refused_while_lanes_are_apart() {
     assert!(job.reads(9));
     world.advance(11 * SECOND);
     assert!(job.freezes());
-    // Whether the epoch was archived before it stood still is a matter of luck, so it goes on once.
+    // It is a matter of luck whether the epoch was archived before the process froze, so it continues once.
     if epoch(&world) == newest {
         store.on("counts/_delta_log", Fault::FreezeBefore);
         store.thaw();
@@ -715,7 +716,7 @@ fn another_logic_is_refused_while_lanes_are_apart() {
     let versions = |world: &World| ["raw", "counts"].map(|table| world.table(table).version);
     let (before, steps) = (versions(&world), world.store());
     world.count_kinds(true);
-    // With a topic of its own: a scripted one wakes only who came last.
+    // With a separate topic, since a scripted one only wakes its last reader.
     let refused = world.start_from(1, steps.clone(), Arc::new(Script::new(2))).end();
     assert_eq!(code(&refused), 78, "{refused:?}");
     let said = refused.expect_err("refused").to_string();
@@ -728,7 +729,7 @@ fn another_logic_is_refused_while_lanes_are_apart() {
     assert!(said.contains("Stop the running job in order (SIGTERM)") && said.contains("--drain"), "{said}");
     assert_eq!((versions(&world), steps.steps(), is_kept), (before, vec![], false), "nothing was written");
 
-    // The job that runs has not noticed. Then it is killed, and the way out is taken.
+    // The running job has not noticed. Then it is killed, and the recommended way out is used.
     world.count_kinds(false);
     store.thaw();
     assert!(job.publishes(newest + 1), "it runs on");
@@ -750,7 +751,7 @@ fn another_logic_is_refused_while_lanes_are_apart() {
     assert_eq!(logics(&world), [(1, first), (since, second)]);
 }
 
-/// It stands still after the text was written, before its commit, after its commit; is killed, or wakes up as a zombie.
+/// It freezes after the text was written, before its commit, or after its commit; then it is killed, or wakes up as a zombie.
 #[test]
 fn a_start_with_another_logic_that_ends_on_the_way_is_made_good_by_the_next() {
     for (part, fault, is_recorded) in [
@@ -776,7 +777,7 @@ fn a_start_with_another_logic_that_ends_on_the_way_is_made_good_by_the_next() {
             } else {
                 let next = start_and_count(&mut world, 1);
                 store.thaw();
-                // A commit of its own is what tells it, wherever it stood.
+                // It only learns it from one of its own commits, wherever it was frozen.
                 while !job.has_ended() {
                     world.advance(61 * SECOND);
                     std::thread::sleep(Duration::from_millis(5));
@@ -809,7 +810,7 @@ fn of_two_logics_without_an_epoch_in_between_the_last_one_stands() {
     world.is_exact();
     assert_eq!(logics(&world), [(1, first), (since, next_logic(&world).0)]);
 
-    // Back to the first one, and it is the first one's from its own epoch on.
+    // Back to the first logic, which then counts from its new epoch on.
     world.count_kinds(false);
     world.set("");
     let again = epoch(&world) + 1;
@@ -819,7 +820,7 @@ fn of_two_logics_without_an_epoch_in_between_the_last_one_stands() {
     verifies(&world);
 }
 
-/// Who commits to `counts` between the fence and the logic, as a replay does, is no reason to give up.
+/// Another commit to `counts` between the fence and the logic, as a replay makes it, is no reason to give up.
 #[test]
 fn a_rival_beside_the_logic_changes_nothing() {
     let mut world = World::new("");
@@ -837,7 +838,7 @@ fn a_rival_beside_the_logic_changes_nothing() {
 
 // ---- tables that are not as they should be ----
 
-/// Live never takes away, so the only way below zero is a table that somebody has changed.
+/// Live never subtracts, so a count below zero means that somebody has changed the table.
 #[test]
 fn a_cell_below_zero_is_refused() {
     let mut world = World::new("");
@@ -889,7 +890,7 @@ fn counts_ahead_of_raw_is_refused() {
     assert_eq!(versions(&world), before, "refused before the fence");
 }
 
-/// All of `raw` is gone: nothing is taken from what `counts` says, and its writer is no rival.
+/// All of `raw` is gone: nothing is taken over from what `counts` records, and its writer is not a rival.
 #[test]
 fn a_new_archive_beside_old_counts_is_refused() {
     let mut world = World::new("");
@@ -907,7 +908,7 @@ fn a_new_archive_beside_old_counts_is_refused() {
     assert!(result.expect_err("refused").to_string().contains("raw ends at 0: raw has lost commits"));
 }
 
-/// A file of the archive is gone that must be fed: starting again would not bring it back.
+/// A file of the archive that must be fed is gone: another start would not bring it back.
 #[test]
 fn a_missing_file_of_the_archive_ends_the_feeding_as_damage() {
     let mut world = World::new("");
@@ -920,7 +921,7 @@ fn a_missing_file_of_the_archive_ends_the_feeding_as_damage() {
     assert!(said.contains("table raw is damaged") && said.contains(&path), "{said}");
 }
 
-/// A file of `raw` that another program rewrote without statistics of our columns: an error that says so, not a job that hangs.
+/// A file of `raw` was rewritten by another program without statistics of our columns: an error that says so, and not a job that hangs.
 #[test]
 fn a_file_of_raw_without_statistics_is_an_error_at_the_start() {
     let mut world = World::new("");
@@ -968,7 +969,7 @@ fn a_store_that_denies_at_any_step_is_an_error_and_no_hang() {
             job.request(Request::Stop);
         }
         let result = job.end();
-        // What it never took is for somebody to correct; what it took before may be taken again.
+        // What was refused from the beginning must be corrected by somebody; what was accepted before may be accepted again.
         assert_eq!(code(&result), if step == 1 { 78 } else { 75 }, "step {step}: {result:?}");
         let said = result.expect_err("denied").to_string();
         let says = if step == 1 { "does not let these keys write there" } else { "no longer takes our requests" };
@@ -978,7 +979,7 @@ fn a_store_that_denies_at_any_step_is_an_error_and_no_hang() {
     }
 }
 
-/// A session's keys end while the job runs: waiting does not bring new ones, a start does.
+/// Session credentials expire while the job runs: waiting does not bring new ones, but a new start does.
 #[test]
 fn credentials_that_expire_end_the_job_for_a_new_start() {
     for step in 1..=undisturbed(1).len() {
@@ -1039,7 +1040,7 @@ fn an_empty_epoch_moves_every_lane() {
     let (raw, counts) = (world.table("raw"), world.table("counts"));
     assert_eq!((&raw.files, &counts.files), (&before.0, &before.1));
     assert_eq!(raw.txn(raw::EPOCH), 5);
-    // The last epoch was opened by the last tick, and all partitions were at their end in it.
+    // The last tick opened the last epoch, and in it all partitions were at their end.
     let opened_ms = world.now / 1000;
     assert_eq!(counts.txn(&counts::complete_until_txn(Lane::Late)), opened_ms);
     assert_eq!(counts.txn(&counts::complete_until_txn(Lane::Minute)), opened_ms - 20_000);
@@ -1082,7 +1083,7 @@ fn a_drain_reads_all_there_was_and_ends() {
 fn an_idle_epoch_and_a_busy_one_close_when_due() {
     let mut world = World::new("epoch_seconds = 10\nidle_epoch_seconds = 60");
     let job = world.start(2, world.store());
-    one_epoch(&mut world, &job); // so that it is known when the next one was opened
+    one_epoch(&mut world, &job); // so that it is known when the next epoch was opened
     let never = |job: &Running, epoch: u64| {
         std::thread::sleep(LULL);
         assert_eq!(job.progress.epochs().0, epoch - 1, "epoch {epoch} closed too soon");
@@ -1137,7 +1138,7 @@ fn time_never_goes_back() {
     let mut world = World::new("");
     let job = world.start(2, world.store());
     one_epoch(&mut world, &job);
-    // An hour back while it runs: the epoch is open until the old time is reached again.
+    // The clock goes back an hour during the run: the epoch stays open until the old time is reached again.
     world.advance(-3600 * SECOND);
     batch(&mut world);
     assert!(job.reads(world.pushed()));
@@ -1145,7 +1146,7 @@ fn time_never_goes_back() {
     world.is_exact();
     let complete_until = world.table("counts").txn(&counts::complete_until_txn(Lane::Minute));
 
-    // And at a start.
+    // The same at a start.
     batch(&mut world);
     let second = world.start(1, world.store());
     second.ends_in_order(Request::Drain);
@@ -1173,7 +1174,7 @@ fn the_source_rests_while_the_store_hangs() {
             if job.progress.read.load(Ordering::Relaxed) >= world.pushed() {
                 return false;
             }
-            // It may rest now, and does so when it takes nothing for a while; before that it is only slow.
+            // From here on it may pause, which it shows by reading nothing for a while; before that it is only slow.
             let patience = if bytes > EPOCHS_IN_FLIGHT * EPOCH_BYTES { 2 * LULL } else { PATIENCE };
             if pushed.elapsed() > patience {
                 return true;
@@ -1182,7 +1183,7 @@ fn the_source_rests_while_the_store_hangs() {
         }
     });
     assert!(rests, "it read {bytes} bytes while nothing could be committed");
-    // Epochs under way and the open one, each over its measure by a record at most.
+    // The epochs under way and the open one; each may exceed its limit by one record.
     assert!(bytes <= (EPOCHS_IN_FLIGHT + 1) * (EPOCH_BYTES + 4000), "{bytes}");
     assert!(bytes > EPOCHS_IN_FLIGHT * EPOCH_BYTES, "{bytes}");
     store.thaw();
@@ -1191,7 +1192,7 @@ fn the_source_rests_while_the_store_hangs() {
     world.is_exact();
 }
 
-/// The worker that panics is let go as well as its siblings.
+/// The worker that panics is released, as are the others.
 #[test]
 fn a_panic_of_a_worker_is_an_error() {
     for workers in [1, 2] {
@@ -1210,7 +1211,7 @@ fn a_panic_of_a_worker_is_an_error() {
     }
 }
 
-/// A worker that can not open its source says so; nobody waits for it.
+/// A worker that can not open its source reports it; nothing waits for it.
 #[test]
 fn a_topic_that_can_not_be_opened_is_an_error() {
     let world = World::new("");

@@ -1,12 +1,11 @@
-//! Whatever a record holds, it is archived as it is, has an outcome, and stops nothing.
+//! Whatever a record contains, it is archived unchanged, gets an outcome, and stops nothing.
 //!
-//! Whole Kafka records are generated: timestamps over all of i64, keys, headers, values of both formats with fields and bytes that
-//! were spoilt. They go through the live job over a store in memory (source, decode, raw, combine, roll up, merge, commit), which
-//! is killed on the way, so that the archive feeds the lanes; then through the merging of small files, `verify`, and a replay of all
-//! times. Every byte is in `raw`; no record has the reason `decoder_panic`; `verify` is exact; the replay finds nothing.
+//! Whole Kafka records are generated: timestamps over all of i64, keys, headers, and values of both formats with damaged fields and bytes.
+//! They go through the live job on a store in memory (source, decode, raw, combine, roll up, merge, commit), which is killed meanwhile, so
+//! that the archive feeds the lanes; then through the merging of small files, `verify`, and a replay of all times. Every byte is in `raw`,
+//! no record has the reason `decoder_panic`, `verify` is exact, and the replay finds nothing.
 //!
-//! `FLOODMARK_PROPERTY_RECORDS=N` feeds about N records instead of some hundreds. Failing seeds are kept in
-//! `records.proptest-regressions`.
+//! `FLOODMARK_PROPERTY_RECORDS=N` feeds about N records instead of some hundreds. Failing seeds are kept in `records.proptest-regressions`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,7 +38,7 @@ use tokio::sync::watch;
 use crate::support::faulty::Faulty;
 use crate::support::live::{BASE, DAY, SECOND};
 
-/// What takes so long hangs, on a busy machine too.
+/// If something takes longer than this, it hangs, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 const PARTITIONS: usize = 3;
@@ -141,7 +140,7 @@ granularities = ["hour"]
 
 // ---- what is sent ----
 
-/// Values with places for fields: `<T>` a time, `<U>` a URL, `<S>` a text, `<N>` a number.
+/// Values with placeholders for fields: `<T>` a time, `<U>` a URL, `<S>` a text, `<N>` a number.
 const JSON_VALUES: [&str; 6] = [
     r#"{"customer":"<S>","time":"<T>","action":"view","url":"<U>","referrer":"<U>","items":[{"name":"a"},{"name":"<S>"}],"amount":<N>}"#,
     r#"{"time":<N>,"customer":"c","action":"<S>","items":[],"url":"<U>","amount":"<S>"}"#,
@@ -159,7 +158,7 @@ const LINE_VALUES: [&str; 6] = [
     r#"203.0.113.1, 198.51.100.2 - - [<T>] "CONNECT h:443 HTTP/1.1" - <N>"#,
 ];
 
-/// The first ones are good.
+/// The first ones are valid.
 const TIMES: [&str; 20] = [
     "2026-01-13T11:59:06.789Z",
     "2026-01-12T23:00:00+05:30",
@@ -240,7 +239,7 @@ const NUMBERS: [&str; 16] = [
     "0.1",
     "NaN",
 ];
-/// What is put into a value.
+/// Bytes that are put into a value.
 const TOKENS: [&[u8]; 22] = [
     b"\"",
     b"\\",
@@ -321,7 +320,7 @@ struct Recipe {
     template: usize,
     fields: [usize; 4],
     spoils: Vec<Spoil>,
-    /// None and nothing are values too.
+    /// `None`, null and an empty value are possible too.
     value: Option<bool>,
     envelope: Envelope,
 }
@@ -343,7 +342,7 @@ impl Recipe {
     }
 }
 
-/// Mostly now, in milliseconds; else in other units, at the borders of what is a time, or anything.
+/// Mostly now, in milliseconds; otherwise in other units, at the limits of valid times, or anything.
 fn timestamps() -> impl Strategy<Value = Option<i64>> {
     let now = BASE / 1000;
     let borders = [
@@ -373,7 +372,7 @@ fn timestamps() -> impl Strategy<Value = Option<i64>> {
     ]
 }
 
-/// The first `good` of `all` mostly.
+/// Mostly one of the first `good` of `all`.
 fn mostly(good: usize, all: usize) -> impl Strategy<Value = usize> {
     prop_oneof![2 => 0..good, 1 => 0..all]
 }
@@ -452,7 +451,7 @@ impl World {
         Root::on(Arc::clone(&self.inner) as Arc<dyn ObjectStore>)
     }
 
-    /// Runs the job until all that was sent is in `raw`, and kills it before the slow lanes have it; or stops it in order.
+    /// Runs the job until all that was sent is in `raw`, and kills it before the slow lanes have absorbed it; or stops it in order.
     fn run(&mut self, workers: usize, killed: bool) {
         let progress = Arc::new(Progress::default());
         let (request, requested) = watch::channel(if killed { Request::Run } else { Request::Drain });
@@ -487,7 +486,7 @@ impl World {
         drop(request);
     }
 
-    /// All of it: every byte is in `raw`, once; `verify` is exact; a replay of all times finds nothing.
+    /// Checks everything: every byte is in `raw`, once; `verify` is exact; a replay of all times finds nothing.
     fn is_right(&self, workers: usize) {
         self.is_archived();
         let runtime = runtime();
@@ -495,7 +494,7 @@ impl World {
         assert_eq!(report.verdict, Verdict::Exact, "{}: {:?}", report.sentence(), report.first);
         assert_eq!(report.records, self.sent.len() as u64);
         assert!(report.not_checkable.because.is_empty(), "{}", report.sentence());
-        // 1999-12-27 to 2100-02-01, the first a Monday.
+        // 1999-12-27 to 2100-02-01; the first is a Monday.
         let range = 946_252_800 * SECOND..4_105_123_200 * SECOND;
         let request =
             ReplayRequest { id: "r".to_owned(), asked: Asked::EventTimes(range), customers: None, chunk_bytes: 1 };
@@ -567,7 +566,7 @@ impl World {
     }
 }
 
-/// A second time: what `raw` says of a timestamp.
+/// The timestamp that `raw` must have, computed a second time.
 fn as_time(ms: i64) -> Option<i64> {
     use chrono::Datelike;
     let time = chrono::DateTime::from_timestamp_millis(ms).filter(|_| ms != -1)?;
@@ -588,7 +587,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
 }
 
-/// Sends batches, with a kill after each; then all is right, after small files of the archive were merged.
+/// Sends batches, and kills the job after each. Then everything must be right, also after small files of the archive were merged.
 fn play(logic: &str, templates: &[&str], workers: usize, batches: &[Vec<Recipe>]) {
     let mut world = World::new(logic);
     for batch in batches {
@@ -596,15 +595,15 @@ fn play(logic: &str, templates: &[&str], workers: usize, batches: &[Vec<Recipe>]
         world.run(workers, true);
     }
     world.run(3 - workers, false);
-    // Of a few records there are too few files.
+    // With few records there are too few files to merge.
     world.compact();
     world.is_right(workers);
 }
 
-/// Cases of a run, and records of a batch.
+/// The number of cases in a run, and of records in a batch.
 fn size() -> (u32, usize) {
     match std::env::var("FLOODMARK_PROPERTY_RECORDS").ok().and_then(|records| records.parse::<usize>().ok()) {
-        // Both formats, and some two and a half batches a case.
+        // Both formats, and about two and a half batches in each case.
         Some(records) => ((records / 2 / 1250).max(1) as u32, 500),
         None => (4, 40),
     }
@@ -629,7 +628,7 @@ proptest! {
     }
 }
 
-/// Timestamps of every unit on records that count and on such that are rejected: the job goes on, and they are none.
+/// Timestamps in every unit, on records that count and on rejected ones: the job continues, and invalid ones are left out.
 #[test]
 fn timestamps_that_are_no_times() {
     let mut world = World::new(JSON);
@@ -653,11 +652,11 @@ fn timestamps_that_are_no_times() {
         let outcomes = batch.column_by_name("outcome").expect("a column").as_string::<i32>().clone();
         outcomes.iter().flatten().filter(|outcome| *outcome == "counted").count()
     };
-    // All but what is broken, and the event that is decades after 1970: that one's Kafka timestamp is a time.
+    // All except broken records, and the event decades after 1970, whose Kafka timestamp is a valid time.
     assert_eq!(rows.iter().map(|(_, batch)| counted(batch)).sum::<usize>(), 3 + 5);
 }
 
-/// More than 2 GiB of values in rows that were read together: a file of the archive can be read back whatever its rows are.
+/// More than 2 GiB of values in rows that are read together: a file of the archive can be read back, whatever its rows are.
 #[test]
 fn rows_of_a_mebibyte_are_read_back() {
     let value = vec![b'x'; 1 << 20];

@@ -1,8 +1,9 @@
-//! Replays against an oracle: random logics, traffic, ranges and moments; every cell, of every granularity.
+//! Replays against an oracle: random logics, traffic, ranges and times; every cell of every granularity is compared.
 //!
-//! A live job runs over a store in memory with logic A, is stopped, runs on with logic B, is stopped or lost with its lanes apart.
-//! Then a range is replayed with B. What the replay says must be what a plain recount says, which knows what was sent and reads
-//! from `raw` only which epoch it came in: inside the range as B counts it, outside as it was, longer windows the mixture.
+//! A live job runs on a store in memory with logic A, is stopped, continues with logic B, and is stopped or lost while its lanes are at
+//! different epochs. Then a range is replayed with B. The result of the replay must equal that of a plain recount, which knows what was
+//! sent and reads only the epoch of each record from `raw`: inside the range as B counts it, outside as it was, and longer windows as the
+//! mixture.
 //!
 //! Promises of src/README.md shown here: 1 (every version is a recount) and 5 (a replay is a diff).
 
@@ -39,7 +40,7 @@ use tokio::sync::watch;
 use crate::support::live::{DAY, HOUR, MINUTE, SECOND};
 use crate::support::tables::{self, Cell};
 
-/// 2026-01-30T22:00:00Z, a Friday: a day, a week and a month end soon.
+/// 2026-01-30T22:00:00Z, a Friday: a day, a week and a month will end soon.
 const BASE: i64 = 1_769_810_400 * SECOND;
 const GRANULARITIES: [&str; 6] = ["minute", "hour", "day", "week", "month", "year"];
 const LANES: [&str; 5] = ["minute", "hour", "day", "late", "coarse"];
@@ -49,13 +50,13 @@ const LANES: [&str; 5] = ["minute", "hour", "day", "late", "coarse"];
 /// What is counted, as the test knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Logic {
-    /// Where the event time is: `time`, or `at`.
+    /// The field with the event time: `time` or `at`.
     time: &'static str,
-    /// Which field is the customer: `customer`, or `name` where that is missing.
+    /// Whether the field `name` is the customer if `customer` is missing.
     customer_falls_back: bool,
     leaves_out_pings: bool,
     graces: [i64; 3],
-    /// Dimension → field, granularities.
+    /// For each dimension, its field and its granularities.
     dimensions: BTreeMap<&'static str, (&'static str, BTreeSet<&'static str>)>,
 }
 
@@ -91,7 +92,7 @@ impl Logic {
             .unwrap_or_else(|error| panic!("{error}\n{text}"))
     }
 
-    /// Customer and values, where it counts.
+    /// Customer and values, if it counts.
     fn decode(&self, sent: &Sent) -> Option<(String, BTreeMap<&'static str, String>)> {
         let Sent { customer, name, action, country, .. } = sent;
         let found = match (customer, name) {
@@ -141,7 +142,7 @@ fn logic() -> impl Strategy<Value = Logic> {
     )
 }
 
-/// Mostly a small change of the other: that is what people do.
+/// The second is mostly a small change of the first, as in practice.
 fn logics() -> impl Strategy<Value = (Logic, Logic)> {
     (logic(), logic(), 0..4u8).prop_map(|(a, b, change)| {
         let mut near = a.clone();
@@ -165,7 +166,7 @@ struct Sent {
     name: Option<&'static str>,
     action: &'static str,
     country: &'static str,
-    /// Since the moment it is sent; the second is what the other field says.
+    /// The event time, in minutes relative to sending; the second one is the value of the other field.
     minutes: i64,
     other_minutes: i64,
 }
@@ -190,7 +191,7 @@ fn sent() -> impl Strategy<Value = Sent> {
         })
 }
 
-/// A span of live: what is sent before each step of the clock, in seconds.
+/// A span of live: for each step of the clock, what is sent before it, and its length in seconds.
 type Span = Vec<(Vec<Sent>, i64)>;
 
 fn span() -> impl Strategy<Value = Span> {
@@ -207,7 +208,7 @@ struct World {
     script: Script,
     clock: ManualClock,
     now: i64,
-    /// By partition and offset: what was sent, and its event time.
+    /// What was sent, and its event time, by partition and offset.
     sent: BTreeMap<(i32, i64), (Sent, i64)>,
     next: [i64; 2],
 }
@@ -275,7 +276,7 @@ impl World {
         self.next[partition] += 1;
     }
 
-    /// Lets a job run through a span; `level`: with an orderly end.
+    /// Runs a job through a span; with `level`, it is stopped in order.
     fn live(&mut self, logic: &Logic, workers: usize, span: &Span, level: bool) {
         let before = self.archived_rows();
         let running = self.start(logic, workers);
@@ -290,7 +291,7 @@ impl World {
             running.request.send_replace(Request::Stop);
             running.thread.join().expect("no panic").expect("an orderly end");
         } else {
-            // Who could ask it to end is gone: it ends at once.
+            // Without its sender, it can no longer be asked to end: it ends immediately.
             drop(running.request);
             running.thread.join().expect("no panic").expect_err("an end in the middle");
         }
@@ -312,7 +313,8 @@ impl World {
         tables::cells(&self.inner, counts)
     }
 
-    /// What counts should hold: each row by the logic that `decide` names for its epoch, customer, time, granularity and dimension.
+    /// What `counts` should have: each row counts by the logic that `decide` names for its epoch, customer, time, granularity and
+    /// dimension.
     fn recount<'a>(
         &self,
         counts: &State,
@@ -361,14 +363,14 @@ impl World {
         block_on(publisher.run(|_| {})).expect("published")
     }
 
-    /// `verify` follows what is on record, and agrees.
+    /// Checks that `verify`, which follows the ledger, finds no difference.
     fn is_verified(&self, logic: &Logic) {
         let options = verify::Options::default();
         let report = block_on(verify::verify(&logic.job(""), &self.root(), options)).expect("a verdict");
         assert_eq!(report.verdict, verify::Verdict::Exact, "{}\n{}", report.table(), report.sentence());
     }
 
-    /// The table's cells with what a replay would change.
+    /// The table's cells after the changes of a replay.
     fn applied(&self, state: &State, submission: &Submission, summary: &Summary) -> BTreeMap<Cell, i64> {
         let mut cells = self.counted(state);
         let mut changes = 0;
@@ -428,7 +430,7 @@ struct Row<'a> {
     window: Range<i64>,
 }
 
-/// Start and end of a window: a second time.
+/// Start and end of a window, computed a second time.
 fn window(granularity: &str, time: i64) -> (i64, i64) {
     let fixed = |length: i64, from: i64| {
         let start = (time - from).div_euclid(length) * length + from;
@@ -451,8 +453,8 @@ fn window(granularity: &str, time: i64) -> (i64, i64) {
     }
 }
 
-/// What a logic did not count at all is only counted in whole windows; so is what the test's oracle can not tell apart: it asks
-/// the submission, and checks only that it names nothing that both logics count alike.
+/// What a logic did not count at all is only counted in whole windows. So is what the test's oracle can not distinguish: it asks the
+/// submission, and only checks that this names nothing that both logics count in the same way.
 fn whole_only(submission: &Submission, row: &Row<'_>) -> bool {
     submission
         .whole_only
@@ -498,7 +500,7 @@ proptest! {
         let counts = world.table("counts").expect("counts");
         let switch = Ledger::of(&counts).newest().map_or(1, |(from, _)| from);
 
-        // Whole days around the moment, or hours, as the shape allows; or all there is.
+        // Whole days around the time, or hours if the shape permits; or everything.
         let job = b.job("");
         let range = if all { BASE - 400 * DAY..BASE + 400 * DAY } else { BASE + from * HOUR..BASE + (from + length) * HOUR };
         let customers = (some_customers && a.customer_falls_back == b.customer_falls_back)
@@ -530,7 +532,7 @@ proptest! {
         let now = world.recount(&counts, &[&a, &b], live);
         prop_assert_eq!(&world.counted(&counts), &now, "live");
         let mut expected = world.recount(&counts, &[&a, &b], |row| if in_range(row) { &b } else { live(row) });
-        // Other customers stay as they are.
+        // Other customers stay unchanged.
         expected.retain(|cell, _| holds(&cell.1));
         expected.extend(now.into_iter().filter(|(cell, _)| !holds(&cell.1)));
         let found = world.applied(&counts, &submission, &summary);
@@ -545,7 +547,7 @@ proptest! {
             prop_assert_eq!(&found, &fresh, "B from the start");
         }
 
-        // Published, and live runs on; then undone: as if it had never been.
+        // Published, while live continues; then undone, as if it had never been there.
         let published = world.publish("r", Direction::Publish);
         prop_assert_eq!(published.cells, summary.cells.total());
         prop_assert_eq!(world.counted(&world.table("counts").expect("counts")), found);
@@ -615,7 +617,7 @@ proptest! {
         let live = |row: &Row<'_>| if row.epoch < switch { &a } else { &b };
         let expected = world.recount(&counts, &[&a, &b], |row| if in_range(row) { &b } else { live(row) });
         prop_assert_eq!(&found, &expected);
-        // Nothing is lost and nothing doubled: a row that was ingested outside stays where it is, or it would have been refused.
+        // Nothing is lost or doubled: a row that was ingested outside the range stays where it is, or the range would have been refused.
         for (at, (sent, time)) in &world.sent {
             let Some((epoch, ingested_at)) = world.archived().get(at).copied() else { continue };
             if epoch < switch && !ingested.contains(&ingested_at) {
@@ -635,7 +637,7 @@ proptest! {
     }
 }
 
-/// Older code read lists of proxies and users' names in lines in another way, so it may have counted a row for another customer.
+/// Older code read lists of proxies and users' names in lines differently, so it may have counted a row for another customer.
 #[test]
 fn what_older_code_took_out_of_lines_is_not_replayed_for_some_customers() {
     let lines = "format = \"access_log\"\nevent_time = { field = \"time\" }\ncustomer = { field = \"virtual_host\" }";
@@ -677,7 +679,7 @@ fn what_older_code_took_out_of_lines_is_not_replayed_for_some_customers() {
     }
 }
 
-/// Bad input: each a clear error, and nothing is written.
+/// Invalid requests: each gets a clear error, and nothing is written.
 #[test]
 fn what_can_not_be_answered_exactly_is_refused() {
     let all: BTreeSet<_> = GRANULARITIES.into();
@@ -703,12 +705,12 @@ fn what_can_not_be_answered_exactly_is_refused() {
     let named = Logic { customer_falls_back: true, ..a.clone() };
     let (code, text) = asked(&named, request("r", BASE..BASE + HOUR, Some(vec!["a".to_owned()]), 1));
     assert!(code == 1 && text.contains("leave --customers out"), "{text}");
-    // A preview can be made, not published.
+    // A preview can be run, but not published.
     let prepared =
         block_on(prepare(&b.job(""), &world.root(), request("r", BASE..BASE + HOUR, None, 1), 0)).expect("a preview");
     assert_eq!(prepared.submission.before, None);
 
-    // What was ingested on the first day is removed.
+    // The rows that were ingested on the first day are removed.
     let old = world.table("raw").expect("raw");
     world.now += 2 * DAY;
     world.clock.set(world.now);

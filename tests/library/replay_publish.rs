@@ -1,7 +1,7 @@
-//! Publishing and undoing a replay beside a live job: exactly once whatever happens on the way, in the right order or not at all.
+//! Publishing and undoing a replay beside a live job: exactly once whatever happens meanwhile, in the right order or not at all.
 //!
-//! The replay itself is made up: what it would leave behind is written here. The tables are a live job's, which runs on or has
-//! stopped; each case ends with a recount. Promise 5 of src/README.md.
+//! The replay itself is artificial: the test writes the files that a replay would leave. The tables are those of a live job, which is
+//! running or has stopped; each case ends with a recount. Promise 5 of src/README.md.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex};
@@ -37,12 +37,12 @@ use crate::support::live::{BASE, CUSTOMERS, DAY, HOUR, MINUTE, Running, SECOND, 
 use crate::support::rival::{commits, replaced};
 use crate::support::tables::{self, Cell};
 
-/// The start of the day that everything happens in.
+/// The start of the day on which everything happens.
 const TODAY: i64 = BASE - BASE % DAY;
 const LARGE: u64 = 1 << 30;
 const LOG: &str = "counts/_delta_log/";
 
-/// Publishers run here.
+/// The runtime of the publishers.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
 });
@@ -53,14 +53,14 @@ fn counts_log(store: &Arc<InMemory>) -> Log {
 
 // ---- a replay, as if it had been computed ----
 
-/// A cell, and what it counts after the replay.
+/// A cell, and its count after the replay.
 type Wish = (Cell, i64);
 
 fn cell(granularity: &'static str, customer: &str, dimension: &str, start: i64, value: &str) -> Cell {
     (granularity, customer.to_owned(), dimension.to_owned(), start, value.to_owned())
 }
 
-/// A minute, its hour and its day of one customer count so many more.
+/// A minute, its hour and its day count this many more for one customer.
 fn more(world: &World, customer: &str, time: i64, by: i64) -> Vec<Wish> {
     let counted = world.counted();
     [("minute", MINUTE), ("hour", HOUR), ("day", DAY)]
@@ -73,7 +73,7 @@ fn more(world: &World, customer: &str, time: i64, by: i64) -> Vec<Wish> {
         .collect()
 }
 
-/// What most cases publish: more in the open minute, nothing any more in another one, new cells far in the past.
+/// What most cases publish: a higher count in the open minute, no count any more in another minute, new cells far in the past.
 fn wishes(world: &World) -> Vec<Wish> {
     let mut wishes = more(world, CUSTOMERS[0], BASE, 5);
     wishes.extend(more(world, CUSTOMERS[1], BASE - 3 * HOUR, 7).into_iter().take(2));
@@ -89,7 +89,7 @@ fn wishes(world: &World) -> Vec<Wish> {
     wishes
 }
 
-/// A replay `r` that is complete: by how much it changes cells.
+/// A replay `r` that is complete; returns by how much it changes each cell.
 fn complete(world: &World) -> BTreeMap<Cell, i64> {
     let wishes = wishes(world);
     let differences = differences(world, &wishes);
@@ -97,7 +97,7 @@ fn complete(world: &World) -> BTreeMap<Cell, i64> {
     differences
 }
 
-/// What is counted when they are true, seen from what is counted now; live may add to it meanwhile.
+/// The differences that fulfil the wishes, relative to the present counts; live may add to these meanwhile.
 fn differences(world: &World, wishes: &[Wish]) -> BTreeMap<Cell, i64> {
     let counted = world.counted();
     wishes.iter().map(|(cell, new)| (cell.clone(), new - counted.get(cell).copied().unwrap_or_default())).collect()
@@ -131,7 +131,7 @@ fn submission(world: &World, id: &str, coverage: std::ops::Range<i64>) -> Submis
     }
 }
 
-/// Leaves behind what a replay would.
+/// Writes the files that a replay would leave.
 fn replay(world: &World, submission: &Submission, wishes: &[Wish]) {
     let root = Root::on(Arc::clone(&world.inner) as Arc<dyn ObjectStore>);
     let counted = world.counted();
@@ -208,7 +208,7 @@ fn steps(world: &World, prefix: &str) -> usize {
     listed.expect("listed").len()
 }
 
-/// A publisher in the background.
+/// A publisher that runs in the background.
 struct Publishing {
     thread: JoinHandle<Result<Published, PublishError>>,
     progress: Arc<Mutex<PublishProgress>>,
@@ -244,7 +244,7 @@ fn batch(world: &mut World) {
     }
 }
 
-/// One more batch, in both tables.
+/// One more batch, published in both tables.
 fn one_epoch(world: &mut World, job: &Running) {
     let epoch = job.progress.epochs().0 + 1;
     batch(world);
@@ -253,7 +253,7 @@ fn one_epoch(world: &mut World, job: &Running) {
     assert!(job.publishes(epoch), "publishes epoch {epoch}");
 }
 
-/// Tables of a job that has stopped.
+/// The tables of a job that has stopped.
 fn stopped(settings: &str) -> World {
     let mut world = World::new(settings);
     let job = world.start(1, world.store());
@@ -263,7 +263,7 @@ fn stopped(settings: &str) -> World {
     world
 }
 
-/// Every version of `counts` can be read, and in none do files overlap.
+/// All versions of `counts`. Checks that each can be read, and that files overlap in none.
 fn versions(world: &World) -> Vec<State> {
     let states = tables::versions(&world.inner, world.table("counts").version);
     for state in &states {
@@ -318,7 +318,7 @@ fn published_undone_and_published_again_beside_a_running_job() {
     assert!(states.iter().skip(1).all(|state| generation(state) == 1));
 }
 
-/// Live commits all the while; whoever loses merges again.
+/// Live keeps committing, and whoever loses the race merges again.
 #[test]
 fn beside_a_job_that_keeps_committing() {
     let mut world = World::new("");
@@ -357,7 +357,7 @@ fn the_budget_changes_nothing_but_the_slices() {
         }));
         let published = published.expect("published");
         assert_eq!((last.cells, last.cells_total, last.attempt), (published.cells, published.cells, 1));
-        // Whatever a file is called, its place and rows are the same.
+        // File names may differ, but not their places and rows.
         let log = Log::new(&publisher.root, "counts");
         let state = block_on(log.load()).expect("readable").expect("a table");
         let places = state.files.values().map(|file| (file.partition.clone(), file.rows, file.stats.clone()));
@@ -366,12 +366,12 @@ fn the_budget_changes_nothing_but_the_slices() {
         found.push((slices, places));
     }
     assert!(found.iter().all(|(_, places)| *places == found[0].1));
-    // Of each granularity and bucket one slice, or one a day (days: a month) at least.
+    // One slice for each granularity and bucket, or at least one for each day (for days: for each month).
     assert_eq!(found.last().map(|(slices, _)| *slices), Some(6));
     assert!(found[0].0 > 20 && found[1].0 >= found[2].0 && found[2].0 > 6, "{:?}", found.iter().map(|it| it.0));
 }
 
-/// Weeks, months and years of a dimension that no longer counts them are there to be taken away.
+/// Weeks, months and years of a dimension for which they are no longer counted can still be removed.
 #[test]
 fn months_of_a_dimension_that_is_no_longer_counted_are_removed() {
     let mut world =
@@ -406,7 +406,7 @@ fn a_cell_below_zero_is_refused() {
     replay(&world, &submission(&world, "r", 0..BASE + DAY), std::slice::from_ref(&wish));
     let other = (cell("minute", CUSTOMERS[0], "total", BASE, ""), 1);
     let mut second = submission(&world, "other", 0..BASE + DAY);
-    // A lie, so that it is not refused for being overtaken.
+    // A false coverage, so that it is not refused as overtaken.
     second.coverage[0] = BASE + 2 * DAY..BASE + 3 * DAY;
     replay(&world, &second, &[other]);
     publish(&world, "other");
@@ -422,7 +422,7 @@ fn a_cell_below_zero_is_refused() {
 
 // ---- kills ----
 
-/// A process that stands still at a step is dead; the same command is run again; then the first one wakes.
+/// A process that is frozen at a step counts as dead. The same command is run again; then the first process wakes up.
 fn killed(fault: fn() -> Fault) {
     let mut world = stopped("");
     let differences = complete(&world);
@@ -504,7 +504,7 @@ fn a_lost_reply_or_an_outage_at_every_step() {
 
 // ---- races ----
 
-/// Lets the test's own thread do something in the middle of a publisher's step.
+/// Lets the test's own thread do something in the middle of a step of the publisher.
 struct Stage {
     calls: mpsc::UnboundedSender<tokio::sync::oneshot::Sender<()>>,
     called: mpsc::UnboundedReceiver<tokio::sync::oneshot::Sender<()>>,
@@ -525,7 +525,7 @@ impl Stage {
         })
     }
 
-    /// Does `play` at every call until the publisher has ended; with the number of the call.
+    /// Runs `play` at every call until the publisher has ended, with the number of the call.
     fn play(
         mut self,
         publishing: Publishing,
@@ -565,7 +565,7 @@ fn live_commits_in_between_at_every_step() {
             let (result, progress) = stage.play(publishing, |_| one_epoch(&mut world, &job));
             result.unwrap_or_else(|error| panic!("step {step}: {error}"));
             came |= store.done();
-            // Live touches the same minute, hour and day.
+            // Live changes the same minute, hour and day.
             assert_eq!(progress.attempt, if store.done() { 2 } else { 1 }, "step {step}, {direction:?}");
             expect(&mut world, &differences, sign);
             assert_eq!(world.counted(), world.expected, "step {step}, {direction:?}");
@@ -593,13 +593,13 @@ fn a_rival_that_replaces_half_of_the_bases() {
         let counts = world.table("counts");
         counts.files.keys().filter(|path| path.contains(&format!("bucket={bucket}/")) && path.contains("-a2-")).count()
     };
-    // Bucket 0: the minute, the hour, the month of days; the new files of the past stand.
+    // Bucket 0: the minute, the hour, and the month of days. The new files of the past keep their base.
     assert_eq!((again("0"), again("1")), (3, 0));
     expect(&mut world, &differences, 1);
     assert_eq!(world.counted(), world.expected);
 }
 
-/// Live seals the files that we have merged into, so what was a cell's home is inside another one.
+/// Live seals the files that we have merged into, so that the home of a cell is inside another file.
 #[test]
 fn live_seals_between_staging_and_commit() {
     for (before, meanwhile, sealed) in [(0, 3 * HOUR, "2026-01-13T12"), (8 * HOUR, 11 * HOUR, "2026-01-13")] {
@@ -608,7 +608,7 @@ fn live_seals_between_staging_and_commit() {
         one_epoch(&mut world, &job);
         world.advance(before + 2 * MINUTE);
         assert!(job.publishes(2));
-        // Minutes of one hour that are not in one file yet.
+        // Minutes of an hour that are not in one file yet.
         CUSTOMERS.iter().for_each(|customer| world.push(customer, -1));
         one_epoch(&mut world, &job);
         let differences = complete(&world);
@@ -625,7 +625,7 @@ fn live_seals_between_staging_and_commit() {
             let epoch = job.progress.epochs().0;
             world.advance(meanwhile);
             assert!(job.publishes(epoch + 1));
-            // Of the epochs that are opened now, the first seals what is old.
+            // The first epoch that is opened now seals what is old.
             one_epoch(&mut world, &job);
             assert!(is_sealed(&world), "{sealed}: {:?}", world.table("counts").files.keys());
         });
@@ -652,7 +652,7 @@ fn who_keeps_losing_gets_a_turn() {
     let differences = complete(&world);
     let stage = Stage::new();
     let store = world.store();
-    // Three commits that are too late, the ask itself, and the commit that it is for.
+    // Three commits that are too late, the request itself, and the commit for which it is.
     for _ in 0..5 {
         store.on(LOG, stage.fault());
     }
@@ -664,7 +664,7 @@ fn who_keeps_losing_gets_a_turn() {
         _ => {
             asked_at = world.table("counts").version;
             assert_eq!(world.table("counts").txn(&ledger::turn_txn("r")), 1);
-            // Live has something to commit, hears of the ask, and lets it pass.
+            // Live has something to commit, sees the request, and lets the publisher go first.
             batch(&mut world);
             assert!(job.reads(world.pushed()));
             world.advance(11 * SECOND);
@@ -683,7 +683,7 @@ fn who_keeps_losing_gets_a_turn() {
     assert!(store.done());
 }
 
-/// One that asks and dies holds nobody up for long, and only once.
+/// A publisher that asks and then dies does not delay live for long, and only once.
 #[test]
 fn a_turn_that_is_not_taken_is_over_after_a_while() {
     let mut world = World::new("");
@@ -698,7 +698,7 @@ fn a_turn_that_is_not_taken_is_over_after_a_while() {
     one_epoch(&mut world, &job);
     assert!(other.elapsed() < Duration::from_secs(9), "it waited again");
     job.ends_in_order(Request::Stop);
-    // Nor does a start wait for it.
+    // A start does not wait for it either.
     let second = world.start(1, world.store());
     second.ends_in_order(Request::Drain);
     assert!(other.elapsed() < Duration::from_secs(9), "it waited again");
@@ -730,7 +730,7 @@ fn what_is_not_ready_is_refused() {
     let error = refused(&world, "other", Direction::Publish);
     assert!(matches!(error, PublishError::LogicChanged { .. }), "{error}");
     publish(&world, "r");
-    // Live counts with another logic since: what was published can be taken back, but not be made again.
+    // Live counts with another logic since then: what was published can be undone, but not published again.
     let newer = (ledger::logic_txn(9), 7);
     block_on(commits(world.log("counts"), |commit| commit.txns.push(newer)));
     undo(&world, "r");
@@ -772,7 +772,7 @@ fn of_overlapping_replays_the_newest_goes_first() {
     let error = refused(&world, "first", Direction::Undo);
     assert!(matches!(&error, PublishError::UndoFirst { other, .. } if other == "second"), "{error}");
     assert!(error.to_string().contains("floodmark replay undo second"), "{error}");
-    // Also undone it was one that came since.
+    // An undo after the submission overtakes a replay as well: it changes the cells that were compared.
     assert_eq!(undo(&world, "second").order, 4);
     assert_eq!(undo(&world, "first").order, 5);
     let error = refused(&world, "second", Direction::Publish);
@@ -781,14 +781,14 @@ fn of_overlapping_replays_the_newest_goes_first() {
     assert!(matches!(&error, PublishError::Overtaken { .. }), "{error}");
     assert_eq!(undo(&world, "elsewhere").order, 6);
     assert_eq!(world.counted(), before);
-    // Compared with what is there now, it may.
+    // A replay that was compared with the present counts may be published.
     replay(&world, &submission(&world, "third", TODAY..BASE + HOUR), &more(&world, CUSTOMERS[0], BASE, 1));
     assert_eq!(publish(&world, "third").order, 7);
     world.expected = world.counted();
     assert_ne!(world.expected, before);
 }
 
-/// Its code is gone, but it read the event time as ours does; where it found it elsewhere, nobody can say which windows it touched.
+/// Its code is gone, but it read the event time as ours does. If it had found it elsewhere, it would not be known which windows it touched.
 #[test]
 fn a_published_replay_of_other_code_bars_no_range_of_ingest_times() {
     let world = stopped("");
@@ -814,7 +814,7 @@ fn a_published_replay_of_other_code_bars_no_range_of_ingest_times() {
     assert!(matches!(error, ReplayError::LogicGone { fingerprint, .. } if fingerprint == logic), "{error}");
 }
 
-/// The refusals hold in the last moment too.
+/// The refusals also apply at the last moment.
 #[test]
 fn a_replay_that_is_overtaken_while_it_is_staged_is_refused() {
     let mut world = stopped("");

@@ -1,6 +1,6 @@
-//! The recount of a replay over a store that fails: killed at every durable step and run again, two runs of one replay at once,
-//! files that are gone, a budget that is used up. Whatever happens on the way, the dataset is that of a run without trouble,
-//! and the tables are as they were. Promise 5 of src/README.md; that the dataset is right is shown by `replay.rs` as well.
+//! The recount of a replay on a store that fails: killed at every durable step and run again, two runs of one replay at once, files that
+//! are missing, a budget that is exceeded. Whatever happens meanwhile, the dataset is that of an undisturbed run, and the tables are
+//! unchanged. Promise 5 of src/README.md. `replay.rs` also shows that the dataset is right.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -53,12 +53,12 @@ const BASE: i64 = 1_769_810_400 * SECOND;
 /// 2026-01-29 and 2026-01-30.
 const RANGE: Range<i64> = BASE - 46 * HOUR..BASE + 2 * HOUR;
 const LARGE: usize = 64 << 20;
-/// What hangs on a busy machine too.
+/// If something takes longer than this, it hangs, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 // ---- logics and records ----
 
-/// What finds the customer, and which action is left out.
+/// The fallback field of the customer, and which action is left out.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Logic {
     customer_or: &'static str,
@@ -66,11 +66,11 @@ struct Logic {
     counts_weeks: bool,
 }
 
-/// Live's, of most epochs.
+/// The logic of live, in most epochs.
 const OLD: Logic = Logic { customer_or: "name", leaves_out: "ping", counts_weeks: false };
-/// Live's of the last ones, and the replay's.
+/// The logic of live in the last epochs, and of the replay.
 const NEW: Logic = Logic { customer_or: "id", leaves_out: "bot", counts_weeks: true };
-/// For previews of a job that only knew `OLD`: customers are where that one finds them.
+/// For previews of a job that only knew `OLD`: it finds customers where `OLD` does.
 const MORE: Logic = Logic { customer_or: "name", leaves_out: "bot", counts_weeks: false };
 
 impl Logic {
@@ -105,7 +105,7 @@ granularities = ["hour", "day"{weeks}]
         Job::parse(&text, "recount.toml", &|_| None).unwrap_or_else(|error| panic!("{error}\n{text}"))
     }
 
-    /// As in `raw`, and who it counts for.
+    /// The outcome as in `raw`, and the customer for which the record counts.
     fn outcome(self, sent: &Sent) -> (&'static str, Option<&'static str>) {
         let Sent { customer, other, action, .. } = *sent;
         let fallback = other.filter(|(field, _)| *field == self.customer_or).map(|(_, value)| value);
@@ -120,15 +120,15 @@ granularities = ["hour", "day"{weeks}]
 #[derive(Clone, Debug)]
 struct Sent {
     customer: Option<&'static str>,
-    /// Another field and its value.
+    /// Another field, with its value.
     other: Option<(&'static str, &'static str)>,
     action: &'static str,
     time: i64,
-    /// Whether it came before live counted with `NEW`.
+    /// Whether it was sent before live counted with `NEW`.
     is_old: bool,
 }
 
-/// Every kind of record, at a time.
+/// Records of every kind, at a time.
 fn kinds(time: i64, is_old: bool) -> Vec<Sent> {
     let mut all = Vec::new();
     for action in ["view", "ping", "bot"] {
@@ -145,7 +145,7 @@ fn kinds(time: i64, is_old: bool) -> Vec<Sent> {
     all
 }
 
-/// What is sent, epoch by epoch: the range, before it and after it, late and on time.
+/// What is sent, epoch by epoch: in the range, before it and after it, late and on time.
 fn epochs() -> Vec<Vec<Sent>> {
     let times =
         [[0, -1, -80], [1, -30, -47], [2, -10 * 60, -46 * 60], [3, 3, -46 * 60 - 1], [4, 60, -26 * 60], [5, 119, 120]];
@@ -214,13 +214,13 @@ impl World {
         World { inner, script: Script::new(2), clock: ManualClock::at(BASE), now: BASE, sent: Vec::new(), job: None }
     }
 
-    /// Counts with a logic from now on.
+    /// Counts with this logic from now on.
     fn counts_with(&mut self, logic: Logic) {
         self.stop();
         self.job = Some((start(&self.inner, &self.script, &self.clock, logic), self.sent.len() as u64));
     }
 
-    /// Sends records, lets time go on, and waits until they are archived.
+    /// Sends records, advances the clock, and waits until they are archived.
     fn feed(&mut self, records: Vec<Sent>, seconds: i64) {
         let (job, read_before) = self.job.as_ref().expect("a job runs");
         for record in records {
@@ -253,7 +253,7 @@ impl World {
 /// Tables of a job that has counted with `OLD`, then with `NEW`, and has stopped.
 static TABLES: LazyLock<Arc<InMemory>> = LazyLock::new(|| tables_of(|_| true));
 
-/// The same of some records.
+/// The same with only some of the records.
 fn tables_of(is_sent: impl Fn(&Sent) -> bool) -> Arc<InMemory> {
     let mut world = World::new();
     world.counts_with(OLD);
@@ -271,7 +271,7 @@ fn tables_of(is_sent: impl Fn(&Sent) -> bool) -> Arc<InMemory> {
     world.inner
 }
 
-/// The tables, for one test.
+/// A copy of the tables, for one test.
 fn tables() -> Arc<InMemory> {
     Arc::new(TABLES.fork())
 }
@@ -320,13 +320,13 @@ fn submit(inner: &Arc<InMemory>, chunk_bytes: u64) -> Submission {
     try_submit(inner, NEW, RANGE, None, chunk_bytes).expect("submitted")
 }
 
-/// A recount in the background.
+/// A recount that runs in the background.
 struct Recounting {
     store: Faulty,
     thread: JoinHandle<Result<Summary, ReplayError>>,
 }
 
-/// Workers, and bytes of what they may have in memory.
+/// The number of workers, and the bytes that they may have in memory.
 type Means = (usize, usize);
 
 fn begin(store: &Faulty, logic: Logic, submission: &Submission, (workers, memory_bytes): Means) -> Recounting {
@@ -360,7 +360,7 @@ fn recounted(inner: &Arc<InMemory>, submission: &Submission, means: Means) -> Su
     begin(&on(inner), NEW, submission, means).end().expect("a replay")
 }
 
-/// In a copy, as another replay.
+/// The recount of another replay, in a copy of the tables.
 fn recounted_with(inner: &Arc<InMemory>, logic: Logic, customers: Option<&[&str]>) -> (Arc<InMemory>, Summary) {
     let customers = customers.map(|customers| customers.iter().map(|&customer| customer.to_owned()).collect());
     let copy = Arc::new(inner.fork());
@@ -371,20 +371,20 @@ fn recounted_with(inner: &Arc<InMemory>, logic: Logic, customers: Option<&[&str]
 
 // ---- what it leaves behind ----
 
-/// A row whose outcome is another one: partition, offset, on arrival, now.
+/// A row whose outcome has changed: partition, offset, outcome on arrival, outcome now.
 type OtherRow = (i32, i64, String, String);
 
 /// Everything that a replay has found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Dataset {
-    /// Without what depends on workers and memory.
+    /// The summary, without what depends on workers and memory.
     summary: Summary,
     cells: BTreeMap<String, Bytes>,
     rows: Vec<OtherRow>,
 }
 
 impl Dataset {
-    /// Says what differs, and not all there is.
+    /// Checks for equality, and reports what differs instead of everything.
     fn is(&self, expected: &Dataset, when: &str) {
         assert_eq!(self.summary, expected.summary, "{when}");
         let paths = |it: &Dataset| it.cells.keys().cloned().collect::<Vec<_>>();
@@ -396,7 +396,7 @@ impl Dataset {
     }
 }
 
-/// What is on the store after `summary` was returned; there is nothing besides.
+/// Reads what is on the store after `summary` was returned, and checks that nothing else is there.
 fn dataset_of(inner: &Arc<InMemory>, summary: &Summary) -> Dataset {
     let root = root_of(inner);
     let stored = block_on(Summary::load(&root, "r")).expect("readable").expect("there");
@@ -440,7 +440,7 @@ fn rows_of(bytes: Bytes) -> Vec<OtherRow> {
     rows
 }
 
-/// A run without trouble.
+/// The result of an undisturbed run.
 fn reference(chunk_bytes: u64) -> Dataset {
     let inner = tables();
     let submission = submit(&inner, chunk_bytes);
@@ -448,7 +448,7 @@ fn reference(chunk_bytes: u64) -> Dataset {
     dataset_of(&inner, &summary)
 }
 
-/// Chunks that all workers of one run have put on the store.
+/// The chunks that all workers of one run have stored.
 fn whole_chunks(inner: &Arc<InMemory>) -> BTreeSet<u32> {
     let mut said: BTreeMap<(u32, String, String), usize> = BTreeMap::new();
     for path in files(inner, "replays/r/chunks").into_keys().filter(|path| path.ends_with(".json")) {
@@ -462,7 +462,7 @@ fn whole_chunks(inner: &Arc<InMemory>) -> BTreeSet<u32> {
     whole.map(|((chunk, ..), _)| chunk).collect()
 }
 
-/// Files of `raw` in the chunks that are not whole.
+/// The files of `raw` in chunks that are not done.
 fn files_left(inner: &Arc<InMemory>, submission: &Submission) -> Vec<String> {
     let whole = whole_chunks(inner);
     let all = chunks(raw_files(&table(inner, "raw"), submission).expect("statistics"), submission.chunk_bytes);
@@ -479,7 +479,7 @@ fn raw_reads(store: &Faulty) -> Vec<String> {
     reads
 }
 
-/// The tables, file by file.
+/// The files of both tables.
 fn both(inner: &Arc<InMemory>) -> [BTreeMap<String, Bytes>; 2] {
     [files(inner, "raw"), files(inner, "counts")]
 }
@@ -557,7 +557,7 @@ fn windows_partly_in_range_are_named_and_cells_are_those_of_a_recount_by_hand() 
         let is_new = !sent.is_old || RANGE.contains(&sent.time);
         let (_, Some(customer)) = (if is_new { NEW } else { OLD }).outcome(&sent) else { continue };
         let floor = |length: i64| sent.time - sent.time.rem_euclid(length);
-        // 2026-01-01, a day, which also is all that is sent.
+        // 2026-01-01. Everything that is sent is in January or February.
         let january = RANGE.start - 28 * DAY;
         let month = if sent.time < january + 31 * DAY { january } else { january + 31 * DAY };
         let all = [("minute", floor(MINUTE)), ("hour", floor(HOUR)), ("day", floor(DAY)), ("month", month)];
@@ -571,7 +571,7 @@ fn windows_partly_in_range_are_named_and_cells_are_those_of_a_recount_by_hand() 
                 count(granularity, "action", start, sent.action);
             }
         }
-        // Weeks are new, and left alone: only live counts them.
+        // Weeks are new and left unchanged: only live counts them.
         if !sent.is_old {
             count("week", "action", RANGE.start - 3 * DAY, sent.action);
         }
@@ -613,14 +613,14 @@ fn killed(fault: fn() -> Fault, chunk_bytes: u64) {
         let first = begin(&store, NEW, &submission, (workers, 4096));
         first.waits(|run| run.store.frozen());
         if !store.frozen() {
-            // It had fewer steps: how many there are depends on who is first.
+            // It had fewer steps; how many there are depends on which worker is first.
             let summary = first.end().expect("a replay");
             dataset_of(&inner, &summary).is(&expected, "not killed");
             break;
         }
         struck += 1;
         store.kill();
-        // Its last answers were lost: whether it was done already is not known to it.
+        // Its last answers were lost, so it does not know whether it was done already.
         drop(first.end());
 
         let complete = block_on(Summary::load(&root_of(&inner), "r")).expect("readable").is_some();
@@ -677,7 +677,7 @@ fn a_chunk_without_all_its_manifests_is_counted_again() {
 
 // ---- two at once ----
 
-/// A run that stands still at a step, and its tables; `None` when it has ended before.
+/// A run that is frozen at a step, and its tables; `None` if it ended before.
 fn standing_still(
     prepared: &Arc<InMemory>,
     submission: &Submission,
@@ -729,7 +729,7 @@ fn discarded_while_it_stands_still_at_every_step_it_leaves_nothing() {
             if let Some(error) = &error {
                 assert!(error.to_string().contains("was discarded while it ran: nothing of it is left"), "{error}");
             }
-            // Of one that was killed then, it deletes what is left.
+            // When one run is killed then, the other deletes what it left.
             let leftover = Submission::path("r", "chunks/00000/x.json");
             runtime().block_on(write_file(root.store().as_ref(), &leftover, Bytes::new())).expect("written");
             assert_eq!(runtime().block_on(discard(&root, "r")).expect("discarded"), 1);
@@ -749,7 +749,7 @@ fn runs_of_it_at_the_same_time_say_the_same() {
         let runs = [1, 2, 3].map(|workers| begin(&on(&inner), NEW, &submission, (workers, 4096)));
         let said = runs.map(|run| run.end().unwrap_or_else(|error| panic!("round {round}: {error}")));
         assert!(said.iter().all(|summary| *summary == said[0]), "round {round}");
-        // Who ended first may have cleaned up before the last one wrote: it does so itself.
+        // A run that ended first may have cleaned up before the last one wrote; then the last one cleans up itself.
         dataset_of(&inner, &said[0]).is(&expected, &format!("round {round}"));
     }
 }
@@ -778,7 +778,7 @@ fn a_lost_reply_or_an_outage_at_every_step() {
         if !store.done() {
             break;
         }
-        // What it could not delete at its end, the same command deletes when it is run again.
+        // What it could not delete at its end is deleted when the same command is run again.
         let again = recounted(&inner, &submission, (1, LARGE));
         assert_eq!(again, summary);
         dataset_of(&inner, &summary).is(&expected, &format!("step {step}"));
@@ -800,7 +800,7 @@ fn reads_that_fail_for_a_while() {
     }
 }
 
-/// Nothing but the submission, and chunks that were counted.
+/// Checks that there is nothing but the submission and chunks that were counted.
 fn nothing_is_told(inner: &Arc<InMemory>, before: &[BTreeMap<String, Bytes>; 2]) {
     assert_eq!(&both(inner), before, "the tables are as they were");
     let told = files(inner, "replays/r").into_keys().filter(|path| !path.contains("/chunks/"));
@@ -847,7 +847,7 @@ fn a_store_that_says_no_ends_it() {
     dataset_of(&inner, &summary).is(&reference(1), "again");
 }
 
-/// What reads the archive, and what stores.
+/// The thread that reads the archive, and the task that stores files.
 #[test]
 fn a_panic_of_a_thread_or_task_ends_it() {
     let inner = tables();
@@ -869,7 +869,7 @@ fn a_panic_of_a_thread_or_task_ends_it() {
     dataset_of(&inner, &summary).is(&reference(1), "again");
 }
 
-/// A file that the store never takes holds up no worker: all hear that another one can not go on.
+/// A file that the store never accepts does not block a worker: all workers notice that another one can not continue.
 #[test]
 fn a_store_that_hangs_does_not_hold_up_the_end() {
     for (workers, memory_bytes) in [(2, LARGE), (2, 4096), (3, LARGE)] {
@@ -879,7 +879,7 @@ fn a_store_that_hangs_does_not_hold_up_the_end() {
         let store = on(&inner);
         store.on("/chunks/", Fault::Delay(Duration::from_secs(24 * 3600))).on("/chunks/", Fault::Denied);
         let error = begin(&store, NEW, &submission, (workers, memory_bytes)).end().expect_err("denied");
-        // Which of the two depends on whether the store had taken another file before it denied this one.
+        // Which of the two it is depends on whether the store had accepted another file before it refused this one.
         assert!(
             matches!(&error, ReplayError::Table(TableError::Denied { .. } | TableError::Storage { .. })),
             "{error:?}"
@@ -895,7 +895,7 @@ fn versions_that_are_no_longer_kept() {
     for name in ["raw", "counts"] {
         let inner = tables();
         let submission = submit(&inner, 1);
-        // As when the log is cleaned up to a checkpoint that is newer.
+        // As when the log is cleaned up to a newer checkpoint.
         for version in 0..=table(&inner, name).version {
             block_on(inner.delete(&Path::from(format!("{name}/{}", commit_path(version))))).expect("deleted");
         }
@@ -926,7 +926,7 @@ fn is_empty(inner: &Arc<InMemory>, logic: Logic, range: Range<i64>, customers: O
 #[test]
 fn ranges_and_customers_without_data_change_nothing() {
     let days = |from: i64, to: i64| RANGE.start + from * DAY..RANGE.start + to * DAY;
-    // The distant past, a hole, and the future.
+    // The distant past, a gap, and the future.
     for range in [days(-4000, -3000), days(-9, -5), days(4, 5), days(300, 3000)] {
         let summary = is_empty(&tables(), NEW, range, None);
         assert_eq!((summary.rows_in_range, summary.rows_counted), (0, 0));
@@ -970,7 +970,7 @@ fn some_customers_only() {
 
 // ---- published beside live ----
 
-/// Publishes or undoes a replay while live takes in more.
+/// Publishes or undoes a replay while live reads more records.
 fn published(world: &mut World, id: &str, direction: Direction) -> Result<Published, PublishError> {
     let publisher = Publisher {
         root: root_of(&world.inner),
@@ -992,7 +992,7 @@ fn published(world: &mut World, id: &str, direction: Direction) -> Result<Publis
     thread.join().expect("no panic")
 }
 
-/// What a version holds, by its lanes and by the replays that are in force in it, named with their ranges.
+/// What a version should have, by its lanes and by the replays that are in force in it, which are given with their ranges.
 fn recount_of(world: &World, state: &State, switch: u64, replays: &[(&str, Range<i64>)]) -> BTreeMap<Cell, i64> {
     let orders = Orders::of(state);
     let lanes: BTreeMap<_, _> =
@@ -1022,7 +1022,7 @@ fn recount_of(world: &World, state: &State, switch: u64, replays: &[(&str, Range
         let january = RANGE.start - 28 * DAY;
         let month = if sent.time < january + 31 * DAY { january } else { january + 31 * DAY };
         count("coarse", "month", "total", month, "");
-        // New, and no range here holds the week.
+        // It is new, and no range here holds the whole week.
         if epoch >= switch {
             count("coarse", "week", "action", RANGE.start - 3 * DAY, sent.action);
         }
@@ -1050,7 +1050,7 @@ fn promise_1_two_overlapping_replays_in_turn_beside_live() {
         let submission = try_request(&world.inner, NEW, request).expect("submitted");
         begin(&on(&world.inner), NEW, &submission, (2, 4096))
     };
-    // Both are prepared at once, while live goes on.
+    // Both are prepared at the same time, while live continues.
     let runs = [submitted(&world, "one", &one), submitted(&world, "two", &two)];
     world.feed(kinds(world.now - HOUR, false), 61);
     runs.into_iter().for_each(|run| assert!(run.end().expect("a replay").cells.total() > 0));

@@ -1,5 +1,5 @@
-//! `schemas/*.json` say what the tables are: columns with their Arrow types, partition columns, application transactions; and the
-//! same of what replays leave behind.
+//! Checks that `schemas/*.json` describe the tables: columns with their Arrow types, partition columns, and application transactions; and
+//! also the files that replays leave.
 
 use std::collections::BTreeSet;
 
@@ -72,7 +72,7 @@ fn set<const N: usize>(ids: [String; N]) -> BTreeSet<String> {
     BTreeSet::from(ids)
 }
 
-/// The schema in the table's first log entry is the definition's, and delta-rs reads it as such.
+/// Checks that the schema in the table's first log entry is that of the definition, and that delta-rs reads it as such.
 async fn delta_schema_is(name: &str, definition: &Definition, described: &Value) {
     let root = Root::open("memory://", &Default::default()).expect("a root");
     let log = Log::new(&root, name);
@@ -144,7 +144,7 @@ async fn counts_is_as_described() {
 async fn what_replays_leave_behind_is_as_described() {
     let cells: Value = serde_json::from_str(include_str!("../../schemas/replay_cells.json")).expect("JSON");
     assert_eq!(columns(&cells, "columns"), written_columns(&dataset::schema()));
-    // Its folders, as those of counts: the same names and types.
+    // Its folders have the same names and types as those of `counts`.
     let counts: Value = serde_json::from_str(include_str!("../../schemas/counts.json")).expect("JSON");
     let of_counts: Vec<_> =
         columns(&counts, "partition_columns").into_iter().filter(|(name, _, _)| name != "period").collect();

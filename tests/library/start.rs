@@ -1,4 +1,4 @@
-//! The start of a job over several processes: whichever question to the source is under way, the loss of another process is heard.
+//! The start of a job over several processes: whichever request to the source is under way, the loss of another process is noticed.
 
 use std::net::TcpListener;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -17,7 +17,7 @@ use floodmark::table::Root;
 use object_store::memory::InMemory;
 use tokio::sync::watch;
 
-/// Longer than anything takes on a busy machine: what takes so long hangs.
+/// The time limit: whatever takes longer hangs, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const JOB: &str = r#"
@@ -34,14 +34,14 @@ customer = { pointer = "/customer" }
 event_time = { pointer = "/time" }
 "#;
 
-/// What the brokers take for ever to answer.
+/// The request that the brokers never answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Question {
     Check,
     Resume,
 }
 
-/// Brokers that are there, and do not answer one question while the test goes on.
+/// Brokers that are there, but do not answer one kind of request while the test runs.
 struct Deaf {
     question: Question,
     asked: Sender<()>,

@@ -1,4 +1,4 @@
-//! What Floodmark needs of a store, shown of every store that needs no server; S3 is in `e2e_storage.rs`.
+//! What Floodmark needs from a store, tested on every store that needs no server; `e2e_storage.rs` tests S3.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ async fn below_a_prefix() {
     suite(Arc::new(PrefixStore::new(InMemory::new(), "tables/shop"))).await;
 }
 
-/// What other tests rest on: without faults the faulty store changes nothing.
+/// Other tests rely on this: without faults, the faulty store changes nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn faulty_store_without_faults() {
     suite(Arc::new(Faulty::new(Arc::new(InMemory::new())))).await;

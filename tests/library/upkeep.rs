@@ -1,5 +1,5 @@
-//! Tables that stay healthy: what is deleted and what not, a log that is cleaned up while it is read, files of `raw` that are
-//! merged with every row as it was, beside rivals, crashes and a running job; and the commands that do it by hand.
+//! Tables that stay healthy: what is deleted and what is not, a log that is cleaned up while it is read, files of `raw` that are merged
+//! with every row unchanged, beside rivals, crashes and a running job; and the commands that do this by hand.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path as DiskPath;
@@ -38,7 +38,7 @@ fn now_ms() -> i64 {
     Clock::System.now_ms()
 }
 
-/// Keeps what died less than so many hours ago; below zero: also what dies in the next hours.
+/// Keeps what died less than this many hours ago; if negative, it also deletes what will die in the next hours.
 fn rule(hours: i64) -> Rule {
     Rule { before_ms: now_ms() - hours * HOUR_MS, no_job_runs: false, dry_run: false }
 }
@@ -82,7 +82,7 @@ impl Tables {
         self.raw.load().await.expect("readable").expect("raw")
     }
 
-    /// One epoch of some rows, a file of each kind, `ingested_at` on a day of January 2026.
+    /// One epoch of some rows, with a file of each kind, and `ingested_at` on a day of January 2026.
     async fn epoch(&self, epoch: u64, day: i64) {
         let ingested_at = BASE + (day - 13) * DAY_US + epoch as i64;
         let mut add = Vec::new();
@@ -125,7 +125,7 @@ impl Tables {
             .expect("committed");
     }
 
-    /// Every lane stands at this epoch.
+    /// Sets every lane to this epoch.
     async fn absorb(&self, epoch: u64) {
         let mut state = self.counts.load().await.expect("readable").expect("counts");
         let txns = Lane::ALL.map(|lane| (lane_txn(lane), epoch as i64)).to_vec();
@@ -140,7 +140,7 @@ impl Tables {
     }
 }
 
-/// Twelve epochs of one day, absorbed, and one of the next: the day is over.
+/// Twelve absorbed epochs of one day, and one of the next day, so that the first day is over.
 async fn a_day(tables: &Tables) {
     for epoch in 1..=12 {
         tables.epoch(epoch, 13).await;
@@ -158,7 +158,7 @@ async fn batches(log: &Log, file: &File) -> Vec<RecordBatch> {
     reader.collect::<Result<_, _>>().expect("rows")
 }
 
-/// All rows of `raw` as text, with every column and its nulls, sorted.
+/// All rows of `raw` as text, with all columns including nulls, sorted.
 async fn rows(log: &Log, state: &State) -> Vec<String> {
     let mut lines = Vec::new();
     for file in state.files.values() {
@@ -197,17 +197,17 @@ async fn merged_files_hold_the_same_rows_sorted_by_event_time() {
         let batches = batches(&tables.raw, file).await;
         let times: Vec<Option<i64>> = batches.iter().flat_map(event_times).collect();
         assert!(times.is_sorted(), "{}", file.path);
-        // Its statistics are those that a writer of all rows at once gives.
+        // Its statistics equal those of a writer that has all rows at once.
         let mut writer = FileWriter::new().expect("a writer");
         batches.iter().for_each(|batch| writer.write(batch).expect("encoded"));
         let encoded = writer.finish(Kind::Main, "again").expect("encoded").expect("rows");
         assert_eq!(file.stats, encoded.file.stats);
     }
-    // What follows a table's changes does not see rows that only moved.
+    // Programs that follow the changes of a table do not see rows that only moved.
     let entry = tables.raw.store().get(&Path::from(format!("_delta_log/{:020}.json", after.version))).await;
     let entry = String::from_utf8(entry.expect("there").bytes().await.expect("bytes").to_vec()).expect("UTF-8");
     assert!(entry.contains("\"dataChange\":false") && !entry.contains("\"dataChange\":true"), "{entry}");
-    // And it is done: nothing is merged again.
+    // That was all: nothing is merged again.
     assert_eq!(tables.compact().await, Compacted::default());
 }
 
@@ -228,7 +228,7 @@ async fn what_a_lane_has_not_absorbed_is_left_alone() {
     assert_eq!(compact(&nowhere, MIB, &Clock::System, |_| {}).await.expect("nothing to do"), Compacted::default());
 }
 
-/// A writer that commits beside us changes nothing: we commit on top of it.
+/// A writer that commits concurrently changes nothing: we commit after it.
 #[tokio::test]
 async fn a_rival_that_only_adds_does_not_stop_a_compaction() {
     let store = Faulty::new(Arc::new(InMemory::new()));
@@ -248,7 +248,7 @@ async fn a_rival_that_only_adds_does_not_stop_a_compaction() {
     assert!(rows(&tables.raw, &after).await == expected, "other rows");
 }
 
-/// A rival that has taken one of the files away wins: the group is left alone, and its file is deleted.
+/// A rival that has removed one of the files wins: the group is left alone, and its merged file is deleted.
 #[tokio::test]
 async fn a_rival_that_takes_an_input_ends_a_group() {
     let store = Faulty::new(Arc::new(InMemory::new()));
@@ -304,7 +304,7 @@ async fn a_store_that_says_no_changes_nothing() {
     let failed = compact(&tables.root, MIB, &Clock::System, |_| {}).await.expect_err("denied");
     assert!(failed.to_string().contains("compact"), "{failed}");
     same(&tables.state().await, &before);
-    // A file that can not be read, too: it is named.
+    // Also a file that can not be read: it is named.
     let lost = before.files.keys().find(|path| path.contains("-main")).expect("a file").clone();
     tables.raw.store().delete(&Path::from(lost.as_str())).await.expect("deleted");
     let failed = compact(&tables.root, MIB, &Clock::System, |_| {}).await.expect_err("lost");
@@ -325,7 +325,7 @@ async fn superseded_files_go_by_the_time_of_their_removal_and_orphans_by_their_a
         tables.raw.commit(&mut state, &commit, "TEST", now_ms() - hours_ago * HOUR_MS).await.expect("committed");
     }
     let orphan = "ingest_date=2026-01-12/e000000000001-g000001-p0-main.parquet";
-    // The present writer may commit this one, however long that takes; a writer before it can not.
+    // The current writer may commit this file, however long that takes; an earlier writer can not.
     let staged = "ingest_date=2026-01-14/e000000000099-g000001-p0-main.parquet";
     let fenced = "ingest_date=2026-01-14/e000000000099-g000000-p0-main.parquet";
     let foreign = ["notes.txt", "ingest_date=2026-01-12/notes.txt", "backup/ingest_date=2026-01-12/a.parquet"];
@@ -345,12 +345,12 @@ async fn superseded_files_go_by_the_time_of_their_removal_and_orphans_by_their_a
     assert_eq!(gone(names(tables.raw.store()).await), [removed[0].path.clone()]);
     assert_eq!(clean(&tables.raw, rule(24)).await.expect("cleaned"), Cleaned::default(), "once");
 
-    // A limit that lies after all of them.
+    // A limit later than all of them.
     assert_eq!(clean(&tables.raw, rule(-1)).await.expect("cleaned").files, 3);
     let mut expected = vec![removed[0].path.clone(), removed[1].path.clone(), orphan.to_owned(), fenced.to_owned()];
     expected.sort();
     assert_eq!(gone(names(tables.raw.store()).await), expected);
-    // When no job runs, nothing is about to be committed.
+    // If no job runs, no file is about to be committed.
     let all = Rule { no_job_runs: true, ..rule(-1) };
     assert_eq!(clean(&tables.raw, all).await.expect("cleaned").files, 1);
     assert!(!names(tables.raw.store()).await.contains(staged));
@@ -359,7 +359,7 @@ async fn superseded_files_go_by_the_time_of_their_removal_and_orphans_by_their_a
     assert_eq!(clean(&nowhere, rule(1)).await.expect("no table"), Cleaned::default());
 }
 
-/// What the store does not delete now is deleted at the next round.
+/// What the store does not delete now is deleted in the next round.
 #[tokio::test]
 async fn a_deletion_that_fails_is_told_and_left_to_the_next_round() {
     let store = Faulty::new(Arc::new(InMemory::new()));
@@ -374,7 +374,7 @@ async fn a_deletion_that_fails_is_told_and_left_to_the_next_round() {
     assert_eq!(clean(&tables.raw, rule(-1)).await.expect("cleaned").files, 1);
 }
 
-/// A writer, a cleaner and readers at once, on a disk: each reader finds a whole table, and its files.
+/// A writer, a cleaner and readers concurrently, on a disk: each reader finds a whole table and all its files.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_beside_a_writer_and_a_cleaner() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -403,7 +403,7 @@ async fn readers_beside_a_writer_and_a_cleaner() {
     let cleaner = tokio::spawn(async move {
         let mut cleaned = (0, 0);
         while !writer.is_finished() {
-            // All that is dead goes at once, and entries of the log as soon as there is a checkpoint.
+            // All dead files are deleted at once, and entries of the log as soon as there is a checkpoint.
             let done = clean(&log, rule(-1)).await.expect("cleaned");
             cleaned = (cleaned.0 + done.files, cleaned.1 + done.log_entries);
         }
@@ -420,7 +420,7 @@ async fn readers_beside_a_writer_and_a_cleaner() {
     assert!(read > 0);
     let (files, entries) = cleaner.await.expect("no panic");
     let last = clean(&tables.raw, rule(-1)).await.expect("cleaned");
-    // Below version 400: the entries, and three checkpoints.
+    // Everything below version 400: the entries, and three checkpoints.
     assert_eq!((files + last.files, entries + last.log_entries), (445, 403));
     let state = tables.state().await;
     let there = names(tables.raw.store()).await;
@@ -440,7 +440,7 @@ async fn long_log(folder: &DiskPath) -> (Log, State) {
         let change = Commit { txns: vec![("n".to_owned(), state.version as i64)], ..Commit::default() };
         log.commit(&mut state, &change, "TEST", now_ms()).await.expect("committed");
         if state.version.is_multiple_of(100) {
-            // They are written beside the commits.
+            // They are written concurrently with the commits.
             while log.last_checkpoint().await.expect("readable") != Some(state.version) {
                 tokio::task::yield_now().await;
             }
@@ -470,7 +470,7 @@ async fn the_log_keeps_what_versions_younger_than_the_limit_need() {
     assert_eq!(entries(&log).await, ((100..=230).collect(), vec![100, 200]));
     same(&log.load().await.expect("readable").expect("a table"), &state);
     let url = Root::open(folder.path().to_str().expect("UTF-8"), &BTreeMap::new()).expect("a root").table("counts").1;
-    // delta-rs travels to every version that is younger than the limit, and on.
+    // delta-rs can travel to every version that is younger than the limit, and continue from there.
     for version in [100, 101, 199, 200, 230] {
         let table = deltalake_core::open_table_with_version(url.clone(), version).await.expect("delta-rs opens it");
         assert_eq!(table.version(), Some(version));
@@ -506,7 +506,7 @@ async fn a_log_whose_newest_checkpoint_is_not_named_or_gone_is_read_all_the_same
     );
 }
 
-/// Tombstones stand in checkpoints until they are older than the table's retention, and never in a state.
+/// Tombstones stay in checkpoints until they are older than the table's retention, and are never in a state.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checkpoints_drop_old_tombstones() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -533,7 +533,7 @@ async fn checkpoints_drop_old_tombstones() {
     let (loaded, tombstones) = log.load_with_tombstones().await.expect("readable").expect("a table");
     same(&loaded, &state);
     assert_eq!(tombstones.into_keys().collect::<Vec<_>>(), [files[1].path.clone()], "from the checkpoint");
-    // Its tombstone is gone, and the file is an orphan by its age.
+    // Its tombstone is gone, so the file is an orphan and judged by its age.
     assert_eq!(clean(log, rule(24)).await.expect("cleaned").files, 0);
     assert_eq!(clean(log, rule(-1)).await.expect("cleaned").files, 2);
 }
@@ -566,7 +566,7 @@ async fn a_property_is_set_and_all_else_stays() {
 
 // ---- beside a running job ----
 
-/// Epochs of some records each, read and published; `next` is the first one's number.
+/// Epochs of some records each, read and published; `next` is the number of the first one.
 fn epochs(world: &mut World, job: &crate::support::live::Running, next: u64, count: u64) {
     for epoch in next..next + count {
         let read = job.progress.read.load(Ordering::Relaxed);
@@ -590,17 +590,17 @@ fn sent(world: &World) -> Vec<(i32, i64)> {
     all
 }
 
-/// A round of upkeep in the job itself, when its clock says so; and a stop right after.
+/// A round of upkeep in the job itself, when its clock calls for it; and a stop right after.
 #[test]
 fn a_running_job_merges_small_files_of_its_archive() {
     let mut world = World::new("archive_file_bytes = 1048576");
     let job = world.start(2, world.store());
     epochs(&mut world, &job, 1, 10);
-    // The slower lanes are published by then. A round may come before them, but not the one after it.
+    // The slower lanes are published by then. A round may come before that, but not the one after it.
     world.advance(EVERY_US + 900 * SECOND);
     assert!(job.reaches("publishing", |_| lanes_at(&world, 10)), "publishes");
     let merged = job.reaches("merging", |_| {
-        // The next round is counted from the end of one that is under way.
+        // The time of the next round counts from the end of the current one.
         world.advance(EVERY_US / 10);
         world.table("raw").files.keys().filter(|path| path.contains("compact")).count() == 2
     });
@@ -614,7 +614,7 @@ fn a_running_job_merges_small_files_of_its_archive() {
     assert!(raw.files.keys().any(|path| path.contains("compact")));
 }
 
-/// A round by hand while the job goes on: neither disturbs the other. Then another start, with another retention.
+/// A round by hand while the job runs: neither disturbs the other. Then another start, with another retention.
 #[test]
 fn a_round_beside_a_running_job() {
     let mut world = World::new("");
@@ -657,7 +657,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Its result as JSON.
+/// The result of a command, as JSON.
 fn result(arguments: &[&str]) -> Value {
     let output = floodmark(&[arguments, &["--output", "json"]].concat());
     assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
@@ -744,7 +744,7 @@ fn history_vacuum_and_compact_by_hand() {
     assert!(block_on(async { rows(&tables.raw, &tables.state().await).await }) == before, "other rows");
 }
 
-/// What a plain glob finds through a folder: the names of Parquet files below it.
+/// What a plain glob through a folder finds: the names of the Parquet files below it.
 fn globbed(folder: &DiskPath) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut folders = vec![folder.to_owned()];
@@ -775,7 +775,7 @@ fn an_export_is_replaced_as_a_whole() {
     assert_eq!(globbed(&latest.join("raw")), live());
     let first = std::fs::canonicalize(&latest).expect("a link");
 
-    // An export that was killed: files, and the link not moved.
+    // An export that was killed: its files exist, and the link was not moved.
     let killed = to.join("20260101T000000Z-00000000/raw/ingest_date=2026-01-13");
     std::fs::create_dir_all(&killed).expect("made");
     std::fs::write(killed.join("half.parquet"), "half").expect("written");

@@ -1,4 +1,4 @@
-//! What commands say where the store refuses: one code and one cause, whichever command it is.
+//! What commands report when the store refuses: one exit code and one cause, whichever command it is.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,10 +15,10 @@ use rdkafka::producer::DefaultProducerContext;
 
 use crate::S3;
 
-/// For what must come, but may take its time on a busy machine.
+/// The time limit for what must happen, but may take long on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A topic without records, a job file, and the environment that names the store.
+/// A topic without records, a job file, and the environment that configures the store.
 struct Scene {
     folder: tempfile::TempDir,
     _broker: MockCluster<'static, DefaultProducerContext>,
@@ -40,7 +40,7 @@ impl Scene {
         Scene { folder, _broker: broker, env }
     }
 
-    /// The same with other values.
+    /// The command, with other values in its environment.
     fn command(&self, line: &str, others: &[(&str, &str)]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_floodmark"));
         let job = self.folder.path().join("job.toml");
@@ -57,12 +57,12 @@ impl Scene {
         command
     }
 
-    /// Runs a command to its end: its exit code and its last word.
+    /// Runs a command to its end; returns its exit code and its last line.
     fn ends(&self, line: &str, others: &[(&str, &str)]) -> (i32, String) {
         ended(self.command(line, others).spawn().expect("the binary runs"), line)
     }
 
-    /// Each command, one after the other.
+    /// Runs each command, one after the other.
     fn all_end(&self, others: &[(&str, &str)], exit: Exit, says: &[&str]) {
         for line in COMMANDS {
             let (code, said) = self.ends(line, others);
@@ -87,7 +87,7 @@ const COMMANDS: [&str; 9] = [
 ];
 
 fn ended(mut child: Child, line: &str) -> (i32, String) {
-    // Read beside it: a full pipe would hold it.
+    // Read concurrently, since a full pipe would block the command.
     let stderr = child.stderr.take().expect("piped");
     let reading =
         thread::spawn(move || BufReader::new(stderr).lines().map_while(Result::ok).last().unwrap_or_default());
@@ -105,9 +105,9 @@ fn ended(mut child: Child, line: &str) -> (i32, String) {
     (status.code().unwrap_or(-1), reading.join().expect("no panic"))
 }
 
-/// Who owns the server.
+/// The owner of the server.
 impl S3 {
-    /// A user of the server, who may do nothing yet.
+    /// Adds a user of the server, without any rights yet.
     fn user(&self, name: &str) {
         let servers =
             fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.work/tools")).expect("scripts/s3 installs it");
@@ -122,7 +122,7 @@ impl S3 {
         assert!(status.expect("it runs").success(), "no user {name}");
     }
 
-    /// What a user may do from here on.
+    /// Sets what a user may do from now on.
     fn allow(&self, name: &str, actions: &str) {
         let policy = format!(
             r#"{{"Version": "2012-10-17", "Statement": [{{"Effect": "Allow", "Principal": {{"AWS": ["{name}"]}}, "Action": [{actions}],
@@ -171,7 +171,7 @@ fn rights_that_lack_are_told_and_rights_that_are_withdrawn_may_come_back() {
     let (code, said) = scene.ends("run JOB --drain --workers 1", &[]);
     assert_eq!(code, 0, "{said}");
 
-    // Keys that may read and not write would be started with for ever.
+    // With keys that may read but not write, the job would be restarted for ever.
     server.user("reader");
     server.allow("reader", READS);
     let keys = [("AWS_ACCESS_KEY_ID", "reader"), ("AWS_SECRET_ACCESS_KEY", "a-secret")];
@@ -184,7 +184,7 @@ fn rights_that_lack_are_told_and_rights_that_are_withdrawn_may_come_back() {
         assert!(said.contains("does not let these keys write there (403 Forbidden: AccessDenied"), "{when}: {said}");
     };
     refused("never allowed");
-    // What they may not delete stays, and one of the reasons is said.
+    // What they may not delete stays, and one of the reasons is reported.
     let orphan = server.folder.join("data/floodmark/refusals/raw/ingest_date=2026-01-13/orphan.parquet");
     fs::create_dir_all(orphan.parent().expect("a folder")).expect("made");
     fs::write(&orphan, "of a job that crashed").expect("written");
@@ -243,7 +243,7 @@ fn endpoint(status: &'static str, code: &'static str) -> String {
     format!("http://{address}")
 }
 
-/// A start takes new credentials, so it may help, also where none of the old ones was ever taken.
+/// A start gets new credentials, so it may help, even if none of the old ones was ever accepted.
 #[test]
 fn expired_credentials_may_pass_in_all_commands() {
     for (status, code) in [("400 Bad Request", "ExpiredToken"), ("403 Forbidden", "RequestTimeTooSkewed")] {

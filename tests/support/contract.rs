@@ -1,4 +1,4 @@
-//! What Floodmark needs of a store: the guarantees that the tables' exactness rests on, and nothing more.
+//! What Floodmark needs from a store: the guarantees on which the exactness of the tables depends, and nothing more.
 
 use std::sync::Arc;
 
@@ -9,13 +9,13 @@ use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
-/// Tries at once to create the same key.
+/// The number of concurrent tries to create the same key.
 const RIVALS: usize = 24;
 
-/// Of a commit that is in one put, not in parts.
+/// The size of a large commit, which is written with one put and not in parts.
 const LARGE_BYTES: usize = 24 << 20;
 
-/// Runs the whole suite below an empty folder of `store`.
+/// Runs the whole suite in an empty folder of `store`.
 pub(crate) async fn suite(store: Arc<dyn ObjectStore>) {
     let below = |name: &str| Arc::new(PrefixStore::new(Arc::clone(&store), name)) as Arc<dyn ObjectStore>;
     one_of_many_creates_wins(below("one-winner")).await;
@@ -36,7 +36,7 @@ async fn bytes_of(store: &Arc<dyn ObjectStore>, path: &Path) -> Bytes {
     store.get(path).await.expect("the key is there").bytes().await.expect("its bytes")
 }
 
-/// The only guard of a commit: exactly one create succeeds, all others see `AlreadyExists`, and then what stands there is the winner's.
+/// This alone protects a commit: exactly one create succeeds, all others get `AlreadyExists`, and afterwards the winner's bytes are there.
 async fn one_of_many_creates_wins(store: Arc<dyn ObjectStore>) {
     for round in 0..8 {
         let path = Path::from(format!("_delta_log/{round:020}.json"));
@@ -69,7 +69,7 @@ async fn create_leaves_what_is_there(store: Arc<dyn ObjectStore>) {
     let second = store.put_opts(&path, "second".into(), create()).await;
     assert!(matches!(second, Err(Error::AlreadyExists { .. })), "{second:?}");
     assert_eq!(bytes_of(&store, &path).await, "first");
-    // The same bytes again: no exception, which is how a lost reply is told.
+    // The same bytes again are no exception: this is how a lost reply is recognised.
     let again = store.put_opts(&path, "first".into(), create()).await;
     assert!(matches!(again, Err(Error::AlreadyExists { .. })), "{again:?}");
 }
@@ -100,7 +100,7 @@ async fn a_missing_key_is_not_found(store: Arc<dyn ObjectStore>) {
     assert!(listed.is_empty(), "{listed:?}");
 }
 
-/// More entries than a page of S3 has, asked for from an offset on: exactly those behind it.
+/// More entries than a page of S3 has, listed from an offset on: exactly those after it.
 async fn a_log_is_listed_from_an_offset(store: Arc<dyn ObjectStore>) {
     const ENTRIES: u64 = 1100;
     let entry = |version: u64| Path::from(format!("_delta_log/{version:020}.json"));

@@ -1,9 +1,9 @@
-//! A store that fails on cue: an `ObjectStore` over any other, with a script of what goes wrong at which durable step.
+//! A store that fails on cue: an `ObjectStore` over any other one, with a script of what fails at which durable step.
 //!
-//! A *step* is one call that changes the store (put, finished upload, copy, delete), counted from 1 in the order of arrival; a
-//! failed try and its repetition are two. A fault is used up when it strikes. A frozen store is a process that stands still:
-//! the call and all later ones wait until [`Faulty::thaw`] (it goes on where it stood, a zombie) or [`Faulty::kill`] (every
-//! call is refused for good, so that a job that is taken for dead also ends).
+//! A *step* is one call that changes the store (put, finished upload, copy, delete), counted from 1 in the order of arrival; a failed try
+//! and its retry are two steps. A fault applies once. A frozen store stands for a process that is frozen: the call and all later ones wait
+//! until [`Faulty::thaw`] (it continues where it was, as a zombie) or [`Faulty::kill`] (every call is refused for good, so that a job that
+//! is considered dead also ends).
 
 use std::collections::BTreeMap;
 use std::fmt::{Debug, Display, Formatter};
@@ -21,37 +21,37 @@ use object_store::{
 };
 use tokio::sync::watch;
 
-/// What goes wrong at a step.
+/// What fails at a step.
 pub(crate) enum Fault {
-    /// Nothing is written; an error that may pass.
+    /// Nothing is written; the error may be temporary.
     Refused,
     /// Nothing is written; permission is denied.
     Denied,
     /// The store's client panics.
     Panic,
-    /// Nothing is written; the credentials have expired, as an S3 server says it.
+    /// Nothing is written; the credentials have expired, in the words of an S3 server.
     Expired,
-    /// It is written, and the answer is an error that may pass.
+    /// It is written, and the answer is an error that may be temporary.
     ReplyLost,
-    /// The process stands still before it is written.
+    /// The process freezes before it is written.
     FreezeBefore,
-    /// It is written, and the process stands still.
+    /// It is written, and then the process freezes.
     FreezeAfter,
     /// It takes this long.
     Delay(Duration),
-    /// This call and the following ones fail, so many in all; those that read too, or only those that write.
+    /// This call and the following ones fail, `calls` in all; with `reads` also those that read, else only those that write.
     Outage {
         /// Calls that fail.
         calls: u64,
         /// Whether reading fails too.
         reads: bool,
     },
-    /// Somebody else does this just before.
+    /// Something else happens just before.
     Rival(BoxFuture<'static, ()>),
 }
 
 impl Fault {
-    /// Somebody else does this just before.
+    /// A rival that does this just before.
     pub(crate) fn rival(action: impl Future<Output = ()> + Send + 'static) -> Fault {
         Fault::Rival(action.boxed())
     }
@@ -70,7 +70,7 @@ struct Script {
     reads: Vec<String>,
     at: BTreeMap<usize, Fault>,
     on: Vec<(String, Fault)>,
-    /// Calls that still fail, and whether reads do.
+    /// How many calls still fail, and whether reads do.
     outage: (u64, bool),
     /// The next read of a path that contains this panics.
     read_panic: Option<String>,
@@ -87,24 +87,24 @@ struct Shared {
 pub(crate) struct Faulty(Arc<Shared>);
 
 impl Faulty {
-    /// A store that does what `inner` does, until told otherwise.
+    /// A store that behaves as `inner` does, until a fault is set.
     pub(crate) fn new(inner: Arc<dyn ObjectStore>) -> Faulty {
         Faulty(Arc::new(Shared { inner, script: Mutex::default(), mode: watch::Sender::new(Mode::Runs) }))
     }
 
-    /// Lets `fault` strike at a step, the first is 1.
+    /// Sets a `fault` for a step; the first step is 1.
     pub(crate) fn at(&self, step: usize, fault: Fault) -> &Self {
         self.script().at.insert(step, fault);
         self
     }
 
-    /// Lets `fault` strike at the next step on a path that contains `part`.
+    /// Sets a `fault` for the next step on a path that contains `part`.
     pub(crate) fn on(&self, part: &str, fault: Fault) -> &Self {
         self.script().on.push((part.to_owned(), fault));
         self
     }
 
-    /// Lets the next calls fail, so many in all; those that read too, or only those that write.
+    /// Lets this many of the next calls fail; with `reads` also those that read, else only those that write.
     pub(crate) fn outage(&self, calls: u64, reads: bool) {
         self.script().outage = (calls, reads);
     }
@@ -124,18 +124,18 @@ impl Faulty {
         self.script().reads.clone()
     }
 
-    /// Whether every fault has struck, and every outage is over.
+    /// Whether every fault has been applied, and every outage is over.
     pub(crate) fn done(&self) -> bool {
         let script = self.script();
         script.at.is_empty() && script.on.is_empty() && script.outage.0 == 0 && script.read_panic.is_none()
     }
 
-    /// Whether it stands still.
+    /// Whether it is frozen.
     pub(crate) fn frozen(&self) -> bool {
         *self.0.mode.borrow() == Mode::Frozen
     }
 
-    /// Lets a frozen process go on.
+    /// Lets a frozen process continue.
     pub(crate) fn thaw(&self) {
         self.0.mode.send_replace(Mode::Runs);
     }
@@ -171,7 +171,7 @@ impl Faulty {
         }
     }
 
-    /// One step: `write` does it.
+    /// Makes one step: `write` does it.
     async fn step<T>(&self, path: &Path, write: impl Future<Output = Result<T>>) -> Result<T> {
         self.runs(path.as_ref()).await?;
         let fault = {
@@ -309,7 +309,7 @@ impl ObjectStore for Faulty {
     }
 }
 
-/// An upload in parts: nothing can be seen of it before it is complete, and that is the step.
+/// An upload in parts: nothing of it is visible before it is complete, and completing it is the step.
 #[derive(Debug)]
 struct Upload {
     store: Faulty,

@@ -1,4 +1,4 @@
-//! A live job in a test: a scripted topic, a clock that the test holds, a store that fails on cue; and a recount of its own.
+//! A live job in a test: a scripted topic, a clock that the test controls, a store that fails on cue; and a separate recount.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(crate) const HOUR: i64 = 60 * MINUTE;
 pub(crate) const DAY: i64 = 24 * HOUR;
 /// 2026-01-13T12:00:00Z
 pub(crate) const BASE: i64 = 1_768_305_600 * SECOND;
-/// Longer than anything takes on a busy machine: what takes so long hangs.
+/// The time limit: whatever takes longer hangs, even on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 const JOB: &str = r#"
@@ -58,27 +58,27 @@ late.publish_seconds = 0
 coarse.publish_seconds = 0
 "#;
 
-/// Another logic: a dimension more, by hour.
+/// Another logic: one more dimension, by hour.
 const KINDS: &str = r#"
 [dimensions.kind]
 field = "action"
 granularities = ["hour"]
 "#;
 
-/// Customers of bucket 0 and of bucket 1.
+/// A customer of bucket 0, and one of bucket 1.
 pub(crate) const CUSTOMERS: [&str; 2] = ["a", "b"];
 
-/// What outlives a process: the tables, the topic, the clock. Knows what must be counted.
+/// What outlives a process: the tables, the topic and the clock. It knows what must be counted.
 pub(crate) struct World {
     pub(crate) inner: Arc<InMemory>,
     pub(crate) script: Script,
     pub(crate) clock: ManualClock,
     pub(crate) now: i64,
     settings: String,
-    /// Whether the job counts [`KINDS`] too.
+    /// Whether the job also counts [`KINDS`].
     counts_kinds: bool,
     pushed: Vec<usize>,
-    /// What must be counted; a rival that changes it says so here.
+    /// What must be counted; a rival that changes it records that here.
     pub(crate) expected: BTreeMap<Cell, i64>,
 }
 
@@ -91,7 +91,7 @@ pub(crate) struct Running {
 }
 
 impl World {
-    /// An empty topic of two partitions, no tables. `settings`: lines of the job's section.
+    /// An empty topic of two partitions, and no tables. `settings` are lines for that section of the job file.
     pub(crate) fn new(settings: &str) -> World {
         World {
             inner: Arc::new(InMemory::new()),
@@ -105,17 +105,17 @@ impl World {
         }
     }
 
-    /// Other lines of the section of settings, for the next start.
+    /// Sets other lines for the section `[settings]`, for the next start.
     pub(crate) fn set(&mut self, settings: &str) {
         self.settings = format!("[settings]\n{settings}\n");
     }
 
-    /// Whether what is sent from now on is to be counted by kind as well, as the next start does; or not any more.
+    /// Sets whether what is sent from now on is also to be counted by kind; the next start does so.
     pub(crate) fn count_kinds(&mut self, counts_kinds: bool) {
         self.counts_kinds = counts_kinds;
     }
 
-    /// The job of the next start.
+    /// The job for the next start.
     pub(crate) fn job(&self) -> Job {
         Job::parse(&self.text(), "protocol.toml", &|_| None).expect("the test's job is right")
     }
@@ -124,7 +124,7 @@ impl World {
         format!("{JOB}{}{}", if self.counts_kinds { KINDS } else { "" }, self.settings)
     }
 
-    /// A store with faults over the tables.
+    /// A store with faults, over the tables.
     pub(crate) fn store(&self) -> Faulty {
         Faulty::new(Arc::clone(&self.inner) as Arc<dyn ObjectStore>)
     }
@@ -139,7 +139,7 @@ impl World {
         self.start_job(workers, store, source, &self.text())
     }
 
-    /// Starts a copy of the job whose file says another number of buckets.
+    /// Starts a copy of the job whose file has another number of buckets.
     pub(crate) fn start_with_buckets(&self, buckets: u32) -> Running {
         let text = JOB.replace("buckets = 2", &format!("buckets = {buckets}"));
         self.start_job(1, self.store(), Arc::new(self.script.clone()), &text)
@@ -169,12 +169,12 @@ impl World {
         self.pushed.iter().sum::<usize>() as u64
     }
 
-    /// Sends one event of `customer`, some minutes old, that is to be counted.
+    /// Sends one event of `customer`, some minutes old, which must be counted.
     pub(crate) fn push(&mut self, customer: &str, minutes_old: i64) {
         self.push_padded(customer, minutes_old, 0);
     }
 
-    /// The same, larger by so many bytes.
+    /// The same, with more bytes.
     pub(crate) fn push_padded(&mut self, customer: &str, minutes_old: i64, padding: usize) {
         let time = BASE - minutes_old * MINUTE + 7 * SECOND;
         let number = self.pushed();
@@ -193,7 +193,7 @@ impl World {
         self.send(value.into_bytes());
     }
 
-    /// Sends what is no event.
+    /// Sends a record that is not an event.
     pub(crate) fn push_garbage(&mut self) {
         self.send(b"{".to_vec());
     }
@@ -225,7 +225,7 @@ impl World {
         tables::cells(&self.inner, &self.table("counts"))
     }
 
-    /// Everything that was sent is in both tables, once, and all lanes stand where `raw` stands.
+    /// Checks that everything that was sent is in both tables, once, and that all lanes are at the epoch of `raw`.
     pub(crate) fn is_exact(&self) {
         let archived = self.archived();
         let sent: Vec<(i32, i64)> = (self.pushed.iter().enumerate())
@@ -249,7 +249,7 @@ impl World {
 }
 
 impl Running {
-    /// Waits for something; false where the process stands still or has ended.
+    /// Waits for something; returns false if the process froze or ended.
     pub(crate) fn reaches(&self, what: &str, mut done: impl FnMut(&Progress) -> bool) -> bool {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -283,7 +283,7 @@ impl Running {
         self.request.send_replace(request);
     }
 
-    /// Waits for the end, and says how it ended.
+    /// Waits for the end; returns how it ended.
     pub(crate) fn end(self) -> Result<(), LiveError> {
         let deadline = Instant::now() + PATIENCE;
         while !self.thread.is_finished() {
@@ -298,7 +298,7 @@ impl Running {
         self.thread.join().expect("no panic")
     }
 
-    /// Asks it to end in order; it does.
+    /// Asks it to end in order, and checks that it does.
     pub(crate) fn ends_in_order(self, request: Request) {
         self.request(request);
         self.end().expect("an orderly end");
@@ -308,14 +308,14 @@ impl Running {
         self.thread.is_finished()
     }
 
-    /// Waits until the process stands still; whether it does. False where it ended instead.
+    /// Waits until the process freezes; returns false if it ended instead.
     pub(crate) fn freezes(&self) -> bool {
         let _ = self.reaches("standing still", |_| false);
         self.store.frozen()
     }
 }
 
-/// A topic that is there and can not be opened.
+/// A topic that exists but can not be opened.
 pub(crate) struct Unreadable(pub(crate) Script);
 
 impl SourceFactory for Unreadable {
@@ -335,7 +335,7 @@ impl SourceFactory for Unreadable {
     }
 }
 
-/// A topic whose first record is too much for the last worker.
+/// A topic whose first record makes the last worker panic.
 pub(crate) struct Panics(pub(crate) Script);
 
 impl SourceFactory for Panics {

@@ -1,6 +1,6 @@
 //! What several tests share.
 
-// Each test is a crate of its own and uses its part.
+// Each test is a crate of its own, and uses only a part of this.
 #![allow(dead_code)]
 
 pub(crate) mod contract;

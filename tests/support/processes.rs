@@ -13,7 +13,7 @@ use floodmark::table::{Log, Root, State};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
-/// For what must come, but may take its time on a busy machine.
+/// The time limit for what must happen, but may take long on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) const SECRET: &str = "a secret of these tests";
@@ -25,7 +25,7 @@ struct Line {
     command: DevCommand,
 }
 
-/// A topic, tables, a job file, and where so many processes listen.
+/// A topic, tables, a job file, and the addresses at which processes listen.
 pub(crate) struct Place {
     pub(crate) folder: tempfile::TempDir,
     _broker: MockCluster<'static, DefaultProducerContext>,
@@ -58,14 +58,14 @@ impl Place {
         place
     }
 
-    /// Writes a job file: the example, changed.
+    /// Writes a job file: the example, with changes.
     pub(crate) fn writes_job(&self, name: &str, change: impl Fn(String) -> String) {
         let text = fs::read_to_string(format!("{}/jobs/web-analytics.toml", env!("CARGO_MANIFEST_DIR")));
         let text = text.expect("a job").replace("[settings]\n", "[settings]\nepoch_seconds = 1\n");
         fs::write(self.folder.path().join(name), change(text)).expect("written");
     }
 
-    /// Sends so many records: late and broken ones too.
+    /// Sends this many records, including late and broken ones.
     pub(crate) fn send(&mut self, records: u64) {
         let line = format!(
             "dev gen --brokers {} --topic events --events {records} --seed {} --customers 300 --hours 1 --late-share 0.1 \
@@ -77,7 +77,7 @@ impl Place {
         self.sent += records;
     }
 
-    /// The binary with a job file.
+    /// A command of the binary, with a job file.
     pub(crate) fn floodmark(&self, command: &str, job: &str) -> Command {
         let mut process = Command::new(env!("CARGO_BIN_EXE_floodmark"));
         process.args(command.split(' ')).arg(self.folder.path().join(job)).stdin(Stdio::null());
@@ -86,13 +86,13 @@ impl Place {
         process
     }
 
-    /// Makes it process `index` of so many.
+    /// Makes a command process `index` of this many.
     pub(crate) fn one_of(&self, processes: usize, index: usize, process: &mut Command) {
         process.args(["--processes", &processes.to_string(), "--process-index", &index.to_string()]);
         process.env("FLOODMARK_HOSTFILE", self.folder.path().join("hosts")).env("FLOODMARK_CLUSTER_SECRET", SECRET);
     }
 
-    /// The archive as it is now; nothing where there is none.
+    /// The present archive; empty if there is none.
     pub(crate) fn raw(&self) -> State {
         let root = Root::open(&self.tables().display().to_string(), &Default::default()).expect("tables");
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -110,7 +110,7 @@ impl Place {
         Process { child: command.spawn().expect("the binary runs"), log }
     }
 
-    /// Freezes one of them: all others end with 75 and name it, and it ends with 75 too when it wakes up.
+    /// Freezes one of the processes: all others end with 75 and name it, and it also ends with 75 when it wakes up.
     pub(crate) fn loses_frozen(&self, processes: &mut [Process], frozen: usize) {
         processes[frozen].signal("STOP");
         let lost = format!("process {frozen} at {} is lost: no sign of life for 8 s", self.hosts[frozen]);
@@ -148,7 +148,7 @@ impl Process {
         eventually(&format!("{text:?} in {}", self.log.display()), || self.said().contains(text).then_some(()));
     }
 
-    /// Waits for its end; returns its exit code and what it said.
+    /// Waits for its end; returns its exit code and what it printed.
     pub(crate) fn ended(&mut self) -> (Option<i32>, String) {
         let status = eventually("its end", || self.child.try_wait().expect("our child"));
         let said = self.said();
@@ -156,7 +156,7 @@ impl Process {
         (status.code(), said)
     }
 
-    /// Waits for its end with this code; returns its last word, which must be the only one.
+    /// Waits for its end with this exit code; returns its last line, which must be the only one.
     pub(crate) fn expect_exit(&mut self, code: i32) -> String {
         let (found, said) = self.ended();
         assert_eq!(found, Some(code), "{said}");
@@ -171,7 +171,7 @@ impl Drop for Process {
         if thread::panicking() {
             eprintln!("-- {}\n{}", self.log.display(), self.said());
         }
-        // It has ended, or nobody needs it any more.
+        // It has ended, or is no longer needed.
         self.child.kill().ok();
         self.child.wait().ok();
     }

@@ -7,7 +7,7 @@ use object_store::path::Path;
 
 use super::live::BASE;
 
-/// Commits `change`.
+/// Commits `change` as another program.
 pub(crate) async fn commits(log: Log, change: impl FnOnce(&mut Commit)) {
     let mut state = log.load().await.expect("readable").expect("a table");
     let mut commit = Commit::default();
@@ -15,7 +15,7 @@ pub(crate) async fn commits(log: Log, change: impl FnOnce(&mut Commit)) {
     log.commit(&mut state, &commit, "RIVAL", BASE / 1000).await.expect("the rival is alone");
 }
 
-/// All files of a bucket of `counts` under other names, rows unchanged: as a compaction would leave them.
+/// Replaces all files of a bucket of `counts` with files of other names and the same rows, as a compaction would.
 pub(crate) async fn replaced(log: Log, bucket: &str) {
     let state = log.load().await.expect("readable").expect("a table");
     let mut change = Commit::default();

@@ -1,4 +1,4 @@
-//! What tables in memory hold.
+//! Reads tables in memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::live::block_on;
 /// Granularity, customer, dimension, window start, value.
 pub(crate) type Cell = (&'static str, String, String, i64, String);
 
-/// The cells of a version of `counts`. Fails where one is there twice.
+/// The cells of a version of `counts`. Fails if one is there twice.
 pub(crate) fn cells(store: &InMemory, counts: &State) -> BTreeMap<Cell, i64> {
     let mut cells = BTreeMap::new();
     for file in counts.files.values() {
@@ -38,7 +38,7 @@ pub(crate) fn cells(store: &InMemory, counts: &State) -> BTreeMap<Cell, i64> {
     cells
 }
 
-/// Rows of a version of `raw`: (partition, offset) → (epoch, ingested_at). Fails where one is there twice.
+/// Rows of a version of `raw`: (partition, offset) → (epoch, ingested_at). Fails if one is there twice.
 pub(crate) fn archived(store: &InMemory, raw: &State) -> BTreeMap<(i32, i64), (u64, i64)> {
     let mut rows = BTreeMap::new();
     for file in raw.files.values() {
@@ -57,7 +57,7 @@ pub(crate) fn archived(store: &InMemory, raw: &State) -> BTreeMap<(i32, i64), (u
     rows
 }
 
-/// Versions 0 to `newest` of `counts`, read from its log alone: each anew, and from the one before it.
+/// Versions 0 to `newest` of `counts`, read only from its log: each from the beginning, and from the version before it.
 pub(crate) fn versions(store: &InMemory, newest: u64) -> Vec<State> {
     let copy = Arc::new(InMemory::new());
     let log = Log::new(&Root::on(Arc::clone(&copy) as Arc<dyn ObjectStore>), "counts");
@@ -86,7 +86,7 @@ fn bytes(store: &InMemory, path: &str) -> bytes::Bytes {
     block_on(async { store.get(&path).await.expect("the file is there").bytes().await.expect("its bytes") })
 }
 
-/// Two readings of a table say the same.
+/// Checks that two readings of a table are equal.
 pub(crate) fn same(found: &State, expected: &State) {
     assert_eq!(found.version, expected.version);
     assert_eq!(found.files, expected.files);

@@ -1,4 +1,4 @@
-//! The traffic is the same for the same seed, and as broken, late and skewed as asked for.
+//! The traffic is the same for the same seed, and is as broken, late and skewed as requested.
 
 use super::*;
 use chrono::{DateTime, Timelike};
@@ -35,7 +35,7 @@ fn the_same_options_give_the_same_bytes() {
     let first: Vec<Generated> = traffic(mixed).collect();
     assert_eq!(first.len(), 20_000);
     assert!(traffic(mixed).eq(first.iter().cloned()));
-    // Reusing memory changes nothing.
+    // Reusing memory does not change the records.
     let (mut reused, mut record) = (traffic(mixed), Generated::default());
     for expected in &first {
         assert!(reused.fill(&mut record));
@@ -116,7 +116,7 @@ fn customers_follow_zipf() {
         *customers.entry(json(&record)["analyticsCustomerId"].as_str().expect("text").to_owned()).or_default() += 1;
     }
     assert_eq!(customers.len(), 100);
-    // 1 / H(100) = 0.1928 for the first, a tenth of it for the tenth.
+    // 1 / H(100) = 0.1928 for the first customer, and a tenth of that for the tenth.
     assert!(customers["shop-00000"].abs_diff(19_280) < 600, "{customers:?}");
     assert!(customers["shop-00009"].abs_diff(1_928) < 250, "{customers:?}");
 }
@@ -168,7 +168,7 @@ fn shares_are_kept_and_every_fault_appears() {
             _ => assert!(parsed.is_ok(), "{reason:?}"),
         }
     }
-    // Early on a delay can not reach before the range's start, so a few are less late than drawn.
+    // At the beginning, a delay can not reach before the start of the range, so a few records are less late than drawn.
     assert!((4_300..5_200).contains(&late), "{late}");
     assert_eq!(faults.values().sum::<u32>(), 2_000);
     assert_eq!(faults[&Reason::TooLarge], 40);

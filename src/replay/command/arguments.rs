@@ -1,7 +1,7 @@
-//! Arguments of the `replay` commands.
+//! The arguments of the `replay` commands.
 //!
-//! In: the command line. Out: what each command is asked to do; a range becomes a [`ReplayRequest`], with the customers of a file read.
-//! What can be refused without looking at the tables is refused here.
+//! In: the command line. Out: what each command is to do; a range becomes a [`ReplayRequest`], and a file of customers is read. Whatever
+//! can be refused without reading the tables is refused here. State: none.
 
 use std::path::PathBuf;
 
@@ -143,10 +143,10 @@ pub struct DiffArgs {
     pub(super) top: usize,
 }
 
-/// Lines of the largest changes.
+/// How many of the largest changes are shown.
 const TOP: usize = 10;
 
-/// An id is part of paths and of transaction names.
+/// Accepts only what can be a part of paths and of transaction names.
 fn parse_id(text: &str) -> Result<String, String> {
     let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if text.is_empty() || text.len() > 64 || !text.bytes().all(known) || text.starts_with('.') {
@@ -156,7 +156,7 @@ fn parse_id(text: &str) -> Result<String, String> {
 }
 
 impl RangeArgs {
-    /// What is asked for.
+    /// The request that these arguments make.
     pub(super) fn request(&self, id: String, chunk_bytes: u64) -> Result<ReplayRequest, ReplayError> {
         let mut customers = Vec::new();
         for given in &self.customers {
@@ -186,7 +186,7 @@ impl RangeArgs {
         Ok(ReplayRequest { id, asked, customers: (!customers.is_empty()).then_some(customers), chunk_bytes })
     }
 
-    /// Worker threads.
+    /// How many worker threads to use.
     pub(super) fn workers(&self) -> usize {
         match self.workers {
             Some(workers) => usize::from(workers),

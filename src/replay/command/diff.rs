@@ -1,7 +1,8 @@
-//! `replay diff`: what a replay would change, or has changed, as far as it is asked for.
+//! `replay diff`: shows what a replay would change, or has changed.
 //!
-//! In: a replay's summary and dataset, a filter. Out: sums by granularity, dimension and day, and the largest changes. State: those
-//! sums, and as many changes as are shown. Only the files of the dataset that may hold what is asked for are read.
+//! In: a replay's summary and dataset, and a filter. Out: the sums by granularity, dimension and day, and the largest changes. Only those
+//! files of the dataset are read that may hold what the filter selects. State: the sums, and as many changes as are shown. Nothing is
+//! written. Failure: a replay that is not complete has no diff.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -21,32 +22,32 @@ use crate::table::{Log, Root, counts};
 /// Which changes are shown.
 #[derive(Clone, Debug)]
 pub struct DiffFilter {
-    /// Of this granularity.
+    /// Only this granularity.
     pub granularity: Option<Granularity>,
-    /// Of this dimension.
+    /// Only this dimension.
     pub dimension: Option<String>,
-    /// Of this customer.
+    /// Only this customer.
     pub customer: Option<String>,
-    /// Of windows that begin in this stretch.
+    /// Only windows that begin in this stretch.
     pub windows: Range<TimeUs>,
-    /// So many of the largest changes.
+    /// How many of the largest changes to show.
     pub top: usize,
 }
 
-/// What a replay changes, as far as it was asked for.
+/// What a replay changes, as far as the filter selects it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Diff {
     /// What was submitted.
     pub submission: Submission,
-    /// How many cells.
+    /// How many cells change.
     pub cells: CellChanges,
-    /// By granularity, dimension and day.
+    /// Changes by granularity, dimension and day.
     pub groups: Vec<ChangeGroup>,
-    /// The largest.
+    /// The largest changes.
     pub largest: Vec<Largest>,
-    /// Rows of `raw` whose outcome is another one; of the whole replay.
+    /// Rows of `raw` whose outcome has changed; of the whole replay.
     pub outcomes: Vec<OutcomeChange>,
-    /// Windows that lie only partly in the range; of the whole replay.
+    /// Windows that are only partly in the range; of the whole replay.
     pub partly: Vec<Partly>,
 }
 
@@ -98,7 +99,7 @@ pub async fn diff(root: &Root, id: &str, filter: &DiffFilter) -> Result<Diff, Re
 }
 
 impl Diff {
-    /// As people read it.
+    /// The result as text.
     pub fn text(&self) -> String {
         let mut text = tables(&self.groups, &self.largest, &self.outcomes, &self.partly);
         text += &format!("\nreplay {} ({}): {}", self.submission.id, range(&self.submission), changes(self.cells));

@@ -1,7 +1,7 @@
-//! `replay list`: which replays there are, and how far they are.
+//! `replay list`: shows which replays there are, and the state of each.
 //!
-//! In: the folders under `replays/`, and what `counts` has on record. Out: a line for each, the oldest first. A folder without a
-//! submission is that of a discarded replay, of which only the entry is left. Nothing is written.
+//! In: the folders under `replays/`, and the ledger in `counts`. Out: a line for each replay, the oldest first. A folder without a
+//! submission belongs to a discarded replay, of which only the entry is left; it is not listed. Nothing is written.
 
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -12,28 +12,28 @@ use crate::replay::compare::summary::{CellChanges, Summary};
 use crate::replay::request::submission::{FOLDER, Submission};
 use crate::table::{Log, Root, TableError};
 
-/// How far a replay is.
+/// The state of a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplayStanding {
-    /// It is being computed, or was ended before its end: submit it again to go on.
+    /// It is running, or was stopped before its end; submitting it again continues it.
     Running,
-    /// It is complete, and changed nothing yet.
+    /// It is complete, and has not changed anything yet.
     Complete,
-    /// It is published, at this order.
+    /// It is published, with this order.
     Published(i64),
-    /// It was published and undone, at this order.
+    /// It was published and then undone, with this order.
     Undone(i64),
 }
 
-/// A replay.
+/// A replay in the list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Listed {
-    /// How far it is.
+    /// Its state.
     pub standing: ReplayStanding,
     /// What was submitted: the range, the customers, the logic.
     pub submission: Submission,
-    /// The cells that change; not known before it is complete.
+    /// How many cells change; `None` until it is complete.
     pub cells: Option<CellChanges>,
 }
 
@@ -49,7 +49,7 @@ pub async fn list(root: &Root) -> Result<Vec<Listed>, TableError> {
     let mut replays = Vec::new();
     for folder in folders.common_prefixes {
         let Some(id) = folder.filename() else { continue };
-        // Without one it was discarded, and only its entry is left.
+        // A folder without a submission is that of a discarded replay, of which only the entry is left.
         let Some(submission) = Submission::load(root, id).await? else { continue };
         let summary = Summary::load(root, id).await?;
         let standing = match (orders.by_id.get(id).copied().unwrap_or_default(), &summary) {

@@ -1,8 +1,8 @@
 //! `floodmark replay …`: the commands.
 //!
-//! In: a command line. Out: the result on stdout, as text or JSON; how far it is on stderr; how the command ended. Each command is
-//! one call of the rooms below: `plan` requests, `run` requests, counts and compares, `publish` and `undo` publish, `diff` and
-//! `list` read, `discard` deletes.
+//! In: a command line. Out: the result on stdout, as text or JSON; progress on stderr; the exit code. Each command is one call into the
+//! modules below: `plan` calls `request`; `run` calls `request`, `count` and `compare`; `publish` and `undo` call `publish`; `diff` and
+//! `list` read; `discard` deletes. State: none; what a killed command left is described in each module.
 
 pub mod arguments;
 pub mod diff;
@@ -55,7 +55,7 @@ pub enum ReplayCommand {
     Discard(IdArgs),
 }
 
-/// Runs a command to its end; returns how.
+/// Runs a command to its end, and returns its exit code.
 ///
 /// # Errors
 /// [`ReplayError`].
@@ -96,7 +96,7 @@ pub fn run(command: &ReplayCommand) -> Result<Exit, ReplayError> {
             }
         }
     });
-    // Workers of a replay that has failed may still use it: they end with the process.
+    // Workers of a replay that has failed may still use the runtime; they end with the process.
     std::mem::forget(runtime);
     result
 }

@@ -1,7 +1,7 @@
 //! `replay publish` and `replay undo`: one atomic commit of a replay's changes, or of their opposites.
 //!
-//! In: a replay's id. Out: the commit, and a sentence that says what was done; how far it is, on stderr. Either can be repeated: what
-//! is done already is not done again.
+//! In: a replay's id. Out: the commit, and a sentence that says what was done; progress on stderr. Both commands can be repeated: what is
+//! done already is not done again. State: see [`crate::replay::publish`].
 
 use crate::process::Clock;
 use crate::replay::error::ReplayError;
@@ -10,7 +10,7 @@ use crate::replay::publish::publisher::{Published, Publisher};
 use crate::table::Root;
 use crate::terminal::{LiveLine, grouped};
 
-/// Publishes or undoes a replay, with a live line.
+/// Publishes or undoes a replay, and shows a live line meanwhile.
 ///
 /// # Errors
 /// [`ReplayError`].
@@ -35,10 +35,10 @@ pub(super) async fn publish(root: &Root, id: &str, direction: Direction) -> Resu
     Ok(published)
 }
 
-/// Bytes of updates in memory.
+/// Bytes that updates may take in memory.
 const PUBLISH_BYTES: u64 = 256 << 20;
 
-/// What was done, in a sentence.
+/// A sentence that says what was done.
 pub(super) fn sentence(published: &Published, direction: Direction) -> String {
     let Published { id, version, order, cells, files, already } = published;
     let done = match direction {

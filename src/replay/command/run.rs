@@ -1,8 +1,8 @@
-//! `replay run`: submits a replay, runs it, and publishes it where that was asked for.
+//! `replay run`: submits a replay, runs it, and publishes it if that was asked for.
 //!
-//! In: a range and an id. Out: what was found, on stdout; how far it is, on stderr. The same id again is the same replay: what is
-//! there of it goes on, or says what was found. Of several processes the first submits, prints and publishes; the others count and
-//! compare with it. Failure: all processes end with the first end of any.
+//! In: a range and an id. Out: the summary on stdout; progress on stderr. The same id is the same replay: one that was stopped continues,
+//! and one that is complete only prints its summary. With several processes, process 0 submits, prints and publishes; the others count and
+//! compare with it. State: see [`crate::replay::run`]. Failure: when one process ends, all end with its exit code.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,7 +30,7 @@ use crate::terminal::{LiveLine, duration, grouped, say};
 
 pub(super) async fn run(args: &ReplayRunArgs) -> Result<Exit, ReplayError> {
     let job = Job::load(&args.range.job)?;
-    // The leader makes up a missing id.
+    // Where the id is missing, the leader makes one up.
     let request = args.range.request(args.id.clone().unwrap_or_default(), u64::from(args.chunk_mib) << 20)?;
     let membership = args.cluster.membership(&|name| std::env::var(name).ok())?;
     let root = Root::open(&job.tables.url, &job.tables.options)?;
@@ -40,7 +40,8 @@ pub(super) async fn run(args: &ReplayRunArgs) -> Result<Exit, ReplayError> {
             let asked = fingerprint(&format!("{request:?} {}", args.publish));
             // A signal ends a replay immediately.
             let member = Member::join(membership, &job, Some(asked), workers, &|| false, Box::new(|| ()))?;
-            // What is complete already ends before all know that all are there, unless process 0 waits for that.
+            // A replay that is already complete could end before all members know that the others are there, so process 0 waits for them
+            // first.
             member.ready()?;
             Some(member)
         }
@@ -57,21 +58,21 @@ pub(super) async fn run(args: &ReplayRunArgs) -> Result<Exit, ReplayError> {
         Ok(_) => member.end(Exit::Done, ""),
         Err(error) => member.end(error.exit(), &error.to_string()),
     }
-    // The first end is everybody's.
+    // All processes end as the first one ended.
     match (result, member.ended().await) {
         (Ok(_), end) if end.exit != Exit::Done => Err(ClusterError::Ended(end).into()),
         (result, _) => result,
     }
 }
 
-/// A process that is not the first.
+/// Runs the part of a process other than process 0.
 async fn follow(replayer: &Replayer, member: &Member) -> Result<Exit, ReplayError> {
     shown(&replayer.progress, run::follow(replayer, member)).await?;
     say::line("floodmark: the replay is complete; process 0 says what was found");
     Ok(Exit::Done)
 }
 
-/// The whole replay in a single process; of several, the part of process 0.
+/// Runs the whole replay in a single process, or the part of process 0 of several.
 async fn lead(args: &ReplayRunArgs, request: ReplayRequest, replayer: &Replayer) -> Result<Exit, ReplayError> {
     let started = Instant::now();
     let submission = replayer.unless_ended(submit(args, request, &replayer.job, &replayer.root)).await?;
@@ -102,7 +103,7 @@ async fn lead(args: &ReplayRunArgs, request: ReplayRequest, replayer: &Replayer)
     Ok(if args.detailed_exitcode && summary.cells.total() > 0 { Exit::Differences } else { Exit::Done })
 }
 
-/// The replay of an id: the one that is there, if it is the same; else a new one.
+/// The replay with an id: the existing one, if it is the same; else a new one.
 async fn submit(
     args: &ReplayRunArgs,
     mut request: ReplayRequest,
@@ -125,7 +126,7 @@ async fn submit(
                 )));
             }
             let submission = prepare(job, root, request.clone(), now_ms).await?.submission;
-            // Checked before it is written, so that the same id can be used when live counts with this logic.
+            // Checked before it is written, so that the id is still free when live counts with this logic.
             may_be_published(args, &submission)?;
             submission.submit(root).await?
         }
@@ -154,7 +155,7 @@ fn may_be_published(args: &ReplayRunArgs, submission: &Submission) -> Result<(),
     )))
 }
 
-/// Shows how far it is while it works.
+/// Shows the progress while `work` runs.
 async fn shown<T>(progress: &Arc<ReplayProgress>, work: impl Future<Output = T>) -> T {
     let showing = tokio::spawn(show_progress(Arc::clone(progress)));
     let done = work.await;

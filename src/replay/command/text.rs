@@ -1,7 +1,7 @@
 //! Results of the `replay` commands on stdout: text for people, or JSON.
 //!
-//! In: an estimate, a summary, a diff, a list of replays. Out: tables of text, cut where they would be long, and one sentence that
-//! says what it comes to. State: none.
+//! In: an estimate, a summary, a diff, or a list of replays. Out: tables of text, shortened where they would be long, and a closing
+//! sentence with the result. State: none.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -18,7 +18,7 @@ use crate::replay::request::estimate::Estimate;
 use crate::replay::request::submission::{Asked, Submission};
 use crate::terminal::{Output, bytes, columns, duration, grouped, head};
 
-/// Lines of a table before it is cut.
+/// Lines after which a table is cut.
 const LINES_MAX: usize = 40;
 
 /// Writes a result to stdout.
@@ -38,7 +38,7 @@ pub(super) fn print(
     Ok(Exit::Done)
 }
 
-/// The largest of all granularities.
+/// The largest changes across all granularities.
 pub(super) fn top(mut largest: Vec<Largest>, most: usize) -> Vec<Largest> {
     largest.sort_by_key(|largest| std::cmp::Reverse((largest.new_count - largest.old_count).abs()));
     largest.truncate(most);
@@ -69,7 +69,7 @@ pub(super) fn range(submission: &Submission) -> String {
     format!("{what}{} to {}{customers}", rfc3339(range.start), rfc3339(range.end))
 }
 
-/// A replay's summary, with so many of the largest changes.
+/// A replay's summary, with the `most` largest changes.
 pub(super) fn summary(submission: &Submission, summary: &Summary, most: usize) -> String {
     let largest = top(summary.largest.clone(), most);
     let mut text = tables(&summary.groups, &largest, &summary.outcomes, &summary.partly);

@@ -1,4 +1,4 @@
-//! `compare`: what a replay has counted beside what `counts` has, cell by cell.
+//! `compare`: compares what a replay has counted with what `counts` has, cell by cell.
 //!
 //! ```text
 //!            runs of the replay ──────────────┐ new
@@ -7,9 +7,10 @@
 //!            differences of parts (a spool) ──┘        base windows ─► differences of the parts of longer windows
 //! ```
 //!
-//! In: three sequences of cells in file order, so that one pass over each is enough. Out: the dataset, and [`Findings`]. A window wholly
-//! in range is compared; one that is partly in it gets the difference of its part, summed from base windows. State: a batch of
-//! each input, and for one customer and dimension the parts of longer windows. Failure: a bucket that fails ends all.
+//! In: three sequences of cells in file order, so that one pass over each is enough. Out: the dataset, and [`Findings`]. A window that is
+//! wholly in range is compared. A window that is partly in range gets the difference of its part, summed from base windows. State: one
+//! batch of each input, and for one customer and dimension the parts of longer windows. Failure: a bucket that fails ends the comparison.
+//! Restart: every bucket is compared again, and the same files are written.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,7 +34,7 @@ use crate::replay::request::versions::fetch_kept;
 use crate::table::layout::Layout;
 use crate::table::{Log, Root, TableError};
 
-/// Cells after which the progress is updated.
+/// Cells between two updates of the progress.
 const PROGRESS_CELLS: usize = 2048;
 
 /// What is compared.
@@ -48,7 +49,7 @@ pub struct Comparison {
     pub live: Layout,
     /// Buckets of customers.
     pub buckets: u32,
-    /// Whose part of them.
+    /// The buckets that this process compares.
     pub own: OwnBuckets,
     /// The replay's logic.
     pub logic: Logic,
@@ -56,30 +57,30 @@ pub struct Comparison {
     pub shape: RangeShape,
     /// What is recounted.
     pub scope: Arc<Scope>,
-    /// What was counted.
+    /// The runs that were counted.
     pub runs: RunSet,
     /// Cells compared so far.
     pub progress: Arc<AtomicU64>,
 }
 
-/// Which buckets a process compares: one of so many.
+/// The buckets that a process compares: every n-th, for n processes.
 #[derive(Clone, Copy, Debug)]
 pub struct OwnBuckets {
-    /// Its index.
+    /// The index of the process.
     pub process: usize,
-    /// How many they are.
+    /// The number of processes.
     pub processes: usize,
 }
 
 impl OwnBuckets {
-    /// Whether it compares this one. Workers have buckets as they follow each other too, so that a run of as many processes is
-    /// read by one of them.
+    /// Whether this process compares a bucket. Workers also take every n-th bucket, so a run that was counted by the same number of
+    /// processes is read by only one of them.
     pub fn has(self, bucket: u16) -> bool {
         usize::from(bucket) % self.processes == self.process
     }
 }
 
-/// Compares the buckets of this process, `at_once` of them at a time.
+/// Compares the buckets of this process, up to `at_once` of them concurrently.
 ///
 /// # Errors
 /// [`TableError`] when a table, a run or the store fails.
@@ -172,7 +173,7 @@ impl Comparison {
         Ok(())
     }
 
-    /// What was counted anew, of a granularity.
+    /// What was recounted for a granularity.
     fn recounted(&self, granularity: Granularity, bucket: u16) -> Result<Vec<Box<dyn SortedCells + '_>>, TableError> {
         let days = |of: Kept| -> Result<Vec<Box<dyn SortedCells + '_>>, TableError> {
             let mut runs = self.runs.of(of, bucket)?;
@@ -192,7 +193,7 @@ impl Comparison {
         Ok(vec![Box::new(LongerWindows::of(granularity, dimensions, days)?)])
     }
 
-    /// What the live files have, as far as it may be in range.
+    /// What the live files have for a granularity, as far as it may be in range.
     fn table(
         &self,
         granularity: Granularity,

@@ -1,9 +1,9 @@
-//! Every cell that a replay would change, from what to what, as Parquet that anyone can query.
+//! The dataset of a replay: every cell that it would change, with the old and the new count, as Parquet that anyone can query.
 //!
-//! In: changes of one granularity and bucket, sorted as files of `counts` are. Out:
-//! `replays/<id>/cells/granularity=<g>/bucket=<b>/part-<n>.parquet`, which together are one sorted sequence: customer_id,
-//! window_start, window_end, dimension, dimension_value, old_count, new_count; 0 where there is no row. State: one part, encoded in
-//! memory. Restart: a run writes the same files again.
+//! In: changes of one granularity and bucket, sorted as files of `counts` are. Out: one sorted sequence, in files
+//! `replays/<id>/cells/granularity=<g>/bucket=<b>/part-<n>.parquet`. Their columns are customer_id, window_start, window_end, dimension,
+//! dimension_value, old_count and new_count; a count is 0 where there is no row. State: one part, encoded in memory. Restart: a second run
+//! writes the same files again.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -27,10 +27,10 @@ use crate::table::fetch::Batches;
 use crate::table::store::{read_file, write_file};
 use crate::table::{Root, TableError, time_type};
 
-/// A part is at most about so many bytes: it is encoded in memory.
+/// Approximate size at which a part ends: it is encoded in memory.
 const PART_BYTES_MAX: usize = 64 << 20;
 
-/// Rows of a batch, and bytes of its texts after which it is no longer.
+/// Rows of a batch, and the bytes of its texts at which it ends earlier.
 const BATCH_ROWS: usize = 8192;
 const BATCH_BYTES: usize = 8 << 20;
 const ROW_GROUP_ROWS: usize = 262_144;
@@ -47,7 +47,7 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
-/// The columns of the dataset, but for `granularity` and `bucket`, which its folders name.
+/// The columns of the dataset, except `granularity` and `bucket`, which are in the names of its folders.
 pub fn schema() -> SchemaRef {
     Arc::clone(&SCHEMA)
 }
@@ -57,9 +57,9 @@ pub fn schema() -> SchemaRef {
 pub struct Change {
     /// The cell.
     pub cell: Cell,
-    /// What `counts` has; 0 is no row.
+    /// What `counts` has; 0 if there is no row.
     pub old: i64,
-    /// What it would have; 0 is no row.
+    /// What it would have; 0 if there is no row.
     pub new: i64,
 }
 
@@ -77,13 +77,13 @@ pub struct CellRef<'a> {
 }
 
 impl CellRef<'_> {
-    /// Of a cell.
+    /// Borrows from a cell.
     pub fn of(cell: &Cell) -> CellRef<'_> {
         let Cell { customer, dimension, window_start, value } = cell;
         CellRef { customer, dimension, window_start: *window_start, value }
     }
 
-    /// A cell of its own.
+    /// An owned copy.
     pub fn to_cell(self) -> Cell {
         Cell {
             customer: self.customer.to_owned(),
@@ -94,7 +94,7 @@ impl CellRef<'_> {
     }
 }
 
-/// Reads cells without an allocation each: neighbours mostly share their customer and dimension.
+/// Reads cells without an allocation for each: neighbours usually share their customer and dimension.
 #[derive(Default)]
 pub struct CellReader {
     head: Vec<u8>,
@@ -103,7 +103,7 @@ pub struct CellReader {
 }
 
 impl CellReader {
-    /// A cell from its bytes.
+    /// Reads a cell from its bytes.
     pub fn read<'a>(&'a mut self, cell: &'a [u8]) -> Option<CellRef<'a>> {
         let parts = CellParts::of(cell)?;
         if self.head != parts.head {
@@ -125,11 +125,11 @@ pub struct CellFile {
     pub granularity: Granularity,
     /// Bucket of their customers.
     pub bucket: u16,
-    /// Rows.
+    /// Number of rows.
     pub rows: u64,
-    /// Size.
+    /// Size in bytes.
     pub size_bytes: u64,
-    /// Rows by the day in which their windows begin, µs.
+    /// Rows by the day in which their windows begin; days in µs.
     pub days: BTreeMap<TimeUs, u64>,
 }
 
@@ -142,13 +142,13 @@ pub struct DatasetWriter {
     rows: ChangeColumns,
     encoder: Option<ArrowWriter<Vec<u8>>>,
     part: CellFile,
-    /// The day of the newest rows, and how many there are of it in a row.
+    /// The day of the newest rows, and how many rows in succession have it.
     day: Option<(TimeUs, u64)>,
     parts: Vec<CellFile>,
 }
 
 impl DatasetWriter {
-    /// Nothing is written before there is a change.
+    /// Starts a sequence. No file is written before the first change.
     pub fn new(root: &Root, id: &str, granularity: Granularity, bucket: u16) -> DatasetWriter {
         DatasetWriter {
             root: root.clone(),
@@ -163,7 +163,7 @@ impl DatasetWriter {
         }
     }
 
-    /// Appends a change; whether a part is full: then [`DatasetWriter::store`] it before the next one.
+    /// Appends a change. Returns whether the part is full; then call [`DatasetWriter::store`] before the next change.
     ///
     /// # Errors
     /// [`TableError::Bug`] when the encoder fails.
@@ -172,7 +172,7 @@ impl DatasetWriter {
         self.push_row(CellRef::of(cell), *old, *new)
     }
 
-    /// The same, of a cell that is elsewhere.
+    /// Appends a change from borrowed parts; otherwise as [`DatasetWriter::push`].
     ///
     /// # Errors
     /// As [`DatasetWriter::push`].
@@ -219,7 +219,7 @@ impl DatasetWriter {
         encoder.write(&batch).map_err(encoding)
     }
 
-    /// Ends a part and stores it.
+    /// Ends the current part and stores it.
     ///
     /// # Errors
     /// [`TableError::Bug`] when the encoder fails; [`TableError::Storage`].
@@ -237,7 +237,7 @@ impl DatasetWriter {
         Ok(())
     }
 
-    /// Ends the sequence.
+    /// Ends the sequence, and returns its files.
     ///
     /// # Errors
     /// As [`DatasetWriter::store`].
@@ -296,7 +296,7 @@ impl ChangeColumns {
     }
 }
 
-/// The changes of a part, in order; only those of windows that begin in `windows`.
+/// Reads the changes of a part, in order; only those of windows that begin in `windows`.
 ///
 /// # Errors
 /// [`TableError::Storage`]; [`TableError::Corrupt`], also from the iterator.
@@ -326,7 +326,7 @@ pub async fn read(
     }))
 }
 
-/// Of a batch whose columns were checked.
+/// The changes of a batch whose columns were checked.
 fn changes_of(batch: &RecordBatch, windows: &Range<TimeUs>) -> Vec<Change> {
     let text = |index: usize| batch.column(index).as_string::<i32>();
     let (customers, dimensions, values) = (text(0), text(3), text(4));

@@ -1,8 +1,8 @@
-//! What the comparison of some buckets found: in one process, and of all processes together.
+//! What the comparison has found: in some buckets, and finally in all buckets of all processes.
 //!
-//! In: changes, one by one, and what was found in other buckets. Out: the files of the dataset, sums, and the largest changes of
-//! each granularity. It does not depend on the order in which buckets are merged. State: sums by granularity, dimension and day; a few
-//! changes of each granularity.
+//! In: changes, one by one, and the findings of other buckets. Out: the files of the dataset, the sums, and the largest changes of each
+//! granularity; they do not depend on the order in which buckets are merged. State: sums by granularity, dimension and day, and a few
+//! changes of each granularity. Pure.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::dataset::{CellFile, CellRef, Change};
 use super::summary::{CellChanges, ChangeGroup, Groups, Largest};
 use crate::model::Granularity;
 
-/// Of each granularity, the largest changes that are shown.
+/// The number of largest changes kept of each granularity.
 const LARGEST: usize = 10;
 
 /// What was found in some buckets.
@@ -35,7 +35,7 @@ impl Findings {
         }
     }
 
-    /// The result, as the summary has it.
+    /// The result, in the form that the summary has.
     pub fn finish(mut self) -> Compared {
         self.parts.sort_by(|a, b| a.path.cmp(&b.path));
         let largest = self.largest.into_iter();
@@ -47,7 +47,7 @@ impl Findings {
         }
     }
 
-    /// Takes in one change.
+    /// Adds one change.
     pub fn add(&mut self, granularity: Granularity, cell: CellRef<'_>, old: i64, new: i64) {
         self.groups.add(granularity, cell.dimension, cell.window_start, old, new);
         let largest = self.largest.entry(granularity).or_default();
@@ -59,7 +59,7 @@ impl Findings {
     }
 }
 
-/// Largest first; equal ones by cell, so that the same replay says the same.
+/// Keeps the largest changes, largest first. Equal ones are ordered by cell, so that the same replay always gives the same result.
 pub fn push_largest(largest: &mut Vec<Change>, change: &Change, most: usize) {
     let rank = |change: &Change| std::cmp::Reverse((change.new - change.old).abs());
     let before = |other: &Change| (rank(other), &other.cell) <= (rank(change), &change.cell);
@@ -78,8 +78,8 @@ pub struct Compared {
     pub parts: Vec<CellFile>,
     /// Changes by granularity, dimension and day.
     pub groups: Vec<ChangeGroup>,
-    /// The largest changes, of each granularity some.
+    /// The largest changes, some of each granularity.
     pub largest: Vec<Largest>,
-    /// All changes.
+    /// The number of changes.
     pub changes: CellChanges,
 }

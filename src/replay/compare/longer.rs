@@ -1,28 +1,28 @@
-//! Days as weeks, months or years.
+//! Sums days into weeks, months or years.
 //!
-//! In: days that were counted anew, in order. Out: the longer windows that they are in, in order, each the sum of its days. A customer
-//! and dimension at a time: their days come together, and so do their longer windows. State: the sums of one customer and
-//! dimension.
+//! In: recounted days, in the order of cells. Out: the longer windows that contain them, in order, each the sum of its days. This works one
+//! customer and dimension at a time: their days are consecutive, and so are their longer windows. State: the sums of one customer and
+//! dimension. Failure: an input that can not be read ends the sequence.
 
 use crate::dataflow::tally_map::TallyMap;
 use crate::model::{Cell, CellParts, Granularity, Tally, Zone};
 use crate::replay::count::sorted::SortedCells;
 use crate::table::TableError;
 
-/// Days as weeks, months or years: one customer and dimension at a time.
+/// Weeks, months or years as sums of days, for one customer and dimension at a time.
 pub(super) struct LongerWindows<'a> {
     granularity: Granularity,
     dimensions: Vec<&'a [u8]>,
     days: Box<dyn SortedCells + 'a>,
     head: Vec<u8>,
     sums: TallyMap,
-    /// Places in `sums`, by key.
+    /// Indices into `sums`, ordered by key.
     order: Vec<usize>,
     at: usize,
 }
 
 impl<'a> LongerWindows<'a> {
-    /// Of these dimensions alone.
+    /// Sums only these dimensions.
     ///
     /// # Errors
     /// As [`SortedCells::advance`].

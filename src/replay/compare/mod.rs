@@ -1,11 +1,12 @@
-//! Compares what was counted anew with what the table counts, and writes what would change.
+//! Compares the recount with the table, and writes what would change.
 //!
 //! ```text
 //! runs, table_rows ─► buckets ─► dataset (replays/<id>/cells), findings ─► summary (replays/<id>/summary.json) ─► publish
 //! ```
 //!
-//! In: sorted runs, the live files of the submission's version of `counts`. Out: every cell that would change, from what to what, and
-//! a summary; with it a replay is complete. The tables are not touched. Memory is a few batches for each bucket at work.
+//! In: sorted runs, and the live files of `counts` at the submission's version. Out: every cell that would change, with its old and new
+//! count, and a summary. Once the summary is written, the replay is complete. The tables are not changed. State: a few batches for each
+//! bucket that is being compared. Restart: the comparison is repeated.
 
 pub mod buckets;
 pub mod dataset;

@@ -1,8 +1,9 @@
-//! The differences of windows that are only partly in range: of each the part that is.
+//! The differences of windows that are only partly in range: the difference of the part that is.
 //!
-//! In: changes of base windows, granularity after granularity, finest first. Out: for each longer granularity the sums of the changes
-//! inside its windows that the range cuts, in order. Where the replay's logic no longer counts a granularity, all that the part
-//! counted is taken out. State: the sums of one customer and dimension; what is done goes to disk when it is long.
+//! In: changes of base windows, one granularity after the other, the finest first. Out: for each longer granularity, and each of its
+//! windows that the range cuts, the sum of the changes inside it, in order. Where the replay's logic no longer counts the granularity, all
+//! that the part had counted is subtracted. State: the sums of one customer and dimension; finished sums go to disk when they become many.
+//! Failure: full scratch space is an error.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -18,21 +19,21 @@ use crate::table::TableError;
 pub(super) struct PartDifferences<'a> {
     shape: &'a RangeShape,
     coverage: &'a [Range<TimeUs>],
-    /// Whether some longer windows lose all of their part, changed or not.
+    /// Whether some longer windows lose the count of their whole part, whether or not it changed.
     pub(super) takes_out: bool,
-    /// Done, by granularity: one sequence for each that base windows were of.
+    /// Finished sums by granularity: one sequence for each granularity of the base windows.
     spools: BTreeMap<Granularity, Vec<Spool>>,
-    /// Of the current granularity.
+    /// Sums of the current granularity of base windows.
     growing: BTreeMap<Granularity, Spool>,
-    /// Of the current customer and dimension, by granularity and cell.
+    /// Sums of the current customer and dimension, by granularity and cell.
     sums: BTreeMap<(Granularity, Vec<u8>), i64>,
     head: Vec<u8>,
-    /// By granularity and a base window's start: the start of the longer window that is partly in range.
+    /// By granularity and start of a base window: the start of the longer window around it, if that is partly in range.
     partly: HashMap<(Granularity, TimeUs), Option<TimeUs>, foldhash::fast::FixedState>,
 }
 
 impl<'a> PartDifferences<'a> {
-    /// Nothing has changed yet.
+    /// Starts without any change.
     pub(super) fn new(shape: &'a RangeShape, coverage: &'a [Range<TimeUs>]) -> PartDifferences<'a> {
         let parts = || shape.dimensions.values().flat_map(|shape| &shape.parts);
         let takes_out = parts().any(|part| !part.is_counted);
@@ -48,7 +49,7 @@ impl<'a> PartDifferences<'a> {
         }
     }
 
-    /// A change of a cell: if its window is a base window, longer ones that are partly in range take their part of it.
+    /// Adds a change of a cell. If its window is a base window, its difference is added to the longer windows that are partly in range.
     ///
     /// # Errors
     /// [`TableError`] when scratch space fails.

@@ -1,8 +1,8 @@
-//! The rows of `raw` whose outcome is another one now, as files that anyone can query.
+//! The rows of `raw` whose outcome has changed, as files that anyone can query.
 //!
-//! In: encoded rows, from chunks on the store or from memory. Out: `replays/<id>/rows/<attempt>-<n>.parquet`. How rows are spread
-//! over files depends on the workers, so each run of a replay has names of its own; the summary says which ones hold. State: the
-//! paths.
+//! In: encoded rows, from chunks on the store or from memory. Out: `replays/<id>/rows/<attempt>-<n>.parquet`. How rows are distributed over
+//! files depends on the workers, so each run of a replay uses its own names; the summary names the files that are valid. State: the paths.
+//! Restart: a new run writes files with other names; `discard::tidy` deletes the old ones.
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -11,16 +11,16 @@ use crate::replay::request::submission::Submission;
 use crate::table::store::{look_at_file, write_file};
 use crate::table::{Root, TableError};
 
-/// Rows whose outcome is another one, as files of the dataset. How they are spread over files depends on the workers, so each run
-/// has names of its own.
+/// The files with the rows whose outcome has changed. How rows are distributed over files depends on the workers, so each run uses its own
+/// names.
 pub struct RowFiles<'a> {
     /// Where the tables are.
     pub root: &'a Root,
     /// The replay.
     pub id: &'a str,
-    /// Tells this run's files from those of another run of the same replay.
+    /// Distinguishes the files of this run from those of other runs of the same replay.
     pub attempt: &'a str,
-    /// What was written.
+    /// The paths that were written.
     pub paths: Vec<String>,
 }
 

@@ -1,20 +1,20 @@
-//! A sequence of cells and counts that goes to disk when it is long.
+//! A sequence of cells and counts that goes to disk when it becomes long.
 //!
-//! In: cells in order, each with a count. Out: the same, read once from the beginning. State: up to 8 MiB in memory, the rest in a
-//! temporary file that is gone with the process. Failure: scratch space that is full says so.
+//! In: cells in order, each with a count. Out: the same sequence, read once from the beginning. State: up to 8 MiB in memory, and the rest
+//! in a temporary file that disappears with the process. Failure: full scratch space is an error that says so.
 
 use std::io::Seek;
 
 use crate::replay::count::sorted::SortedCells;
 use crate::table::TableError;
 
-/// A sequence of cells and counts, in order, that goes to disk when it is long.
+/// A sequence of cells and counts, in order, that goes to disk when it becomes long.
 pub(super) struct Spool {
     file: tempfile::SpooledTempFile,
     entries: u64,
 }
 
-/// A spool stays in memory up to here.
+/// The size up to which a spool stays in memory.
 const SPOOL_BYTES_MAX: usize = 8 << 20;
 
 impl Default for Spool {
@@ -24,10 +24,10 @@ impl Default for Spool {
 }
 
 impl Spool {
-    /// Appends a cell; cells come in order.
+    /// Appends a cell; cells must come in order.
     ///
     /// # Errors
-    /// [`TableError`] when there is no room.
+    /// [`TableError`] when there is no room on disk.
     pub(super) fn push(&mut self, cell: &[u8], count: i64) -> Result<(), TableError> {
         use std::io::Write;
         let mut write = |bytes: &[u8]| self.file.write_all(bytes).map_err(scratch);
@@ -38,7 +38,7 @@ impl Spool {
         Ok(())
     }
 
-    /// Reads it from its beginning.
+    /// Reads the sequence from its beginning.
     ///
     /// # Errors
     /// [`TableError`] when it can not be read back.

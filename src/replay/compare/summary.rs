@@ -1,8 +1,8 @@
-//! What a replay found, in numbers.
+//! The summary of a replay: what it found, in numbers.
 //!
-//! In: changes of cells. Out: `replays/<id>/summary.json`: sums by granularity, dimension and day, the largest changes, rows by
-//! outcome, the names of the dataset's files. It is written last, and once: with it a replay is complete; a second run of the same
-//! replay takes the summary that is there. State: a sum for each granularity, dimension and day.
+//! In: changes of cells. Out: `replays/<id>/summary.json`: sums by granularity, dimension and day, the largest changes, rows by outcome,
+//! and the names of the dataset's files. It is written last and only once: a replay with a summary is complete, and a second run of the
+//! same replay uses the existing summary. State: a sum for each granularity, dimension and day.
 
 use std::collections::HashMap;
 
@@ -20,16 +20,16 @@ use crate::table::{Root, TableError};
 /// How many cells change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CellChanges {
-    /// There is no row now.
+    /// Cells that have no row now.
     pub added: u64,
-    /// There is a row, and it would count something else.
+    /// Cells that have a row, and would have another count.
     pub changed: u64,
-    /// There would be no row any more.
+    /// Cells that would no longer have a row.
     pub removed: u64,
 }
 
 impl CellChanges {
-    /// Takes in one change.
+    /// Adds one change.
     pub fn add(&mut self, old: i64, new: i64) {
         match (old, new) {
             (0, _) => self.added += 1,
@@ -38,12 +38,12 @@ impl CellChanges {
         }
     }
 
-    /// All of them.
+    /// The total.
     pub fn total(&self) -> u64 {
         self.added + self.changed + self.removed
     }
 
-    /// Adds another's.
+    /// Adds the numbers of another.
     pub fn merge(&mut self, other: CellChanges) {
         self.added += other.added;
         self.changed += other.changed;
@@ -51,12 +51,12 @@ impl CellChanges {
     }
 }
 
-/// Changes of one granularity, dimension and day.
+/// The changes of one granularity, dimension and day.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeGroup {
     /// The granularity.
     pub granularity: Granularity,
-    /// The dimension.
+    /// The name of the dimension.
     pub dimension: String,
     /// The day in which the windows begin, as 2026-01-13.
     pub day: String,
@@ -69,15 +69,15 @@ pub struct ChangeGroup {
     pub new_count: i64,
 }
 
-/// GroupSums of changes by granularity, dimension and day.
+/// The sums of changes by granularity, dimension and day.
 #[derive(Default, Serialize, Deserialize)]
 pub struct Groups(Vec<(Granularity, String, HashMap<TimeUs, GroupSums, FixedState>)>);
 
-/// How many, what they count now, what they would count.
+/// The number of changes, the sum of the old counts, the sum of the new counts.
 type GroupSums = (CellChanges, i64, i64);
 
 impl Groups {
-    /// Takes in one change.
+    /// Adds one change.
     pub fn add(&mut self, granularity: Granularity, dimension: &str, window_start: TimeUs, old: i64, new: i64) {
         let (changes, old_sum, new_sum) =
             self.days(granularity, dimension).entry(Period::Day.start(window_start)).or_default();
@@ -86,7 +86,7 @@ impl Groups {
         *new_sum += new;
     }
 
-    /// Of granularities and dimensions there are few.
+    /// The sums of a granularity and dimension. There are few of these, so they are searched in order.
     fn days(&mut self, granularity: Granularity, dimension: &str) -> &mut HashMap<TimeUs, GroupSums, FixedState> {
         let found = self.0.iter().position(|(of, name, _)| *of == granularity && name == dimension);
         let at = found.unwrap_or_else(|| {
@@ -96,7 +96,7 @@ impl Groups {
         &mut self.0[at].2
     }
 
-    /// Adds another's.
+    /// Adds the sums of another.
     pub fn merge(&mut self, other: Groups) {
         for (granularity, dimension, days) in other.0 {
             let ours = self.days(granularity, &dimension);
@@ -109,7 +109,7 @@ impl Groups {
         }
     }
 
-    /// All of them.
+    /// The total over all groups.
     pub fn changes(&self) -> CellChanges {
         let mut all = CellChanges::default();
         self.0.iter().flat_map(|(_, _, days)| days.values()).for_each(|(changes, _, _)| all.merge(*changes));
@@ -154,7 +154,7 @@ pub struct Largest {
 }
 
 impl Largest {
-    /// A change, as the summary has it.
+    /// The form that the summary has of a change.
     pub fn of(granularity: Granularity, change: Change) -> Largest {
         Largest {
             granularity,
@@ -168,45 +168,45 @@ impl Largest {
     }
 }
 
-/// Rows of `raw` whose outcome is another one now.
+/// Rows of `raw` whose outcome has changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutcomeChange {
-    /// On arrival: counted, filtered, or rejected with its reason.
+    /// The outcome on arrival: counted, filtered, or rejected with its reason.
     pub on_arrival: String,
-    /// With the replay's logic.
+    /// The outcome with the replay's logic.
     pub now: String,
-    /// How many.
+    /// How many rows.
     pub rows: u64,
 }
 
 /// What a replay found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Cells that change.
+    /// How many cells change.
     pub cells: CellChanges,
     /// The same by granularity, dimension and day.
     pub groups: Vec<ChangeGroup>,
-    /// The largest changes, of the finest windows.
+    /// The largest changes, of the finest granularities.
     pub largest: Vec<Largest>,
-    /// Rows of `raw` in range: of all customers, also where only some are recounted.
+    /// Rows of `raw` in range. They are of all customers, even where only some are recounted.
     pub rows_in_range: u64,
-    /// Of them, those that count.
+    /// Those of them that count.
     pub rows_counted: u64,
-    /// Rows whose outcome is another one now: of all customers, as a rejected row has none.
+    /// Rows whose outcome has changed. They are of all customers, since a rejected row has none.
     pub outcomes: Vec<OutcomeChange>,
     /// Windows that lie only partly in the range.
     pub partly: Vec<Partly>,
-    /// How often memory was full and sorted runs went to the store.
+    /// How often memory was full, so that sorted runs went to the store.
     pub spilled: u64,
     /// The files of the dataset.
     pub parts: Vec<CellFile>,
-    /// Paths of the files with the rows whose outcome is another one.
+    /// Paths of the files with the rows whose outcome has changed.
     #[serde(default)]
     pub rows: Vec<String>,
 }
 
 impl Summary {
-    /// The summary of a replay; `None` while it is not complete.
+    /// Reads the summary of a replay; `None` while it is not complete.
     ///
     /// # Errors
     /// [`TableError::Storage`]; [`TableError::Corrupt`] when it can not be read.
@@ -214,7 +214,7 @@ impl Summary {
         load_json(root, &Submission::path(id, "summary.json")).await
     }
 
-    /// Writes it: the replay is complete. Where there is one already, that one is returned: another run of the replay was faster.
+    /// Writes the summary: then the replay is complete. If another run has written one before, that one is returned.
     ///
     /// # Errors
     /// As [`Summary::load`].
@@ -224,7 +224,7 @@ impl Summary {
         if create_file(root.store().as_ref(), &path, Bytes::from(bytes)).await? {
             return Ok(self);
         }
-        // Ours too, where the answer to the first try was lost.
+        // It may also be our own, if the reply to the first try was lost.
         Ok(Summary::load(root, id).await?.unwrap_or(self))
     }
 }

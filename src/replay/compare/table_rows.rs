@@ -1,7 +1,7 @@
-//! What the table counts, as far as it may be in range.
+//! Reads the rows of the table that may be in range.
 //!
-//! In: a live file of `counts`, at the version of the replay. Out: its rows in range and of the replay's customers, in order. State:
-//! one batch of the file. Failure: a file that is no longer kept is an error that says so; one that can not be read is corrupt.
+//! In: a live file of `counts`, at the version of the replay. Out: its rows that are in range and of the replay's customers, in order.
+//! State: one batch of the file. Failure: a file that is no longer kept is an error that says so; a file that can not be read is corrupt.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use crate::table::TableError;
 use crate::table::counts::Columns;
 use crate::table::fetch::{Batches, Fetched};
 
-/// Rows of a batch of each live file.
+/// Rows of a batch of a live file.
 const BATCH_ROWS: usize = 2048;
 
 /// Whether a file's windows may be in range.
@@ -36,7 +36,7 @@ pub(super) struct TableRows<'a> {
 }
 
 impl<'a> TableRows<'a> {
-    /// Of a file that was fetched.
+    /// Reads a file that was fetched.
     ///
     /// # Errors
     /// [`TableError::Corrupt`] when it can not be read.

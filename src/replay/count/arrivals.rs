@@ -1,8 +1,8 @@
-//! `arrivals`: finds the rows whose outcome is another one than when they arrived.
+//! `arrivals`: finds the rows whose outcome differs from their outcome on arrival.
 //!
-//! In: decoded records, each with its outcome on arrival. Out: how many rows there are of each pair of outcomes, and the rows whose
-//! outcome has changed, as a batch. Only rows in range: a row that counts now at the event time that it has now, any other at the
-//! one on record. State: none.
+//! In: decoded records, each with its outcome on arrival. Out: the number of rows for each pair of outcomes, and a batch of the rows whose
+//! outcome has changed. Only rows in range are reported: a row that counts now belongs to the event time that it has now, any other row to
+//! the event time on record. State: none.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -36,27 +36,27 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
-/// The columns of the rows whose outcome is another one.
+/// The columns of the files with rows whose outcome has changed.
 pub fn schema() -> SchemaRef {
     Arc::clone(&SCHEMA)
 }
 
-/// Numbers of rows by their outcome on arrival and now, as they are written: `counted`, `filtered`, or `rejected` with its reason.
+/// Numbers of rows by outcome on arrival and by outcome now, in their written form: `counted`, `filtered`, or `rejected` with its reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutcomeTallies(pub BTreeMap<String, BTreeMap<String, u64>>);
 
 impl OutcomeTallies {
-    /// All rows.
+    /// The number of all rows.
     pub fn rows(&self) -> u64 {
         self.0.values().flat_map(BTreeMap::values).sum()
     }
 
-    /// Rows that count now.
+    /// The number of rows that count now.
     pub fn rows_counted(&self) -> u64 {
         self.0.values().filter_map(|by_now| by_now.get("counted")).sum()
     }
 
-    /// Rows whose outcome is another one now, whatever the reason: on arrival, now, how many.
+    /// Rows whose outcome has changed, for whatever reason: the outcome on arrival, the outcome now, the number of rows.
     pub fn changed(&self) -> impl Iterator<Item = (&str, &str, u64)> {
         let all = self.0.iter().flat_map(|(on_arrival, by_now)| {
             by_now.iter().map(move |(now, rows)| (on_arrival.as_str(), now.as_str(), *rows))
@@ -64,7 +64,7 @@ impl OutcomeTallies {
         all.filter(|(on_arrival, now, _)| on_arrival.split(':').next() != now.split(':').next())
     }
 
-    /// Adds another's.
+    /// Adds the numbers of another.
     pub fn merge(&mut self, other: &OutcomeTallies) {
         for (on_arrival, by_now) in &other.0 {
             for (now, rows) in by_now {
@@ -74,12 +74,12 @@ impl OutcomeTallies {
     }
 }
 
-/// What one chunk of records says.
+/// The outcomes of one chunk of records.
 #[derive(Clone, Debug, Default)]
 pub struct OutcomeBatch {
-    /// All rows in range.
+    /// The outcomes of all rows in range.
     pub tallies: OutcomeTallies,
-    /// Rows whose outcome is another one; none where there are none.
+    /// The rows whose outcome has changed; `None` if there are none.
     pub rows: Option<RecordBatch>,
 }
 
@@ -108,7 +108,7 @@ fn is_other(arrival: Arrival, outcome: &Outcome) -> bool {
     )
 }
 
-/// Builds the operator. `topics`: what records' topics are called.
+/// Builds the operator. `topics` are the names of the records' topics.
 pub fn arrivals<'scope>(
     decoded: StreamVec<'scope, Epoch, Decoded>,
     scope: Arc<Scope>,
@@ -133,7 +133,7 @@ fn batch_of(decoded: &Decoded, scope: &Scope, topics: &[String]) -> OutcomeBatch
     let outcomes = decoded.outcomes.iter().zip(decoded.records.arrivals());
     for (record, ((outcome, time_now), (arrival, time_then))) in decoded.records.iter().zip(outcomes) {
         let time = if matches!(outcome, Outcome::Counted) { time_now } else { time_then };
-        // What is not counted and has no event time belongs to no range; what counted then had one.
+        // A row that is not counted and has no event time belongs to no range. One that was counted on arrival had an event time.
         if !time.is_some_and(|time| scope.covers(time)) {
             continue;
         }
@@ -154,7 +154,7 @@ fn batch_of(decoded: &Decoded, scope: &Scope, topics: &[String]) -> OutcomeBatch
     batch
 }
 
-/// Rows whose outcome is another one, as one file.
+/// Encodes rows whose outcome has changed as one file.
 pub fn encode_rows(rows: &[RecordBatch]) -> Result<Bytes, TableError> {
     let encoding =
         |error: parquet::errors::ParquetError| TableError::Bug(format!("rows of a replay can not be encoded: {error}"));

@@ -1,12 +1,16 @@
 //! `gather`: holds what a worker has counted until it is compared.
 //!
-//! In: batches of `(key, moment, tally)`, sorted and consolidated by differential; what `arrivals` reports. Out: per chunk, sorted
-//! runs without lanes: what all lanes have of a cell is one sum. When all workers have counted a chunk, its runs and a manifest of
-//! each worker are on the store, so that a killed replay goes on after it; a process without others keeps the last chunk in memory.
-//! State: runs in memory up to the worker's budget; beyond it they go to the store as one file. A task encodes and stores, one file
-//! at a time: while the store is away the task waits, and the worker steps on and hears when it is to end. Flow control: the source
-//! learns how far all is gathered only when no file is under way, so what comes in meanwhile is a few of its steps. Failure:
-//! reported to the run, which ends. Restart: chunks without all their manifests are counted again.
+//! In: batches of `(key, timestamp, tally)`, sorted and consolidated by differential, and the batches of `arrivals`. Out: for each chunk,
+//! sorted runs without lanes: the counts of all lanes for a cell are added up.
+//!
+//! Time: when all workers have counted a chunk, each stores its runs of the chunk and then a manifest, so that a killed replay continues
+//! after it. A process that runs alone keeps the last chunk in memory.
+//!
+//! State: runs in memory, up to the worker's budget; beyond it they go to the store as one file. A task encodes and stores one file at a
+//! time. While the store does not answer, only the task waits: the worker keeps stepping, and notices when it is to end. Flow control: the
+//! source learns how far everything is gathered only while no file is being stored, so at most a few of its steps arrive meanwhile.
+//!
+//! Failure: it is reported to the run, which ends. Restart: chunks that lack one of their manifests are counted again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -35,30 +39,30 @@ use crate::replay::request::submission::Submission;
 use crate::table::store::write_file;
 use crate::table::{Root, TableError};
 
-/// Rows whose outcome is another one wait in memory up to so many bytes.
+/// Bytes of rows whose outcome has changed that may wait in memory.
 const ROWS_BYTES_MAX: usize = 16 << 20;
 
-/// What the operator needs beside its inputs.
+/// What the operator needs besides its inputs.
 pub struct Gather {
     /// Where the tables are.
     pub root: Root,
     /// The replay.
     pub id: String,
-    /// Tells this run's files from those of another run of the same replay.
+    /// Distinguishes the files of this run from those of other runs of the same replay.
     pub attempt: String,
-    /// The worker.
+    /// The index of the worker.
     pub worker: usize,
-    /// How many there are.
+    /// The number of workers.
     pub workers: usize,
-    /// Bytes of runs in memory.
+    /// Bytes of runs that may be in memory.
     pub budget_bytes: usize,
-    /// Chunks to be counted, ascending.
+    /// The chunks to count, ascending.
     pub todo: VecDeque<Chunk>,
-    /// Whether the last one stays in memory: there are no other processes that need it.
+    /// Whether the last chunk stays in memory: true if no other process needs it.
     pub keeps_last: bool,
-    /// For storage.
+    /// Runs the tasks that use the store.
     pub runtime: tokio::runtime::Handle,
-    /// Where the last chunk goes.
+    /// Receives the last chunk.
     pub rest: Arc<Mutex<Vec<Rest>>>,
 }
 
@@ -77,7 +81,7 @@ impl Held {
     }
 }
 
-/// Builds the operator. `fail` is called with what went wrong.
+/// Builds the operator. `fail` is called with the error.
 pub fn gather<'scope>(
     batches: StreamVec<'scope, Epoch, Batch>,
     outcomes: StreamVec<'scope, Epoch, OutcomeBatch>,
@@ -93,7 +97,7 @@ pub fn gather<'scope>(
         Pipeline,
         "gather",
         move |capability, info| {
-            // Held to the end: files may be under way when both inputs have ended.
+            // Held to the end: a file may still be on its way to the store when both inputs have ended.
             let mut held = Some(capability);
             let mut storing = Storing::new(scope.worker().sync_activator_for(info.address.to_vec()));
             move |(batches, batches_frontier), (outcomes, outcomes_frontier), _output| {
@@ -121,7 +125,7 @@ pub fn gather<'scope>(
                     Ok(true) => {}
                     Ok(false) => return,
                     Err(error) => {
-                        // The capability is held: nothing of a chunk that is not whole is to look like the end.
+                        // The capability stays held: a chunk that is not whole must not look like the end of the input.
                         storing.failed = true;
                         fail(error);
                         return;
@@ -172,14 +176,14 @@ enum ToStore {
     Manifest(Manifest),
 }
 
-/// A file that is stored.
+/// A file that was stored.
 enum Stored {
     Runs(StoredRun),
     Rows(String),
     Manifest,
 }
 
-/// The file under way, if any, and how its task answers.
+/// The file that is being stored, if any, and the channel on which its task answers.
 struct Storing {
     under_way: Option<Chunk>,
     answer: Sender<Result<Stored, TableError>>,
@@ -236,7 +240,7 @@ fn encode(path: String, what: ToStore) -> Result<(Stored, Bytes), TableError> {
 }
 
 impl Gather {
-    /// Keeps to the budget, and puts whole chunks on the store, a file after the other; whether there is nothing left to do.
+    /// Keeps to the budget, and stores whole chunks, one file after the other. Returns whether nothing is left to store.
     fn settle(
         &mut self,
         chunks: &mut BTreeMap<Chunk, Held>,
@@ -272,7 +276,7 @@ impl Gather {
         if open.is_some_and(|open| chunk >= chunk_of(open)) {
             return None;
         }
-        // Every worker says so of every chunk, also when it has nothing of it.
+        // Every worker writes a manifest of every chunk, even if it has nothing of it.
         let held = chunks.entry(chunk).or_default();
         if !held.runs.is_empty() {
             return Some(self.runs(chunk, held));

@@ -1,8 +1,8 @@
 //! What a worker has counted of a chunk, and which chunks are done.
 //!
-//! In: the manifests under `replays/<id>/chunks`, named by chunk, run of the replay, and worker. Out: the manifests of done chunks,
-//! and the chunks that are to be counted. A chunk is done when all workers of one run have written a manifest of it; what a run
-//! left half done is counted again. State: none.
+//! In: the manifests under `replays/<id>/chunks`, named by chunk, run of the replay, and worker. Out: the manifests of the chunks that are
+//! done, and the chunks that are still to be counted. A chunk is done when all workers of one run have written their manifests of it; what
+//! a run left unfinished is counted again. State: none.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,16 +26,16 @@ use crate::table::{File, Root, TableError};
 pub struct Manifest {
     /// Sorted runs.
     pub runs: Vec<StoredRun>,
-    /// Rows whose outcome is another one: paths of Parquet files.
+    /// Paths of the Parquet files with the rows whose outcome has changed.
     pub rows: Vec<String>,
-    /// Outcomes.
+    /// Rows by outcome.
     pub tallies: OutcomeTallies,
-    /// How often the budget was used up.
+    /// How often the budget was exceeded.
     pub spilled: u64,
 }
 
 impl Manifest {
-    /// Adds what was counted elsewhere.
+    /// Adds what another has counted.
     pub fn merge(&mut self, other: Manifest) {
         self.runs.extend(other.runs);
         self.rows.extend(other.rows);
@@ -44,24 +44,24 @@ impl Manifest {
     }
 }
 
-/// What a worker has counted of the last chunk, where that stays in memory.
+/// What a worker has counted of the last chunk, if that stays in memory.
 #[derive(Default)]
 pub struct Rest {
-    /// In memory.
+    /// Runs in memory.
     pub memory: Vec<Arc<Run>>,
-    /// The rest.
+    /// Everything else: runs that went to the store, and the outcomes.
     pub manifest: Manifest,
-    /// Rows whose outcome is another one, in memory.
+    /// Rows whose outcome has changed, in memory.
     pub rows: Vec<RecordBatch>,
 }
 
-/// Where a worker says that it is done with a chunk.
+/// The path at which a worker records that it is done with a chunk.
 pub fn manifest_path(id: &str, chunk: Chunk, attempt: &str, worker: usize, workers: usize) -> String {
     Submission::path(id, &format!("chunks/{chunk:06}/{attempt}-{worker}-of-{workers}.json"))
 }
 
-/// The manifests of chunks that are on the store, and the chunks that are to be counted. A chunk is done when all workers of one run
-/// say so.
+/// Reads the manifests of the chunks that are done, and lists the chunks that are still to be counted. A chunk is done when all workers of
+/// one run have written their manifests of it.
 ///
 /// # Errors
 /// [`TableError`] when the store fails, or a manifest can not be read.
@@ -74,7 +74,7 @@ pub async fn done_and_todo(
     let listed: Vec<_> = try_read(|| root.store().list(Some(&folder)).try_collect())
         .await
         .map_err(|error| TableError::storage(format!("listing {folder}"), error))?;
-    // Chunk and run → paths of its manifests; how many there must be.
+    // Chunk, run, and how many manifests there must be → their paths.
     let mut said: BTreeMap<(Chunk, String, usize), Vec<Path>> = BTreeMap::new();
     for object in listed {
         let location = object.location;
@@ -95,7 +95,7 @@ pub async fn done_and_todo(
         for path in whole.iter().flat_map(|(_, paths)| *paths) {
             found.extend(load_json::<Manifest>(root, path.as_ref()).await?);
         }
-        // One may have been deleted since it was listed.
+        // A manifest may have been deleted since it was listed.
         match whole {
             Some((_, paths)) if paths.len() == found.len() => manifests.append(&mut found),
             _ => todo.push((chunk, files)),

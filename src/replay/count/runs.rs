@@ -1,9 +1,9 @@
-//! Sorted runs of a replay: in memory, in files of the store, and several to be read as one.
+//! Sorted runs of a replay: in memory, in files on the store, and several of them read as one.
 //!
-//! In: runs of `(kept as, bucket, cell) → count`, the key as in [`Run`]. Out: the cells of one kind and bucket, in order. A file is
-//! Parquet with columns `key` (front-coded) and `count`, and a row group for each kind and bucket, so that one can be read alone.
-//! State: every [`FAN_IN`] files that were merged equally often become one, on disk, so a merge holds one batch of each of a
-//! bounded number of inputs. Failure: a file that can not be read is corrupt; scratch space that is full says so.
+//! In: runs of `(kept as, bucket, cell) → count`, with keys as in [`Run`]. Out: the cells of one kind and bucket, in order. A file is
+//! Parquet with the columns `key` (front-coded) and `count`, and one row group for each kind and bucket, so that each can be read alone.
+//! State: whenever [`FAN_IN`] files have been merged equally often, they are merged into one on disk, so a merge holds one batch of each of
+//! a bounded number of inputs. Failure: a file that can not be read is corrupt; full scratch space is an error that says so.
 
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
@@ -27,7 +27,7 @@ use crate::table::fetch::{Batches, Fetched};
 /// Inputs of one merge.
 pub const FAN_IN: usize = 32;
 
-/// Keys of a batch, and bytes of keys after which it is no longer.
+/// Keys of a batch, and the bytes of keys at which it ends earlier.
 const BATCH_ROWS: usize = 4096;
 const BATCH_BYTES: usize = 8 << 20;
 
@@ -35,7 +35,7 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![Field::new("key", DataType::Binary, false), Field::new("count", DataType::Int64, false)]))
 });
 
-/// What an update of a replay is kept as. Weeks, months and years are made of days when all are there.
+/// The kind as which an update of a replay is kept. Weeks, months and years are summed from days once all days are there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kept {
@@ -43,9 +43,9 @@ pub enum Kept {
     Minute,
     /// An hour.
     Hour,
-    /// A day that counts.
+    /// A day that is counted itself.
     Day,
-    /// A day that weeks, months and years are made of. (Its name is that of files on the store, where it was once kept as a week.)
+    /// A day that weeks, months and years are summed from. (The name is from files on the store, where it was once kept as a week.)
     #[serde(rename = "week")]
     DayOfLonger,
     /// A day that is both.
@@ -54,13 +54,13 @@ pub enum Kept {
 }
 
 impl Kept {
-    /// All, by their numbers in keys.
+    /// All kinds, ordered by their numbers in keys.
     pub const ALL: [Kept; 5] = [Kept::Minute, Kept::Hour, Kept::Day, Kept::DayOfLonger, Kept::DayOfBoth];
 
-    /// What an update is kept as that is made for `target`.
+    /// The kind as which an update made for `target` is kept.
     ///
     /// # Panics
-    /// `roll_up` makes nothing longer than days.
+    /// When the granularity is longer than a day: `roll_up` makes nothing longer.
     pub fn of(granularity: Granularity, target: Target) -> Kept {
         match (granularity, target) {
             (Granularity::Minute, _) => Kept::Minute,
@@ -80,7 +80,7 @@ impl Kept {
 pub struct StoredRun {
     /// Its path beside the tables.
     pub path: String,
-    /// What its row groups are of, in their order.
+    /// The kind and bucket of each row group, in file order.
     pub groups: Vec<(Kept, u16)>,
 }
 
@@ -88,7 +88,7 @@ fn corrupt(error: impl ToString) -> TableError {
     TableError::Corrupt { table: "replays".to_owned(), what: format!("a sorted run: {}", error.to_string()) }
 }
 
-/// The part of a run in memory that is of one granularity and bucket.
+/// The part of a run in memory that belongs to one kind and bucket.
 struct MemorySlice {
     run: Arc<Run>,
     range: Range<usize>,
@@ -158,15 +158,15 @@ impl SortedCells for FileSlice {
     }
 }
 
-/// Runs of a replay, to be read by what they hold and bucket.
+/// The runs of a replay, readable by kind and bucket.
 #[derive(Default)]
 pub struct RunSet {
     memory: Vec<Arc<Run>>,
-    /// By how often they were merged.
+    /// Files by how often they were merged.
     levels: Vec<Vec<FetchedRun>>,
 }
 
-/// What its row groups are of, and the file.
+/// The kind and bucket of each row group, and the file.
 type FetchedRun = (Vec<(Kept, u16)>, Fetched);
 
 impl RunSet {
@@ -175,7 +175,7 @@ impl RunSet {
         self.memory.push(run);
     }
 
-    /// Adds a file that was fetched. Every [`FAN_IN`] that were merged equally often become one, in a temporary file.
+    /// Adds a file that was fetched. Whenever [`FAN_IN`] files have been merged equally often, they are merged into one temporary file.
     ///
     /// # Errors
     /// [`TableError`] when a run can not be read or written.
@@ -197,7 +197,7 @@ impl RunSet {
         Ok(())
     }
 
-    /// What there is, in order.
+    /// All kinds and buckets that there are, in order.
     pub fn groups(&self) -> Vec<(Kept, u16)> {
         let of_memory =
             |run: &Arc<Run>| groups_of(run).into_iter().map(|(kept, bucket, _)| (kept, bucket)).collect::<Vec<_>>();
@@ -241,7 +241,7 @@ fn groups_of(run: &Run) -> Vec<(Kept, u16, Range<usize>)> {
     run.groups_by_number().into_iter().map(of).collect()
 }
 
-/// What the encoder fails with: the file that it writes to, or a fault of ours.
+/// The error behind an error of the encoder: that of the file that it writes to, or a bug.
 fn encoding(error: ParquetError) -> TableError {
     match error {
         ParquetError::External(cause) if cause.is::<std::io::Error>() => TableError::Scratch(cause.to_string()),
@@ -253,7 +253,7 @@ fn scratch(error: std::io::Error) -> TableError {
     TableError::Scratch(error.to_string())
 }
 
-/// Writes runs as one; returns what its row groups are of.
+/// Writes runs as one file; returns the kind and bucket of each row group.
 ///
 /// # Errors
 /// [`TableError`] when a run can not be read or written.
@@ -300,7 +300,7 @@ fn batch(keys: &mut BinaryBuilder, counts: &mut Int64Builder) -> RecordBatch {
         .expect("every key has a count")
 }
 
-/// Appends a run to others, merging those that should become one.
+/// Appends a run to others, and merges those that should become one.
 pub fn push_merging(runs: &mut Vec<Arc<Run>>, mut run: Run) {
     run.shrink();
     runs.push(Arc::new(run));
@@ -313,7 +313,7 @@ pub fn push_merging(runs: &mut Vec<Arc<Run>>, mut run: Run) {
     }
 }
 
-/// A run of some updates, for tests: what they are kept as, a bucket, cells in order.
+/// A run of some updates, for tests: kind, bucket, cell and count, in order.
 #[cfg(test)]
 pub(super) fn run_of(updates: &[(Kept, u16, &[u8], i64)]) -> Run {
     let mut run = Run::default();

@@ -1,12 +1,12 @@
-//! Cells in order, each with a count; and several such sequences as one.
+//! Cells in order, each with a count; and several such sequences merged into one.
 //!
-//! In: sequences of cells, ascending, each cell once: a part of a run in memory or in a file, rows of a table, a spool. Out: one
-//! sequence with the counts of equal cells summed; a sum may be zero. State: the current cell of each input, in a heap. Failure: an
-//! input that can not be read ends all.
+//! In: ascending sequences in which each cell occurs once: a part of a run in memory or in a file, rows of a table, a spool. Out: one
+//! sequence in which the counts of equal cells are added; a sum may be zero. State: the current cell of each input, in a heap. Failure: an
+//! input that can not be read ends the whole sequence.
 
 use crate::table::TableError;
 
-/// What comes in the order of cells, each with a count.
+/// A sequence of cells in ascending order, each with a count.
 pub trait SortedCells {
     /// The current cell; `None` at the end.
     fn cell(&self) -> Option<&[u8]>;
@@ -21,17 +21,17 @@ pub trait SortedCells {
     fn advance(&mut self) -> Result<(), TableError>;
 }
 
-/// Several inputs as one, with the counts of equal cells summed; a sum may be zero.
+/// Several sequences as one, in which the counts of equal cells are added; a sum may be zero.
 pub struct MergedCells<'a> {
     inputs: Vec<Box<dyn SortedCells + 'a>>,
-    /// Those that are not at their end, as a heap: the least cell first.
+    /// The inputs that are not at their end, as a heap with the least cell first.
     heap: Vec<usize>,
     cell: Vec<u8>,
     count: Option<i64>,
 }
 
 impl<'a> MergedCells<'a> {
-    /// Merges inputs, each of which has a cell at most once.
+    /// Merges inputs. Each of them has a cell at most once.
     ///
     /// # Errors
     /// As [`SortedCells::advance`].

@@ -1,8 +1,8 @@
-//! `source` of a replay: reads a worker's files of the archive, chunk after chunk.
+//! `source` of a replay: reads a worker's files of the archive, one chunk after the other.
 //!
-//! In: files of `raw`, read by a thread of its own. Out: records, each with its outcome on arrival. Time: `chunk << 32 | step`; a
-//! step is [`STEP_BYTES`] of one worker, so that what is sorted at once stays small. State: a few batches of rows. Flow control: a
-//! worker is at most [`STEPS_AHEAD`] steps ahead of what all workers have gathered. Failure: reported to the run, which ends.
+//! In: files of `raw`, read by a separate thread. Out: records, each with its outcome on arrival. Time: `chunk << 32 | step`, where a step
+//! is [`STEP_BYTES`] of one worker, so that little is sorted at once. State: a few batches of rows. Flow control: a worker is at most
+//! [`STEPS_AHEAD`] steps ahead of what all workers have gathered. Failure: it is reported to the run, which ends.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -28,7 +28,7 @@ const STEP_BYTES: usize = 64 << 20;
 /// Steps that may be under way.
 const STEPS_AHEAD: usize = 2;
 
-/// Bytes sent in one activation, so that other operators get their turn.
+/// Bytes sent per activation, so that other operators get their turn.
 const TURN_BYTES: usize = 2 << 20;
 
 /// Batches of rows that may wait for the worker.
@@ -40,11 +40,12 @@ pub struct ToRead {
     pub log: Log,
     /// Its files, by chunk; chunks ascend.
     pub files: Vec<(Chunk, Vec<File>)>,
-    /// Names that records refer to.
+    /// The names of the topics that records refer to.
     pub topics: Arc<[String]>,
-    /// Rows of later epochs are in no lane.
+    /// The newest epoch to read: rows of later ones are in no lane.
     pub up_to: Epoch,
-    /// Only rows whose event time on record is in range, or missing; all where it may have changed.
+    /// If set, only rows are read whose event time on record is in range or missing; `None` reads all, for event times that may have
+    /// changed.
     pub prunes: Option<Arc<Range>>,
 }
 
@@ -65,7 +66,7 @@ impl ToRead {
                 Ok(()) => FromReader::End,
                 Err(error) => FromReader::Failed(error),
             };
-            // A worker that is gone needs no end.
+            // A worker that has ended does not need the end.
             sender.send(end).ok();
             drop(sender);
             wake();
@@ -105,12 +106,12 @@ impl ToRead {
     }
 }
 
-/// How far all workers have gathered: set by `gather`, which wakes the source.
+/// The time up to which all workers have gathered: set by `gather`, which wakes the source.
 #[derive(Clone, Default)]
 pub struct Gathered(Rc<RefCell<(Epoch, Option<Activator>)>>);
 
 impl Gathered {
-    /// All before `epoch` is gathered.
+    /// Sets that everything before `epoch` is gathered.
     pub fn set(&self, epoch: Epoch) {
         let mut inner = self.0.borrow_mut();
         if inner.0 < epoch {
@@ -122,7 +123,7 @@ impl Gathered {
     }
 }
 
-/// Builds the operator. `fail` is called with what went wrong; `read` counts rows.
+/// Builds the operator. `fail` is called with the error; `read` counts rows.
 pub fn source<'scope>(
     scope: Scope<'scope, Epoch>,
     to_read: ToRead,
@@ -135,7 +136,7 @@ pub fn source<'scope>(
         let activator = scope.activator_for(Rc::clone(&info.address));
         gathered.0.borrow_mut().1 = Some(scope.activator_for(Rc::clone(&info.address)));
         let sync = scope.worker().sync_activator_for(info.address.to_vec());
-        // A worker that has ended needs no waking.
+        // A worker that has ended does not need to be woken.
         let receiver = to_read.open(runtime, move || sync.activate().unwrap_or_default());
         let mut capability = Some(capability);
         let mut steps = VecDeque::new();
@@ -156,7 +157,7 @@ pub fn source<'scope>(
                 }
                 match receiver.try_recv() {
                     Ok(FromReader::Begin(chunk)) => {
-                        // Of a replay that goes on, chunks are left out: the first ones, and any between.
+                        // A replay that continues skips chunks: the first ones, and possibly some in between.
                         steps.push_back(*held.time());
                         held.downgrade(&start_of(chunk));
                         step_bytes = 0;
@@ -174,7 +175,7 @@ pub fn source<'scope>(
                         }
                     }
                     Ok(FromReader::Failed(error)) => {
-                        // The capability is held: dropping it would look like the end of the archive.
+                        // The capability stays held: dropping it would look like the end of the archive.
                         fail(error);
                         return;
                     }

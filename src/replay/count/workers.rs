@@ -5,9 +5,10 @@
 //!             └─► arrivals ─────────────────────────────────────►┘
 //! ```
 //!
-//! In: an [`Assignment`], the same in every process. Out: sorted runs and manifests on the store; of a process without others, the
-//! last chunk in memory. Each worker reads its part of the files and gathers its part of the buckets. State: see
-//! [`super::gather`]. Failure: the first error, or panic, ends all workers of the process; what is on the store stays.
+//! In: an [`Assignment`], the same in every process. Out: sorted runs and manifests on the store; a process that runs alone keeps the last
+//! chunk in memory. Each worker reads its part of the files and gathers its part of the buckets. State: see [`super::gather`]. Failure: the
+//! first error or panic ends all workers of the process; what is on the store stays. Restart: a new assignment has the chunks that are not
+//! done.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,24 +34,24 @@ use crate::replay::error::ReplayError;
 use crate::replay::request::submission::Submission;
 use crate::table::{File, Log, Root};
 
-/// What all processes count: drawn up by process 0.
+/// What all processes count, as process 0 has planned it.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Assignment {
     /// The replay.
     pub submission: Submission,
-    /// Tells this run's files from those of another run of the same replay.
+    /// Distinguishes the files of this run from those of other runs of the same replay.
     pub attempt: String,
-    /// Chunks that are to be counted.
+    /// The chunks to count.
     pub todo: Vec<(Chunk, Vec<File>)>,
 }
 
-/// What the workers of a process count with.
+/// What the workers of a process need in order to count.
 pub struct Counting {
     /// The job.
     pub job: Arc<Job>,
-    /// Where its tables are.
+    /// Where the job's tables are.
     pub root: Root,
-    /// What is counted.
+    /// What to count.
     pub assignment: Assignment,
     /// The archive.
     pub raw: Log,
@@ -58,13 +59,13 @@ pub struct Counting {
     pub buckets: u32,
     /// What is recounted.
     pub scope: Arc<Scope>,
-    /// How many processes there are.
+    /// The number of processes.
     pub processes: usize,
     /// Bytes of runs that a worker may hold.
     pub budget_bytes: usize,
-    /// Counts rows.
+    /// Counts the rows that were read.
     pub read: Arc<AtomicU64>,
-    /// Whether the last chunk stays in memory: there are no other processes that need it.
+    /// Whether the last chunk stays in memory: true if no other process needs it.
     pub keeps_last: bool,
 }
 
@@ -83,10 +84,10 @@ impl Counting {
             abort: Arc::new(AtomicBool::new(false)),
             runtime: tokio::runtime::Handle::current(),
         };
-        // Nobody waits for the threads of the network: they end when all processes do.
+        // The threads of the network are not joined: they end when all processes do.
         execute_in(network, move |worker| workers.run(worker)).map_err(ReplayError::Thread)?;
         let mut failure = None;
-        // Until all workers have ended: each holds a sender.
+        // Receives until all workers have ended, since each holds a sender.
         while let Some(error) = failures.recv().await {
             failure.get_or_insert(error);
         }
@@ -98,7 +99,7 @@ impl Counting {
     }
 }
 
-/// What each worker thread takes its part from.
+/// What all worker threads of a process share.
 struct ReplayWorkers {
     counting: Counting,
     rest: Arc<Mutex<Vec<Rest>>>,
@@ -108,11 +109,11 @@ struct ReplayWorkers {
 }
 
 impl ReplayWorkers {
-    /// A worker's life. After a panic the others are let go: they would wait for ever.
+    /// Runs a worker to its end. After a panic, the other workers of the process are released, since they would wait for ever.
     fn run(&self, worker: &mut Worker) {
         let who = format!("worker {}", worker.index());
         if let Err(what) = caught_in(&who, || self.steps(worker)) {
-            // Nobody waits for it any more: the run has ended.
+            // The run may have ended, so that nobody receives this.
             self.failed.send(ReplayError::Bug(what)).ok();
             self.abort.store(true, Ordering::Relaxed);
             drop_dataflows(worker);
@@ -124,7 +125,7 @@ impl ReplayWorkers {
         let Counting { job, root, assignment, raw, scope, processes, .. } = &self.counting;
         let Assignment { submission, attempt, todo } = assignment;
         let topics: Arc<[String]> = job.source.topics.clone().into();
-        // Processes take turns, and in each its workers.
+        // Buckets go to the processes in turn, and within a process to its workers in turn.
         let workers = peers / processes;
         let is_ours = |number| number % processes * workers + number / processes % workers == index;
         let to_read = ToRead {

@@ -1,7 +1,7 @@
-//! Decides whether a replay may be published, or taken back, on a version of `counts`.
+//! Decides whether a replay may be published or undone on a version of `counts`.
 //!
-//! In: what the replay left behind, and what `counts` has on record. Out: the order number of its commit; or that it is done
-//! already; or a refusal that says what to do. It is asked before anything is staged, and again after every lost race. State: none.
+//! In: the files of the replay, and the ledger in `counts`. Out: the order of its commit, or that it is done already, or a refusal that
+//! says what to do. The decision is made before anything is staged, and again after every lost race. State: none.
 
 use crate::ledger::{Entry, Ledger, Orders};
 use crate::replay::compare::summary::Summary;
@@ -13,18 +13,18 @@ use crate::table::{Root, State, TableError};
 /// What is done with a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// Its changes are made.
+    /// Makes its changes.
     Publish,
-    /// Its changes are taken back.
+    /// Takes its changes back.
     Undo,
 }
 
-/// Whether it may be done.
+/// The answer, unless it is a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admitted {
-    /// It may: the order of its commit.
+    /// It may be done; the order of its commit.
     Order(i64),
-    /// It is done: the order of that commit.
+    /// It is done already; the order of that commit.
     Already(i64),
 }
 
@@ -35,7 +35,7 @@ pub(super) struct CompleteReplay {
 }
 
 impl CompleteReplay {
-    /// Reads what it left behind.
+    /// Reads the files of a replay.
     ///
     /// # Errors
     /// [`PublishError::Unknown`], [`PublishError::Incomplete`], [`PublishError::Table`].
@@ -45,7 +45,7 @@ impl CompleteReplay {
         Ok(CompleteReplay { submission, summary })
     }
 
-    /// Whether it may be done on this version of `counts`.
+    /// Decides whether the replay may be published or undone on this version of `counts`.
     ///
     /// # Errors
     /// A refusal; [`PublishError::Table`].
@@ -80,7 +80,7 @@ impl CompleteReplay {
         if again && Entry::load(root, &entry.id).await? != entry {
             return Err(PublishError::Reused(id()));
         }
-        // Also what was undone since: its cells are other ones than those compared with.
+        // This includes replays that were undone since: their undo changed cells that this replay was compared with.
         let since = |(published, undone): (i64, i64)| published.max(undone) > order;
         match first_overlapping(root, orders, &entry, since).await? {
             Some(other) => Err(PublishError::Overtaken { id: id(), other }),
@@ -100,7 +100,7 @@ impl CompleteReplay {
         }
     }
 
-    /// Writes the entry: it is there before the transaction that refers to it.
+    /// Writes the entry, which must exist before the transaction that refers to it.
     ///
     /// # Errors
     /// [`TableError`].
@@ -112,7 +112,7 @@ impl CompleteReplay {
         }
     }
 
-    /// Writes the entry of a replay in force again, where it was lost: nothing that it covers can be recounted without it.
+    /// Writes the entry of a replay in force again if it was lost: without it, nothing that the replay covers can be recounted.
     ///
     /// # Errors
     /// [`TableError`].
@@ -124,7 +124,7 @@ impl CompleteReplay {
     }
 }
 
-/// The newest of the other replays of these orders that covers the same windows.
+/// The newest of the other replays that covers the same windows, among those whose orders are selected.
 async fn first_overlapping(
     root: &Root,
     orders: &Orders,

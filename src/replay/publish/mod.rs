@@ -1,4 +1,4 @@
-//! Publishes what a replay found, or takes it back, beside live.
+//! Publishes what a replay found, or takes it back, while live runs.
 //!
 //! ```text
 //! replays/<id>/cells ─► admission ─► slices ─► merge (as live does) ─► commit counts
@@ -6,8 +6,8 @@
 //!                           └────────────────────────────────────────────┘
 //! ```
 //!
-//! In: a complete replay, the newest version of `counts`. Out: one atomic commit, or none, and a refusal that says what to do. Memory
-//! is bounded by the budget of a slice. After a kill, the same call again does it once.
+//! In: a complete replay, and the newest version of `counts`. Out: one atomic commit; or none, and a refusal that says what to do. State:
+//! the updates of one slice, within a budget. Restart: after a kill, the same command again commits exactly once.
 
 pub mod admission;
 pub mod publisher;

@@ -1,9 +1,10 @@
-//! Publishes a replay: merges its changes into the live files of `counts`, in one atomic commit; or takes them back.
+//! Publishes a replay: merges its changes into the live files of `counts`, in one atomic commit. Or undoes it in the same way.
 //!
-//! In: `replays/<id>`. Out: one commit with `replay/<id>` or `undo/<id>` → order, without a writer's generation. Live runs on: what has
-//! lost its base to one of live's commits is merged again, the rest is kept; after three such rounds live is asked for a turn. State:
-//! the names of what is staged, and one slice of updates ([`super::slices`]). Failure: a kill at any step leaves orphans and
-//! perhaps the entry, which nobody reads without the transaction. Restart: the same call again; what is done is not done again.
+//! In: the files under `replays/<id>`. Out: one commit with `replay/<id>` or `undo/<id>` → order, and without a writer generation. Live
+//! keeps running: pieces whose base was replaced by one of live's commits are merged again, and the other pieces are kept. After three such
+//! rounds live is asked to let this commit go first. State: the names of the staged files, and one slice of updates ([`super::slices`]).
+//! Failure: a kill at any step leaves orphans, and perhaps the entry, which nothing reads without the transaction. Restart: run the same
+//! command again; what is done is not done again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,16 +19,16 @@ use crate::replay::error::PublishError;
 use crate::table::layout::Layout;
 use crate::table::{Commit, Log, Root, State, TableError, retention};
 
-/// Rounds in which something had to be merged again, before live is asked for a turn.
+/// Rounds in which something had to be merged again, before live is asked for the next commit.
 const ROUNDS: u32 = 3;
 
-/// How long a commit may take: what is staged must be committed long before a cleaner takes it for an orphan.
+/// How long a commit may take. It must end long before `upkeep` takes the staged files for orphans.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(30 * 60);
 
-/// How long the end waits for a checkpoint.
+/// How long to wait for a checkpoint at the end.
 const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long tables keep what is dead, where they do not say.
+/// How long tables keep dead files, if they do not say.
 const KEEP_HOURS: u64 = 24;
 
 const HOUR_MS: i64 = 3_600_000;
@@ -38,11 +39,11 @@ pub struct Publisher {
     pub root: Root,
     /// The replay.
     pub id: String,
-    /// Which of the two.
+    /// Publish or undo.
     pub direction: Direction,
-    /// The time.
+    /// The clock.
     pub clock: Clock,
-    /// Bytes that updates may take in memory; at least those of one file are held whatever it says.
+    /// Bytes that updates may take in memory; at least the updates of one file are held, whatever the value.
     pub budget_bytes: u64,
 }
 
@@ -51,23 +52,23 @@ pub struct Publisher {
 pub struct Published {
     /// The replay.
     pub id: String,
-    /// The version of `counts` that has it: the commit's own, or the newest one where it was done already.
+    /// The version of `counts` that has it: that of the commit, or the newest one if it was done already.
     pub version: u64,
     /// Its order among all publishes and undos.
     pub order: i64,
     /// Cells that changed.
     pub cells: u64,
-    /// Files of the commit; 0 where it was done already.
+    /// Files of the commit; 0 if it was done already.
     pub files: u64,
-    /// Whether it was done already: then nothing was committed.
+    /// Whether it was done already; then nothing was committed.
     pub already: bool,
 }
 
 impl Publisher {
-    /// Publishes or undoes the replay; `tell` is called after every slice. Runs on tokio.
+    /// Publishes or undoes the replay; `tell` is called after every slice. Needs a tokio runtime.
     ///
     /// # Errors
-    /// [`PublishError`]; nothing of it can be seen then, but for [`PublishError::OutcomeUnknown`].
+    /// [`PublishError`]; nothing of the replay is visible then, except perhaps for [`PublishError::OutcomeUnknown`].
     pub async fn run(&self, mut tell: impl FnMut(&PublishProgress)) -> Result<Published, PublishError> {
         let log = Log::new(&self.root, "counts");
         let Some(state) = log.load().await? else {
@@ -130,7 +131,7 @@ impl Publisher {
     }
 }
 
-/// A replay that may be published or undone on the version that is known.
+/// A publish or undo that was admitted on the version in `state`.
 struct UnderWay<'a> {
     publisher: &'a Publisher,
     replay: CompleteReplay,
@@ -138,16 +139,16 @@ struct UnderWay<'a> {
     state: State,
     layout: Arc<Layout>,
     order: i64,
-    /// What is staged, and still has its base.
+    /// The staged pieces whose base is still live.
     pieces: Vec<Piece>,
     began_ms: i64,
 }
 
-/// What another commit left of ours.
+/// What is left to do after the commit of another process.
 enum Left {
-    /// These are to be merged again.
+    /// These segments must be merged again.
     Lost(Vec<Segment>),
-    /// Nothing is left to do: another process has published it, at this order.
+    /// Nothing: another process has done it, with this order.
     Already(i64),
 }
 
@@ -155,10 +156,10 @@ impl UnderWay<'_> {
     async fn run(mut self, tell: &mut impl FnMut(&PublishProgress)) -> Result<Published, PublishError> {
         let id = self.publisher.id.as_str();
         let cells = self.replay.summary.cells.total();
-        // Two processes may do this at the same time, so the order and the attempt do not make a name unique.
+        // Two processes may do this at the same time, so order and attempt alone do not make a name unique.
         let nonce = rand::random::<u64>();
         let mut progress = PublishProgress { cells_total: cells, ..PublishProgress::default() };
-        // What is to be merged; first everything.
+        // The segments to merge; at first all.
         let mut only: Option<Vec<Segment>> = None;
         loop {
             progress.attempt += 1;
@@ -210,7 +211,7 @@ impl UnderWay<'_> {
         self.publisher.txn().replace('/', "-")
     }
 
-    /// Commits what is staged, exactly on the version that is known; false when another commit was faster.
+    /// Commits what is staged, on exactly the version that is known. Returns false if another commit was first.
     async fn commit(&mut self) -> Result<bool, PublishError> {
         let now_ms = self.publisher.clock.now_ms();
         let id = || self.publisher.id.clone();
@@ -224,7 +225,7 @@ impl UnderWay<'_> {
             remove: self.pieces.iter().flat_map(|piece| piece.remove.clone()).collect(),
             txns: vec![(self.publisher.txn(), self.order)],
         };
-        // Files that overlap would stop live: better nothing than that.
+        // Files that overlap would stop live, so it is better not to commit.
         Layout::clone(&self.layout).replace(&commit.remove, &commit.add, |_| true)?;
         let committing = self.log.commit(&mut self.state, &commit, self.publisher.operation(), now_ms);
         match tokio::time::timeout(COMMIT_PATIENCE, committing).await {
@@ -238,7 +239,7 @@ impl UnderWay<'_> {
         }
     }
 
-    /// Reads what others have committed, asks again whether this may be done, and sorts out what they left of ours.
+    /// Reads the commits of others, checks again whether the replay is admitted, and sorts out the pieces that lost their base.
     async fn follow(&mut self) -> Result<Left, PublishError> {
         self.log.refresh(&mut self.state).await?;
         match self.replay.admit(&self.publisher.root, &self.state, self.publisher.direction).await? {
@@ -252,7 +253,7 @@ impl UnderWay<'_> {
         Ok(Left::Lost(lost.into_iter().map(|piece| piece.segment).collect()))
     }
 
-    /// Asks live for the next commit: one that needs no merging gets through.
+    /// Asks live for the next commit. This request is a commit without files, so it needs no merge and gets through.
     async fn ask(&mut self) -> Result<(), PublishError> {
         let txn = turn_txn(&self.publisher.id);
         loop {

@@ -1,9 +1,9 @@
 //! Cuts a replay's changes into slices that fit into memory, and stages one after the other.
 //!
-//! In: the files of the dataset with their rows by day, the live files of `counts`. Out: merged segments, stored, not committed. A
-//! slice is days of one granularity and bucket; it never ends inside the file that its last windows go to, or two slices would make
-//! two files of one segment. State: one slice's updates (`budget_bytes`, but at least one file's), one file of the dataset, and what
-//! [`Merge`] holds. Failure: what was stored is an orphan; `upkeep` deletes it by its age.
+//! In: the files of the dataset with their rows by day, and the live files of `counts`. Out: merged segments, stored but not committed. A
+//! slice is a stretch of days of one granularity and bucket. It never ends inside the file that its last windows go to, else two slices
+//! would make two files of one segment. State: the updates of one slice (`budget_bytes`, but at least those of one file), one file of the
+//! dataset, and what [`Merge`] holds. Failure: what was stored becomes an orphan, which `upkeep` deletes by its age.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -21,22 +21,22 @@ use crate::replay::compare::dataset::{self, CellFile};
 use crate::table::layout::Layout;
 use crate::table::{Log, Root, TableError};
 
-/// What an update takes in memory, about: its key, its tally, its place in the plan, and room for the next one.
+/// Approximate memory of an update: its key, its tally, its place in the plan, and spare capacity.
 const ROW_BYTES: u64 = 120;
 
-/// Segments that are merged at the same time: few, since live works beside this.
+/// Segments that are merged concurrently: few, since live is working at the same time.
 const AT_ONCE: usize = 2;
 
-/// How far a publish or undo is.
+/// The progress of a publish or undo.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PublishProgress {
-    /// Changes that are merged; those of what was merged again count again.
+    /// Changes that were merged; those that are merged again are counted again.
     pub cells: u64,
     /// Changes in all.
     pub cells_total: u64,
-    /// Files that are staged, of this attempt and of those before.
+    /// Files that were staged, in this attempt and those before.
     pub files: u64,
-    /// Counts from 1; what has lost its base to another commit is merged again.
+    /// The number of the attempt, from 1. An attempt merges again what lost its base to another commit.
     pub attempt: u32,
 }
 
@@ -55,15 +55,15 @@ pub(super) struct Staging<'a> {
     pub(super) parts: &'a [CellFile],
     pub(super) direction: Direction,
     pub(super) budget_bytes: u64,
-    /// Decides which periods are old.
+    /// The time by which it is decided which periods are old.
     pub(super) now: TimeUs,
 }
 
 impl Staging<'_> {
-    /// Merges the changes into the live files and stores the new ones under `name`: of `only` these segments, if they are given.
+    /// Merges the changes into the live files, and stores the new ones under `name`. If `only` is given, only these segments are merged.
     ///
     /// # Errors
-    /// As [`Merge::stage`]; [`TableError::Corrupt`] when the dataset is not as its writer leaves it.
+    /// As [`Merge::stage`]; [`TableError::Corrupt`] when the dataset is not as its writer writes it.
     pub(super) async fn stage(
         &self,
         layout: &Arc<Layout>,
@@ -104,7 +104,7 @@ impl Staging<'_> {
         Ok(pieces)
     }
 
-    /// The updates of a slice.
+    /// Reads the updates of a slice.
     async fn read(
         &self,
         group: &BucketChanges<'_>,
@@ -145,7 +145,7 @@ fn holds(segment: &Segment, window_start: TimeUs) -> bool {
     (segment.period_start..segment.period_end()).contains(&window_start)
 }
 
-/// Parts by granularity and bucket, each group in its order.
+/// Groups the parts by granularity and bucket, each group in order.
 fn groups(parts: &[CellFile]) -> Vec<BucketChanges<'_>> {
     let mut groups: BTreeMap<(Granularity, u16), Vec<&CellFile>> = BTreeMap::new();
     for part in parts {
@@ -163,7 +163,7 @@ fn groups(parts: &[CellFile]) -> Vec<BucketChanges<'_>> {
 }
 
 impl BucketChanges<'_> {
-    /// Slices of windows of at most so many rows, where the least slice is not larger.
+    /// Slices of at most `rows_max` rows, unless the least possible slice has more.
     fn slices(&self, layout: &Layout, only: Option<&[Segment]>, rows_max: u64) -> Vec<Range<TimeUs>> {
         let wanted = |day: TimeUs| {
             let meets = |segment: &Segment| segment.period_start < Period::Day.end(day) && day < segment.period_end();
@@ -189,9 +189,9 @@ impl BucketChanges<'_> {
         slices.into_iter().map(|(windows, _)| windows).collect()
     }
 
-    /// The first time from `end` on, a day's border, that lies inside no file: none that is live, and none that may be made.
+    /// The first border of a day, from `end` on, that is inside no file: neither a live one nor one that may be made.
     fn border(&self, layout: &Layout, mut end: TimeUs) -> TimeUs {
-        // What is made is the ladder's first period, or a day at most.
+        // A new file has the first period of the ladder, or a day at most.
         let shortest = self.granularity.ladder()[0];
         loop {
             let last = end - 1;
@@ -278,7 +278,7 @@ mod tests {
         let sealed = live(Granularity::Hour, &["2026-01"]);
         let january = [("2026-01-08", "2026-02-01")];
         assert_eq!(days(&hours.slices(&sealed, None, 1)), pairs(&[&january, &all_apart[3..]].concat()));
-        // Days are born in months, weeks in years.
+        // Files of days begin as months, those of weeks as years.
         let months = [("2026-01-08", "2026-02-01"), ("2026-02-08", "2026-03-01")];
         assert_eq!(days(&group(Granularity::Day, &rows).slices(&Layout::default(), None, 1)), pairs(&months));
         let weeks = group(Granularity::Week, &rows).slices(&Layout::default(), None, 1);

@@ -1,8 +1,8 @@
 //! Refuses a range that can not be recounted exactly.
 //!
-//! In: the range that was asked for, `raw`, what the range does to each dimension. Out: nothing, or a refusal that names the nearest
-//! range that can be recounted. A range has a beginning and a later end, `raw` still holds all of its rows, and it cuts no window
-//! of any dimension's base. Pure.
+//! In: the requested range, the state of `raw`, and what the range does to each dimension. Out: nothing, or a refusal that names the
+//! nearest range that can be recounted. A range must have a beginning and a later end, `raw` must still hold all of its rows, and it must
+//! not cut a window of any dimension's base. Pure.
 
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ use crate::table::{State, raw};
 
 const DAY_US: TimeUs = 86_400_000_000;
 
-/// The archive holds all rows of the range.
+/// Checks that the archive holds all rows of the range.
 pub(super) fn check_whole(raw: &State, asked: &Asked) -> Result<(), ReplayError> {
     let held: u64 = raw.files.values().map(|file| file.rows).sum();
     let archived = raw.txn(raw::ROWS) as u64;
@@ -27,7 +27,7 @@ pub(super) fn check_whole(raw: &State, asked: &Asked) -> Result<(), ReplayError>
     dates.sort_unstable();
     let since = dates.first().and_then(|first| times::parse(first).ok());
     let held_from = match asked {
-        // An event time is at most a day after the moment at which its record was ingested.
+        // An event time is at most a day later than the time at which its record was ingested.
         Asked::EventTimes(range) => since.map(|since| (since + DAY_US, range.start)),
         Asked::IngestTimes(range) => since.map(|since| (since, range.start)),
     };
@@ -47,7 +47,7 @@ pub(super) fn check_whole(raw: &State, asked: &Asked) -> Result<(), ReplayError>
     }
 }
 
-/// A range has a beginning and a later end.
+/// Checks that the range has a beginning and a later end.
 pub(super) fn check_order(range: &Range<TimeUs>) -> Result<(), ReplayError> {
     if range.start < range.end {
         return Ok(());
@@ -59,7 +59,7 @@ pub(super) fn check_order(range: &Range<TimeUs>) -> Result<(), ReplayError> {
     )))
 }
 
-/// A range is whole windows of every dimension's base.
+/// Checks that the range consists of whole windows of every dimension's base.
 pub(super) fn check_range(range: &Range<TimeUs>, shape: &RangeShape) -> Result<(), ReplayError> {
     let base = shape.base();
     let start = base.window_start(range.start, Zone::Utc);

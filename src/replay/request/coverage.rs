@@ -1,8 +1,8 @@
-//! How windows lie to the range of a replay: inside, partly in it, or outside.
+//! Decides whether a window is inside the range of a replay, partly in it, or outside.
 //!
-//! In: the range, as stretches of event time that do not touch, ascending; a granularity and a window's start. Out: how that window
-//! lies; and, for the user, the windows that hold an edge of the range, with the dimensions that stay as they are in them. State:
-//! [`Windows`] remembers what it was asked. Pure.
+//! In: the range, as ascending stretches of event time that do not touch; a granularity and the start of a window. Out: where that
+//! window is; and, for the user, the windows that hold an edge of the range, with the dimensions that are left unchanged in them. State:
+//! [`Windows`] remembers its last answer. Pure.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
@@ -12,18 +12,18 @@ use serde::{Deserialize, Serialize};
 use super::shape::{DimensionShape, RangeShape};
 use crate::model::{Granularity, TimeUs, Zone, rfc3339};
 
-/// How a window lies to a range.
+/// Where a window is, relative to a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lies {
-    /// All of it is in the range.
+    /// The whole window is in the range.
     Inside,
-    /// Some of it is.
+    /// A part of the window is in the range.
     Partly,
-    /// Nothing of it is.
+    /// No part of the window is in the range.
     Outside,
 }
 
-/// How the window of a granularity that starts at `start` lies to stretches that do not touch, ascending.
+/// Where a window is, relative to ascending stretches that do not touch. It has this granularity and starts at `start`.
 pub fn lies(coverage: &[Range<TimeUs>], granularity: Granularity, start: TimeUs) -> Lies {
     let end = granularity.window_end(start, Zone::Utc);
     let first = coverage.partition_point(|stretch| stretch.end <= start);
@@ -34,7 +34,7 @@ pub fn lies(coverage: &[Range<TimeUs>], granularity: Granularity, start: TimeUs)
     }
 }
 
-/// How windows of a granularity lie to the range; neighbours mostly are the same windows again.
+/// Where windows of a granularity are, relative to the range. Consecutive calls are usually about the same window.
 pub struct Windows<'a> {
     coverage: &'a [Range<TimeUs>],
     granularity: Granularity,
@@ -42,18 +42,18 @@ pub struct Windows<'a> {
 }
 
 impl<'a> Windows<'a> {
-    /// Nothing is known yet.
+    /// Starts without a last answer.
     pub fn new(coverage: &'a [Range<TimeUs>], granularity: Granularity) -> Windows<'a> {
         Windows { coverage, granularity, known: HashMap::default() }
     }
 
-    /// How the window that starts at `start` lies.
+    /// Where the window that starts at `start` is.
     pub fn lies(&mut self, start: TimeUs) -> Lies {
         *self.known.entry(start).or_insert_with(|| lies(self.coverage, self.granularity, start))
     }
 }
 
-/// A window that lies only partly in the range.
+/// A window that is only partly in the range.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Partly {
     /// The granularity.
@@ -62,11 +62,12 @@ pub struct Partly {
     pub window_start: String,
     /// The window's end, RFC 3339.
     pub window_end: String,
-    /// Dimensions that stay as they are in it, because it lies only partly in the range; the others get the part's difference.
+    /// Dimensions that are left unchanged in it because it is only partly in the range. The other dimensions get the difference of the
+    /// part.
     pub left_alone: Vec<String>,
 }
 
-/// The windows that lie only partly in the range, and which dimensions stay as they are in them.
+/// The windows that are only partly in the range, with the dimensions that are left unchanged in them.
 pub fn partly(coverage: &[Range<TimeUs>], shape: &RangeShape) -> Vec<Partly> {
     let mut found = BTreeSet::new();
     for granularity in Granularity::ALL {
@@ -78,7 +79,7 @@ pub fn partly(coverage: &[Range<TimeUs>], shape: &RangeShape) -> Vec<Partly> {
             continue;
         }
         for range in coverage {
-            // Only the windows that hold an edge.
+            // Only windows that hold an edge can be partly in the range.
             for edge in [range.start, range.end - 1] {
                 let start = granularity.window_start(edge, Zone::Utc);
                 if lies(coverage, granularity, start) == Lies::Partly {

@@ -1,7 +1,7 @@
-//! What a replay would read and touch, and about how long it would take.
+//! Estimates what a replay would read and touch, and about how long it would take.
 //!
-//! In: a [`Prepared`] replay. Out: an [`Estimate`], from the statistics of the tables' files alone: no row is read, nothing is
-//! written. Its rows are an upper bound, since a file counts whole where some of it may be in range.
+//! In: a [`Prepared`] replay. Out: an [`Estimate`], made from the statistics of the tables' files alone: no row is read, and nothing is
+//! written. Its number of rows is an upper bound, since all rows of a file are counted if some of them may be in range. State: none.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use super::versions::raw_files;
 use crate::model::{Epoch, TimeUs, rfc3339};
 use crate::table::{TableError, counts, raw};
 
-/// Rows that one worker recounts in a second.
+/// Rows that one worker recounts per second.
 const ROWS_PER_SECOND: u64 = 100_000;
 
 /// What a replay reads and touches.
@@ -23,26 +23,26 @@ pub struct Estimate {
     pub ranges: Vec<[String; 2]>,
     /// Files of `raw` to read.
     pub raw_files: u64,
-    /// Their size.
+    /// Their size in bytes.
     pub raw_bytes: u64,
-    /// Their rows: an upper bound of those that are decoded.
+    /// Their rows: an upper bound of the rows that are decoded.
     pub raw_rows: u64,
     /// First and last epoch of those files.
     pub epochs: Option<[Epoch; 2]>,
     /// Live files of `counts` in range.
     pub counts_files: u64,
-    /// Their size.
+    /// Their size in bytes.
     pub counts_bytes: u64,
     /// Windows that lie only partly in the range.
     pub partly: Vec<Partly>,
-    /// Whether it can be published: live counts with its logic.
+    /// Whether the replay can be published: true if live counts with its logic.
     pub can_be_published: bool,
-    /// Seconds that it may take.
+    /// How many seconds it may take.
     pub estimate_seconds: u64,
 }
 
 impl Estimate {
-    /// For so many workers.
+    /// Estimates a replay with this many workers.
     ///
     /// # Errors
     /// [`TableError`] when statistics can not be read.

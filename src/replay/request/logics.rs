@@ -1,8 +1,8 @@
-//! The logics that count now: those of live, and of published replays.
+//! The logics by which rows count at present: those of live, and those of published replays.
 //!
-//! In: what `counts` has on record, and the text of each of its logics, read once. Out: for a range, the logics that its rows may
-//! count with, and whether they find event times and customers where the replay's logic does. A text that can not be read is an
-//! error only where it is needed. State: all texts; there are few.
+//! In: the ledger of a version of `counts`, and the text of each logic in it, read once. Out: for a range, the logics with which its rows
+//! may count, and whether they find event times and customers where the replay's logic does. A text that can not be read is an error only
+//! where it is needed. State: all texts, which are few. Nothing is written.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,14 +17,14 @@ use crate::table::{Root, State, TableError};
 /// All logics on record.
 pub struct LogicsOnRecord {
     ledger: Ledger,
-    /// Published replays.
+    /// The published replays.
     entries: Vec<Entry>,
-    /// Each logic's text, or why it can not be read.
+    /// The text of each logic, or why it can not be read.
     texts: BTreeMap<Fingerprint, Result<LogicText, String>>,
 }
 
 impl LogicsOnRecord {
-    /// Of a version of `counts`.
+    /// Reads the logics of a version of `counts`.
     ///
     /// # Errors
     /// [`TableError`].
@@ -39,7 +39,8 @@ impl LogicsOnRecord {
         Ok(LogicsOnRecord { ledger, entries, texts })
     }
 
-    /// What counts now in the range of a replay: the logics of all epochs before its own, and of published replays that it overlaps.
+    /// What counts at present in the range of a replay: the logics of all epochs before its own, and those of published replays that it
+    /// overlaps.
     ///
     /// # Errors
     /// [`ReplayError::LogicGone`] when the text of one of them can not be read.
@@ -69,7 +70,7 @@ impl LogicsOnRecord {
         text.as_ref().map_err(|why| ReplayError::LogicGone { fingerprint, why: why.clone() })
     }
 
-    /// The logics of published replays that find the event time elsewhere than `ours`, to decode rows with.
+    /// The logics of published replays that find the event time elsewhere than `ours`; rows are decoded with them too.
     ///
     /// # Errors
     /// [`ReplayError::LogicGone`] when this build can not count with one of them.
@@ -83,7 +84,7 @@ impl LogicsOnRecord {
         known.collect()
     }
 
-    /// The epochs whose rows live counted at the event time that `ours` finds.
+    /// Selects the epochs whose rows live counted at the event time that `ours` finds.
     pub fn epochs_timed_as(&self, ours: &Logic) -> impl Fn(Epoch) -> bool + Clone + use<> {
         let logics = self.ledger.logics.values().copied();
         let same: BTreeSet<Fingerprint> = logics.filter(|logic| self.finds_time_as(*logic, ours)).collect();
@@ -91,16 +92,17 @@ impl LogicsOnRecord {
         move |epoch| ledger.at(epoch).is_some_and(|logic| same.contains(&logic))
     }
 
-    /// Where the time is found alike, code of any number reads the same one: see [`COUNTING`].
+    /// Whether a logic finds the event time where `ours` does. With the same rule for the time, code of any number finds the same one: see
+    /// [`COUNTING`].
     fn finds_time_as(&self, logic: Fingerprint, ours: &Logic) -> bool {
         self.texts[&logic].as_ref().is_ok_and(|text| text.logic.time_rule() == ours.time_rule())
     }
 }
 
-/// What counts now in some range.
+/// The logics by which rows of some range count at present.
 pub struct PresentLogics {
     logics: Vec<Present>,
-    /// Whether code of another number took customers out of lines: it read lists of proxies and users' names in another way.
+    /// Whether code of another number took customers from access log lines: it read lists of proxies and users' names differently.
     customers_of_older_lines: bool,
 }
 
@@ -117,12 +119,12 @@ impl PresentLogics {
         RangeShape::new(ours, &self.logics)
     }
 
-    /// Whether all find the event time where `ours` does.
+    /// Whether all of them find the event time where `ours` does.
     pub fn time_is_same(&self, ours: &Logic) -> bool {
         self.logics.iter().all(|present| present.logic.time_rule() == ours.time_rule())
     }
 
-    /// Whether all find the customer where `ours` does.
+    /// Whether all of them find the customer where `ours` does.
     pub fn customer_is_same(&self, ours: &Logic) -> bool {
         !self.customers_of_older_lines
             && self.logics.iter().all(|present| present.logic.customer_rule() == ours.customer_rule())

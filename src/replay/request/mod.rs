@@ -1,11 +1,11 @@
-//! What is asked for: a range, recounted with a job's logic. Whether that can be answered exactly, and what it would read.
+//! Checks a request: which range is to be recounted, whether that can be done exactly, and what it would read.
 //!
 //! ```text
 //! command line ─► prepare ─► Submission (replays/<id>/plan.json) ─► count, compare, publish
 //!                    ▲ versions of both tables, logics on record ─► shape, checks, touched windows
 //! ```
 //!
-//! In: a request. Out: a submission that every later step reads, or a refusal; and an estimate. Nothing but `plan.json` is written.
+//! In: a request. Out: a submission that every later step reads, or a refusal; and an estimate. State: none. Only `plan.json` is written.
 
 mod checks;
 pub mod coverage;

@@ -1,8 +1,8 @@
-//! Checks what was asked for, and draws up the submission.
+//! Checks a request, and makes the submission from it.
 //!
-//! In: the job, a [`ReplayRequest`], the newest versions of both tables, the logics on record. Out: a [`Prepared`] replay; nothing is
-//! written. Time: a range of ingest times becomes all windows that its rows touch, under their old or new event times. What can not
-//! be recounted exactly is refused here, with what to do instead.
+//! In: the job, a [`ReplayRequest`], the newest versions of both tables, and the logics on record. Out: a [`Prepared`] replay; nothing is
+//! written. Time: a range of ingest times becomes all windows that its rows touch, at their old or new event times. What can not be
+//! recounted exactly is refused here, and the message says what to do instead. State: none.
 
 use std::sync::Arc;
 
@@ -21,27 +21,27 @@ use crate::table::{Root, counts};
 /// What a user asks for.
 #[derive(Clone, Debug)]
 pub struct ReplayRequest {
-    /// The id; made up where there is none.
+    /// The id; made up if it is empty.
     pub id: String,
     /// The range.
     pub asked: Asked,
-    /// Only these customers.
+    /// Only these customers; `None` for all.
     pub customers: Option<Vec<String>>,
     /// Bytes of files in a chunk.
     pub chunk_bytes: u64,
 }
 
-/// A replay that may be made.
+/// A replay that passed the checks.
 pub struct Prepared {
-    /// What it reads.
+    /// The versions that it reads.
     pub versions: Versions,
-    /// What is to be submitted.
+    /// The submission.
     pub submission: Submission,
     /// What it does to each dimension.
     pub shape: RangeShape,
 }
 
-/// Checks a request, and draws up what is to be submitted.
+/// Checks a request, and makes its submission.
 ///
 /// # Errors
 /// [`ReplayError`] when it can not be answered exactly.
@@ -96,7 +96,7 @@ pub async fn prepare(job: &Job, root: &Root, request: ReplayRequest, now_ms: i64
             shape
         }
         Asked::IngestTimes(range) => {
-            // Which windows it touches is not known yet: all that counts anywhere is looked at.
+            // It is not yet known which windows the range touches, so all logics that count anywhere are considered.
             submission.coverage = std::iter::once(TimeUs::MIN..TimeUs::MAX).collect();
             let present = on_record.present(&submission)?;
             let shape = present.shape(&job.logic);

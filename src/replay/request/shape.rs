@@ -1,46 +1,46 @@
-//! What a range does to each dimension: which windows it must hold whole, and what becomes of windows that it holds in part.
+//! What a range does to each dimension: which windows it must hold whole, and what happens to windows that it holds in part.
 //!
-//! In: the replay's logic, and the logics that count now. Out: per dimension its base, the window length that a range must be made
-//! of whole; longer windows that get the difference of their part in the range, summed from base windows; and windows that are left
-//! alone unless they are wholly in range, because the cells that are there do not say what to add to them. Pure.
+//! In: the replay's logic, and the logics that count at present. Out: for each dimension, its base, which is the granularity of which the
+//! range must have whole windows; the longer windows that get the difference of their part in the range, summed from base windows; and the
+//! windows that are left unchanged unless they are wholly in range, because the existing cells do not show what to add to them. Pure.
 
 use std::collections::BTreeMap;
 
 use crate::job::Logic;
 use crate::model::Granularity;
 
-/// A logic that counts now.
+/// A logic that counts at present.
 pub struct Present {
     /// The logic.
     pub logic: Logic,
-    /// What it counts only in whole windows of some range, where it is a replay's.
+    /// If it is a replay's logic: what it counts only in windows that are wholly in its range.
     pub whole_only: Vec<(Granularity, String)>,
 }
 
 /// What a range does to each dimension.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RangeShape {
-    /// By name; of the replay's logic and of those that count now.
+    /// By name: the dimensions of the replay's logic and of the logics that count at present.
     pub dimensions: BTreeMap<String, DimensionShape>,
 }
 
 /// What a range does to a dimension.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DimensionShape {
-    /// The range is whole windows of this length.
+    /// The granularity of which the range must have whole windows.
     pub base: Granularity,
-    /// Longer windows that get the difference of the part that is in the range.
+    /// Granularities whose windows get the difference of the part that is in the range.
     pub parts: Vec<PartOf>,
-    /// Windows that are only counted where they are wholly in the range.
+    /// Granularities whose windows are counted only if they are wholly in the range.
     pub whole_only: Vec<Granularity>,
 }
 
-/// A granularity whose windows get the difference of a part.
+/// A granularity whose windows get the difference of their part in the range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartOf {
     /// The granularity.
     pub granularity: Granularity,
-    /// Whether the replay's logic counts it; else the part's old count is taken out.
+    /// Whether the replay's logic counts it; if not, the old count of the part is subtracted.
     pub is_counted: bool,
 }
 
@@ -49,7 +49,7 @@ fn counted<'a>(logic: &'a Logic, dimension: &str) -> Option<&'a [Granularity]> {
 }
 
 impl RangeShape {
-    /// The shape of replays with `ours` where `present` count now.
+    /// The shape of replays with `ours` where the logics in `present` count at present.
     pub fn new(ours: &Logic, present: &[Present]) -> RangeShape {
         let logics = present.iter().map(|present| &present.logic).chain([ours]);
         let names = logics.flat_map(|logic| logic.dimensions.iter().map(|dimension| dimension.name.clone()));
@@ -57,12 +57,12 @@ impl RangeShape {
         RangeShape { dimensions: dimensions.collect() }
     }
 
-    /// The longest base: a range is whole windows of it.
+    /// The longest base: the range must consist of whole windows of it.
     pub fn base(&self) -> Granularity {
         self.dimensions.values().map(|shape| shape.base).max().unwrap_or(Granularity::Minute)
     }
 
-    /// What is only counted in windows wholly in the range, of the granularities that the replay's logic counts.
+    /// The granularities that the replay's logic counts only in windows that are wholly in the range, with their dimensions.
     pub fn whole_only(&self) -> Vec<(Granularity, String)> {
         let of = |(name, shape): (&String, &DimensionShape)| {
             shape.whole_only.iter().map(|granularity| (*granularity, name.clone())).collect::<Vec<_>>()
@@ -77,7 +77,7 @@ impl DimensionShape {
             .filter_map(|present| Some((counted(&present.logic, name)?, &present.whole_only)))
             .collect();
         let new = counted(ours, name);
-        // Every cell of these granularities is a sum over the same rows as that of any other of them.
+        // The cells of all these granularities are sums over the same rows.
         let by_all = |granularity: Granularity| {
             !theirs.is_empty()
                 && theirs.iter().all(|(counted, whole_only)| {
@@ -89,7 +89,7 @@ impl DimensionShape {
         let by_us_too =
             |granularity: &Granularity| by_all(*granularity) && new.is_none_or(|counted| counted.contains(granularity));
         let common = Granularity::ALL[..=Granularity::Day as usize].iter().copied().find(by_us_too);
-        // Windows up to a day nest in longer ones of up to a day.
+        // Windows of up to a day nest in one another.
         let base = common
             .unwrap_or_else(|| all().filter_map(|counted| counted.first().copied()).max().unwrap_or(Granularity::Day));
         let mut shape = DimensionShape { base, parts: Vec::new(), whole_only: Vec::new() };
@@ -98,8 +98,8 @@ impl DimensionShape {
             if !all().any(|counted| counted.contains(&granularity)) || (common.is_some() && granularity == base) {
                 continue;
             }
-            // Base windows hold live's rows of the new logic too; where that counts the dimension, but not in these windows, they
-            // do not, so they do not say what to take out.
+            // Live may count rows with the new logic already, and base windows include these rows. If the new logic counts the dimension
+            // but not this granularity, its longer windows do not include them, so base windows do not show what to subtract.
             let can_be_told = is_counted || new.is_none();
             if common.is_some() && granularity > base && by_all(granularity) && can_be_told {
                 shape.parts.push(PartOf { granularity, is_counted });
@@ -117,7 +117,7 @@ mod tests {
     use crate::job::Job;
     use Granularity::{Day, Hour, Minute, Month, Week, Year};
 
-    /// A logic whose dimension `total` is always counted by days.
+    /// A logic in which the dimension `total` is always counted by day.
     fn logic(dimensions: &[(&str, &[Granularity])]) -> Logic {
         let mut text = "name = \"j\"\n[source]\ntopics = [\"t\"]\n[source.kafka]\n\"bootstrap.servers\" = \"b\"\n[tables]\n\
              url = \"memory://\"\n[event]\nformat = \"json\"\ncustomer = { pointer = \"/c\" }\nevent_time = { pointer = \"/t\" }\n\
@@ -161,19 +161,19 @@ mod tests {
 
     #[test]
     fn logics_that_differ_leave_no_part_to_be_told() {
-        // Months hold the second's rows only, days hold both's.
+        // Months hold only the rows of the second logic, days hold those of both.
         let shape = shape(&[("page", &[Day, Month])], &[&[("page", &[Day])], &[("page", &[Day, Month])]]);
         let page = &shape.dimensions["page"];
         assert_eq!((page.base, parts(page), &page.whole_only), (Day, vec![], &vec![Month]));
-        // Nothing in common: whole windows only.
+        // No granularity in common: only whole windows.
         let shape = super::tests::shape(&[("page", &[Day, Month])], &[&[("page", &[Hour, Month])]]);
         let page = &shape.dimensions["page"];
         assert_eq!((page.base, parts(page)), (Day, vec![]));
         assert_eq!(page.whole_only, [Hour, Day, Month]);
-        // A dimension that is gone is taken out.
+        // A dimension that is gone is subtracted.
         let shape = super::tests::shape(&[], &[&[("page", &[Hour, Month])]]);
         assert_eq!(parts(&shape.dimensions["page"]), [(Month, false)]);
-        // What a replay counted in whole windows only.
+        // What a replay counted only in whole windows.
         let (a, whole_only) = (logic(&[("page", &[Hour, Month])]), vec![(Month, "page".to_owned())]);
         let shape = RangeShape::new(&a, &[Present { logic: a.clone(), whole_only }]);
         assert_eq!(shape.dimensions["page"].whole_only, [Month]);

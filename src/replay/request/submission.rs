@@ -1,8 +1,7 @@
-//! What a replay is: the range, the logic, the versions of both tables that it reads.
+//! The submission of a replay: its range, its logic, and the versions of both tables that it reads.
 //!
-//! In: what `prepare` draws up. Out: `replays/<id>/plan.json`, and the folder of everything else that the replay leaves. It is
-//! written first, and never changed: whoever submits the same id again goes on with the same replay, even if two do so at the same
-//! time. State: none.
+//! In: what `prepare` has made. Out: `replays/<id>/plan.json`, in the folder of all files of the replay. It is written first and never
+//! changed: submitting the same id again continues the same replay, even if two processes do so at the same time. State: none.
 
 use std::ops::Range;
 
@@ -31,13 +30,13 @@ pub enum Asked {
 }
 
 impl Asked {
-    /// The stretch.
+    /// The requested stretch.
     pub fn range(&self) -> &Range<TimeUs> {
         let (Asked::EventTimes(range) | Asked::IngestTimes(range)) = self;
         range
     }
 
-    /// Whether rows are chosen by the event time that they have on record.
+    /// Whether rows are selected by the event time that they have on record.
     pub fn is_by_event_time(&self) -> bool {
         matches!(self, Asked::EventTimes(_))
     }
@@ -55,35 +54,35 @@ pub struct Submission {
     pub submitted_ms: i64,
     /// What was asked for.
     pub asked: Asked,
-    /// The event times that are recounted, in µs: stretches that do not touch, ascending.
+    /// The event times that are recounted, in µs: ascending stretches that do not touch.
     pub coverage: Vec<Range<TimeUs>>,
-    /// Only these customers, sorted; all where there are none.
+    /// The only customers that are recounted, sorted; `None` for all.
     pub customers: Option<Vec<String>>,
     /// The logic that it counts with.
     pub logic: Fingerprint,
-    /// From which epoch on live counts with this logic; `None` where another is the newest on record: then it is a preview.
+    /// The epoch from which on live counts with this logic. `None` if another logic is the newest on record: then the replay is a preview.
     pub before: Option<Epoch>,
     /// As [`Entry::whole_only`].
     pub whole_only: Vec<(Granularity, String)>,
     /// The version of `raw` that is read.
     pub raw_version: u64,
-    /// The version of `counts` that is compared with.
+    /// The version of `counts` that is compared with the recount.
     pub counts_version: u64,
-    /// The epoch of each lane of [`Lane::ALL`] in it.
+    /// The epoch of each lane of [`Lane::ALL`] in that version.
     pub lanes: [Epoch; Lane::ALL.len()],
-    /// The newest order of a publish or undo in it.
+    /// The order of the newest publish or undo in that version.
     pub order: i64,
-    /// Bytes of files of `raw` in a chunk: what is counted before a killed replay can go on from it.
+    /// Bytes of files of `raw` in a chunk. A killed replay continues after the chunks that are done.
     pub chunk_bytes: u64,
 }
 
 impl Submission {
-    /// Where a file of a replay lies.
+    /// The path of a file of a replay.
     pub fn path(id: &str, name: &str) -> String {
         format!("{FOLDER}/{id}/{name}")
     }
 
-    /// The submission of a replay; `None` where there is no such replay.
+    /// Reads the submission of a replay; `None` if there is no such replay.
     ///
     /// # Errors
     /// [`TableError::Storage`]; [`TableError::Corrupt`] when it can not be read.
@@ -91,7 +90,7 @@ impl Submission {
         load_json(root, &Submission::path(id, "plan.json")).await
     }
 
-    /// Writes it, unless the id is taken: then returns what is there.
+    /// Writes the submission, unless the id is taken: then the existing one is returned.
     ///
     /// # Errors
     /// As [`Submission::load`].
@@ -109,12 +108,12 @@ impl Submission {
         }
     }
 
-    /// The newest epoch that some lane has: rows of later ones are not published yet.
+    /// The newest epoch of any lane: rows of later epochs are not published yet.
     pub fn up_to(&self) -> Epoch {
         self.lanes.into_iter().max().unwrap_or(0)
     }
 
-    /// What is counted at all.
+    /// The event times and customers that are counted.
     pub fn scope(&self) -> Scope {
         let customers = self.customers.as_ref();
         Scope {
@@ -123,7 +122,7 @@ impl Submission {
         }
     }
 
-    /// What is on record when it is published; `None` for a preview.
+    /// The entry that is on record once the replay is published; `None` for a preview.
     pub fn entry(&self) -> Option<Entry> {
         Some(Entry {
             id: self.id.clone(),

@@ -1,9 +1,9 @@
-//! Finds the windows that rows ingested in a range touch, for a job that finds the event time elsewhere than before.
+//! Finds the windows that are touched by the rows ingested in a range, for a job that finds the event time elsewhere than before.
 //!
-//! In: rows of `raw`, decoded with the replay's logic and with the logics of published replays that find another event time. Out: the
-//! base windows of every event time that a row counts at, or counted at. All rows of those windows are recounted, so a row that
-//! was ingested outside the range may be in them only if it was already counted at its new event time; otherwise the range is
-//! refused. State: the set of windows.
+//! In: rows of `raw`, decoded with the replay's logic and with the logics of published replays that find another event time. Out: the base
+//! windows of every event time at which such a row counts, or counted before. All rows of those windows are recounted. A row that was
+//! ingested outside the range may be in such a window only if it was already counted at its new event time; otherwise the range is refused.
+//! State: the set of windows. Failure: a file that can not be read is an error; nothing was written.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -22,22 +22,22 @@ use crate::table::{File, Log, TableError, raw};
 /// Files that are read at the same time.
 const AT_ONCE: usize = 4;
 
-/// What rows are looked at with.
+/// How rows are examined.
 #[derive(Clone)]
 pub(super) struct Look {
     /// The archive.
     pub log: Log,
     /// Its live files.
     pub files: Arc<[File]>,
-    /// Rows of later epochs are in no lane.
+    /// The newest epoch to read: rows of later ones are in no lane.
     pub up_to: Epoch,
-    /// Those ingested in this stretch.
+    /// The range of ingest times.
     pub ingested: Range<TimeUs>,
     /// The replay's logic.
     pub ours: Arc<Logic>,
-    /// Those of published replays that find the event time elsewhere.
+    /// The logics of published replays that find the event time elsewhere.
     pub others: Arc<[Logic]>,
-    /// Windows are whole ones of this length.
+    /// The granularity of the windows.
     pub base: Granularity,
 }
 
@@ -48,7 +48,7 @@ struct OnArrival {
     event_time: Option<TimeUs>,
 }
 
-/// The event times at which a row counts, now and then.
+/// The event times at which a row counts, now and before.
 struct RowTimes {
     decoders: Vec<Decoder>,
     event: Event,
@@ -73,7 +73,7 @@ impl Look {
         RowTimes { decoders, event: Event::default() }
     }
 
-    /// Calls `row` for each row of the files that `wants` chooses, several files at a time; returns the result for each file.
+    /// Calls `row` for each row of the files that `wants` selects, several files at a time; returns one result per file.
     async fn rows<T: Default + Send + 'static>(
         &self,
         wants: impl Fn(TimeUs, TimeUs) -> bool,
@@ -136,11 +136,11 @@ impl Look {
         Ok(stretches)
     }
 
-    /// Refuses windows that hold rows from outside the range which were not counted with the replay's event time. `as_ours`: the
-    /// epochs that were.
+    /// Refuses windows that hold rows from outside the range, unless these rows were counted at the event time that the replay's logic
+    /// finds. `as_ours` selects the epochs in which they were.
     ///
     /// # Errors
-    /// [`ReplayError::Refused`] with the range that would do; as [`Look::windows`].
+    /// [`ReplayError::Refused`] with a range that holds these rows; as [`Look::windows`].
     pub(super) async fn check(
         &self,
         windows: &[Range<TimeUs>],

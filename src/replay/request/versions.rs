@@ -1,8 +1,8 @@
 //! The versions of both tables that a replay reads, and which of their files.
 //!
-//! In: where the tables are; the versions of a submission, or the newest. Out: their logs and states; the files of `raw` whose rows
-//! may be in range, first those with stray event times, then the rest by epoch; a file, fetched. A version or a file that is no
-//! longer kept is an error that says so. State: none.
+//! In: where the tables are, and the versions of a submission or the newest ones. Out: the logs and states of both tables; the files of
+//! `raw` whose rows may be in range, first those with stray event times and then the others by epoch; and a fetched file. State: none.
+//! Failure: a version or a file that is no longer kept is an error that says so.
 
 use object_store::Error as StoreError;
 
@@ -27,7 +27,7 @@ impl Versions {
     /// # Errors
     /// [`ReplayError::NoTable`]; [`TableError`].
     pub async fn newest(root: &Root) -> Result<Versions, ReplayError> {
-        // counts first: raw is never behind it.
+        // `counts` is read first, since `raw` is never behind it.
         let counts = newest(root, "counts").await?;
         Ok(Versions { raw: newest(root, "raw").await?, counts })
     }
@@ -59,7 +59,7 @@ async fn newest(root: &Root, table: &'static str) -> Result<(Log, State), Replay
     }
 }
 
-/// The files of `raw` whose rows may be in range: first those apart, then the rest by epoch.
+/// The files of `raw` whose rows may be in range: first the files apart, then the others by epoch.
 ///
 /// # Errors
 /// [`TableError::Corrupt`] when statistics can not be read.
@@ -73,7 +73,7 @@ pub fn raw_files(raw: &State, submission: &Submission) -> Result<Vec<File>, Tabl
         let meets = |(first, last): (TimeUs, TimeUs)| {
             submission.coverage.iter().any(|range| range.start <= last && first < range.end)
         };
-        // A row without an event time on record may have one now.
+        // A row without an event time on record may have one with the replay's logic.
         let may_be_in_range = times.nulls > 0 || times.range.is_none_or(meets);
         if least <= up_to && (may_be_in_range || !by_event_time) {
             files.push((Kind::of_file(file) == Some(Kind::Main), least, file.clone()));
@@ -83,7 +83,7 @@ pub fn raw_files(raw: &State, submission: &Submission) -> Result<Vec<File>, Tabl
     Ok(files.into_iter().map(|(_, _, file)| file).collect())
 }
 
-/// Fetches a file of a version that a replay reads.
+/// Fetches a file that belongs to a version which the replay reads.
 pub async fn fetch_kept(log: &Log, path: &str) -> Result<Fetched, TableError> {
     let table = log.name();
     fetch(log.store().as_ref(), path).await.map_err(|error| match error {

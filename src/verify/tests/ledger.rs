@@ -1,15 +1,15 @@
-//! Tables that several logics have counted: a switch, replays in force and undone, logics that are gone. Each test says in its own
-//! words which logic counts what; the tables are made from that.
+//! Tables that several logics have counted: a change of logic, replays in force and undone, and logics that are gone. Each test states
+//! itself which logic counts what, and the tables are made from that.
 
 use super::*;
 use crate::ledger::{Entry, Fingerprint, keep, logic_txn, replay_txn, undo_txn};
 
-/// What [`JOB`] counts.
+/// The logic of [`JOB`].
 const OLD: usize = 0;
-/// Buys are filtered and pings are not; the country is counted by minute and day too; minutes wait longer.
+/// Filters buys but not pings; counts the country by minute and day too; has a longer grace for minutes.
 const NEW: usize = 1;
 
-/// From which epoch on live counts with the new logic.
+/// The epoch from which on live counts with the new logic.
 const SWITCH: i64 = 3;
 
 fn new_job() -> Job {
@@ -20,7 +20,7 @@ fn new_job() -> Job {
     Job::parse(&text, "job.toml", &|_| None).expect("a job")
 }
 
-/// What may be counted: by which logic, of which row, in which cell.
+/// What may be counted: a row, by a logic, in a cell.
 struct Candidate<'a> {
     logic: usize,
     epoch: i64,
@@ -30,7 +30,7 @@ struct Candidate<'a> {
 }
 
 impl Candidate<'_> {
-    /// Whether the row's time lies between two times of day of 2026-01-13.
+    /// Whether the row's time is between two times of day of 2026-01-13.
     fn is_at(&self, from: &str, to: &str) -> bool {
         (day(from)..day(to)).contains(&self.time_us)
     }
@@ -44,24 +44,24 @@ fn day(time: &str) -> i64 {
     at(&format!("2026-01-13T{time}Z"))
 }
 
-/// Tables with a ledger, and what lies beside them.
+/// Tables with a ledger, and the files beside them.
 struct Scene {
     tables: Tables,
     jobs: [Job; 2],
     entries: Vec<Entry>,
-    /// Logics whose texts are there.
+    /// The logics whose texts exist.
     kept: Vec<usize>,
 }
 
 impl Scene {
-    /// Rows with the outcomes of the logic of their epoch, and the cells that `counts` says.
+    /// Rows with the outcomes of the logic of their epoch, and the cells that `counts` selects.
     fn of(lanes: Lanes, counts: impl Fn(&Candidate) -> bool) -> Scene {
         let jobs = [job(), new_job()];
         let mut tables = Tables::of(records(), lanes);
         let mut added = Vec::new();
         for row in tables.raw.iter_mut().flatten() {
             let on_record = usize::from(row.epoch >= SWITCH);
-            // The logic of the row's epoch comes last, so that its outcome stays.
+            // The logic of the row's epoch comes last, so that its outcome is kept.
             for logic in [1 - on_record, on_record] {
                 decode(row, &jobs[logic].logic);
                 for (granularity, cell) in cells_of(&jobs[logic].logic, row, lanes) {
@@ -80,7 +80,7 @@ impl Scene {
         Scene { tables, jobs, entries: Vec::new(), kept: vec![OLD, NEW] }
     }
 
-    /// Publishes a replay of the rows before the switch, or of all there are.
+    /// Publishes a replay of the rows before an epoch, in these stretches.
     fn replay(&mut self, id: &str, logic: usize, before: i64, stretches: &[(&str, &str)]) -> &mut Entry {
         let order = self.entries.len() as i64 + 1;
         self.tables.counts_txns.insert(replay_txn(id), order);
@@ -118,7 +118,7 @@ impl Scene {
         report
     }
 
-    /// One more of a cell that is there.
+    /// Adds one to a cell that exists.
     fn spoil(&mut self, granularity: Granularity, customer: &str, start: &str) {
         let files = self.tables.counts.iter_mut().filter(|file| file.segment.granularity == granularity);
         let mut rows = files.flat_map(|file| &mut file.rows);
@@ -146,7 +146,7 @@ async fn each_epoch_counts_with_the_logic_on_record() {
         let report = scene.is_exact().await;
         assert_eq!((report.notes.len(), report.not_checkable.clone()), (0, NotCheckable::default()));
     }
-    // One logic alone, either of them, is not what counted here.
+    // A single logic, either of them, did not count these tables.
     for logic in [OLD, NEW] {
         let mut scene = Scene::of(LEVEL, live);
         scene.tables.counts_txns.retain(|id, _| !id.starts_with("logic/"));
@@ -182,7 +182,7 @@ async fn a_job_file_with_another_logic_is_told() {
             "the job file counts with logic {old}, on record is {new} from epoch 3 on: verified by what is on record"
         )]
     );
-    // Its text is not needed: the job file has it.
+    // Its text is not needed, since the job file has the same logic.
     scene.kept = vec![NEW];
     assert_eq!(scene.is_exact().await.not_checkable, NotCheckable::default());
 
@@ -206,7 +206,7 @@ async fn a_replay_counts_the_rows_that_it_covers() {
     scene.spoil(Granularity::Hour, "acme", "2026-01-13T04:00:00Z");
     assert_eq!(kinds(&scene.differs().await), [(Check::Count, 1)]);
 
-    // Not what was undone.
+    // A replay that was undone does not count.
     let mut scene = Scene::of(LEVEL, live);
     scene.replay("r1", NEW, SWITCH, &[("04:00:00", "05:00:00")]);
     scene.differs().await;
@@ -216,7 +216,7 @@ async fn a_replay_counts_the_rows_that_it_covers() {
 
 #[tokio::test]
 async fn what_a_replay_counts_in_whole_windows_only_is_left_out_of_others() {
-    // The day lies partly in the range: its countries, which were not counted before, are not told.
+    // The day is only partly in the range. Its countries were not counted before, so they are not in the counts.
     let whole_only =
         |row: &Candidate| row.cell.1 == "country" && matches!(row.granularity, Granularity::Minute | Granularity::Day);
     let counted = |row: &Candidate| {
@@ -248,7 +248,7 @@ async fn a_replay_of_some_customers_counts_theirs() {
 
 #[tokio::test]
 async fn of_replays_the_newest_counts() {
-    // Two stretches with the new logic; then the old one again in a part of the first, also of rows after the switch.
+    // Two stretches with the new logic; then the old one again in a part of the first stretch, also for rows after the change.
     let counted = |row: &Candidate| {
         if row.is_at("04:05:00", "04:06:00") {
             row.logic == OLD
@@ -262,12 +262,12 @@ async fn of_replays_the_newest_counts() {
     scene.replay("b", NEW, SWITCH, &[("03:00:00", "04:00:00"), ("04:05:00", "05:00:00")]);
     scene.replay("a", OLD, 5, &[("04:05:00", "04:06:00")]);
     scene.is_exact().await;
-    // In the other order something else would be right.
+    // In the other order, other counts would be right.
     scene.tables.counts_txns.insert(replay_txn("b"), 3);
     scene.differs().await;
 }
 
-/// Rows of `counts` in windows that `is_theirs` says.
+/// The number of rows of `counts` in windows that `is_theirs` selects.
 fn rows_in(scene: &Scene, is_theirs: impl Fn(Granularity, &Published) -> bool) -> u64 {
     let files = scene.tables.counts.iter();
     files.map(|file| file.rows.iter().filter(|row| is_theirs(file.segment.granularity, row)).count() as u64).sum()
@@ -298,7 +298,7 @@ async fn windows_of_a_logic_that_is_gone_are_not_checkable() {
         format!("; {cells} cells are not checkable: logic {} of epochs 1..=2: {path}", fingerprint(&scene.jobs[OLD]));
     assert!(sentence.ends_with(&tail), "{sentence}");
 
-    // What is wrong is found elsewhere, and not there.
+    // A wrong count is found elsewhere, but not there.
     scene.spoil(Granularity::Day, "acme", "2026-01-13T00:00:00Z");
     scene.is_exact().await;
     scene.spoil(Granularity::Day, "dune", "2026-01-14T00:00:00Z");
@@ -314,14 +314,14 @@ async fn a_replay_makes_checkable_what_a_gone_logic_counted() {
     scene.kept = vec![NEW];
     scene.replay("r1", NEW, SWITCH, &[("00:00:00", "12:00:00")]);
     assert_eq!(scene.is_exact().await.not_checkable, NotCheckable::default());
-    // Of some customers it leaves the others in doubt.
+    // A replay of some customers leaves the others in doubt.
     scene.entries[0].customers = Some(vec!["acme".to_owned()]);
     assert!(scene.verify().await.not_checkable.cells > 0);
 }
 
 #[tokio::test]
 async fn windows_of_a_replay_whose_logic_is_gone_are_not_checkable() {
-    // What it counted is not known here: cells in its coverage, of its customer, may be anything.
+    // What it counted is not known here: cells in its coverage, of its customer, may have any count.
     let mut scene = Scene::of(LEVEL, live);
     let entry = scene.replay("r1", NEW, SWITCH, &[("04:05:00", "04:06:00")]);
     entry.customers = Some(vec!["acme".to_owned()]);
@@ -339,7 +339,7 @@ async fn windows_of_a_replay_whose_logic_is_gone_are_not_checkable() {
     assert_eq!((gone.replay.as_deref(), gone.epochs), (Some("r1"), None));
     assert!(gone.to_string().starts_with("logic 0000000000000007 of replay r1: logic/"), "{gone}");
 
-    // A newer replay of all of it, with a logic that is there, decides.
+    // A newer replay that covers all of it, with a logic that is not gone, decides.
     scene.replay("r2", OLD, 5, &[("04:00:00", "05:00:00")]);
     let report = scene.differs().await;
     assert_eq!(report.not_checkable, NotCheckable::default());
