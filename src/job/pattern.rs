@@ -1,9 +1,14 @@
 //! Strftime patterns of event times: compiled once, and checked when the job file is read.
 //!
-//! In: a pattern, and then texts. Out: the time that a text contains, or `None`. Patterns are as in chrono
-//! (<https://docs.rs/chrono/latest/chrono/format/strftime/>), and names of months and days are English. There is one difference: `%f` is as
-//! in Python, the digits of a fraction of a second, of any number (for chrono they are a number of nanoseconds). White space matches white
-//! space of any length, or none. Names of time zones (`%Z`) are skipped, since they are not offsets. Pure.
+//! In: a pattern of a job file, from `format` or from a time in `line`; later, texts. Out: what the pattern finds in a text, of which
+//! `decode::time` makes a time. A pattern must have a whole date and a time of day, with hour and minute; seconds may be missing. Or it
+//! has `%s`, seconds since 1970, which is enough. Failure: a pattern is refused with what is wrong and where; a text that does not fit
+//! is `None`. Pure.
+//!
+//! Specifiers are read as chrono reads them (<https://docs.rs/chrono/latest/chrono/format/strftime/>); names of months and days are
+//! English. But for one thing: `%f` is as in Python, the digits of a fraction of a second; at least one, and those beyond nine are cut
+//! off (chrono takes them for a number of nanoseconds). White space matches white space of any length, or none. Names of time zones
+//! (`%Z`) are passed over: they are no offsets, so a job with such a pattern needs `assume_offset`, unless the text has an offset too.
 
 use std::fmt::{self, Write};
 
@@ -11,10 +16,11 @@ use chrono::format::{Item, Numeric, Parsed, StrftimeItems, parse_and_remainder};
 use chrono::{DateTime, FixedOffset};
 use serde::{Deserialize, Serialize};
 
-/// Every pattern must be able to write this time, and to read what it has written.
+/// A time that every pattern must be able to read once it has written it. Only that it can be read, with a date and a time of day, is
+/// checked, not that it is the same time; and one sample is no proof for all others.
 const SAMPLE: &str = "2026-01-13T14:05:06.789+02:00";
 
-/// A pattern that yields a time.
+/// A pattern, compiled. In a logic's text it is the pattern as it was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Pattern {
@@ -58,12 +64,13 @@ impl Pattern {
         Ok(pattern)
     }
 
-    /// Whether a text that the pattern reads has an offset, or needs none.
+    /// Whether a text that the pattern reads has an offset, or needs none (`%s`).
     pub fn has_offset(&self) -> bool {
         self.has_offset
     }
 
-    /// Reads `text`; `None` unless the whole text matches.
+    /// What the pattern finds in `text`, as chrono's [`Parsed`]: `decode::time` makes a time of it. `None` when it does not fit from its
+    /// first to its last character.
     pub fn parse(&self, text: &str) -> Option<Parsed> {
         let mut parsed = Parsed::new();
         let mut rest = text;
@@ -81,7 +88,8 @@ impl Pattern {
     }
 }
 
-/// A time as a pattern writes it, with two digits where a number may have one or two; `None` if it can not be written.
+/// The sample time in this pattern; where `%d` may have one digit or two, it writes two. `None` where it can not be written. Also what
+/// a line's format is compiled with, to know which separators a time of this pattern has in it.
 pub(super) fn sample(pattern: &str) -> Option<String> {
     let sample = DateTime::<FixedOffset>::parse_from_rfc3339(SAMPLE).expect("the sample is a time");
     let mut written = String::new();

@@ -5,10 +5,15 @@
 //!                       handed out                           handed out                                    sent to 0
 //! ```
 //!
-//! In: a [`Submission`]. Out: its dataset and [`Summary`]. Both tables are read at the versions of the submission, so a replay that was
-//! killed continues with the chunks that are not done, with any number of workers and processes, and finds the same. Two concurrent runs of
-//! the same replay also find the same: the summary is written once, and the second run uses that of the first. State: see [`super::count`]
-//! and [`super::compare`]. Failure: the tables are unchanged; run the replay again.
+//! In: a [`Submission`]. Out: its dataset and [`Summary`], to be published by `publish/publisher.rs`. Both tables are read at the
+//! versions of the submission, so a replay that was killed goes on with the chunks that are not done, with any number of workers and
+//! processes, and finds the same. Two runs of the same replay at once find the same too: the summary is written once, and the second
+//! takes it from the first.
+//!
+//! State: what is on the store, in the folder `replays/<id>`. What a run counts is in files with its *attempt* in their names, a random
+//! name that tells runs apart. A process without others keeps the last chunk in memory; for the rest see [`super::count`] and
+//! [`super::compare`]. When the replay is complete, [`tidy`] deletes what is no longer needed. Failure: the tables were not touched;
+//! run it again. If the replay was discarded meanwhile, what was written is deleted and the run is refused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,7 +64,7 @@ impl Replayer {
         OwnBuckets { process, processes }
     }
 
-    /// Runs `work` until it is done, or until all processes end.
+    /// Does the work, or ends when the processes of the replay end.
     ///
     /// # Errors
     /// Those of the work; [`ReplayError::Cluster`].
@@ -82,10 +87,12 @@ pub struct ReplayProgress {
     pub compared: Arc<AtomicU64>,
 }
 
-/// Runs a replay to its end, or what is left of it, in a single process or as process 0 of several.
+/// Runs a replay to its end, or what is left of it; in this process alone, or as process 0 of several. A summary that is there already
+/// ends it at once.
 ///
 /// # Errors
-/// [`ReplayError`]; what is on the store stays, and the next run goes on from there.
+/// [`ReplayError`]; what is on the store stays, and the next run goes on from there. Any error but a cluster's is overruled by a summary
+/// which another run has written meanwhile. [`ReplayError::Refused`] if the replay was discarded.
 pub async fn run(replayer: &Replayer, submission: &Submission) -> Result<Summary, ReplayError> {
     let root = &replayer.root;
     let id = &submission.id;
@@ -106,7 +113,7 @@ pub async fn run(replayer: &Replayer, submission: &Submission) -> Result<Summary
     Ok(summary)
 }
 
-/// Deletes also what was written after the replay was discarded.
+/// The error for a replay that was discarded while it ran; what was written since then is deleted.
 async fn discarded(root: &Root, id: &str) -> ReplayError {
     let left = match discard(root, id).await {
         Ok(_) | Err(PublishError::Unknown(_)) => "nothing of it is left".to_owned(),
@@ -117,7 +124,7 @@ async fn discarded(root: &Root, id: &str) -> ReplayError {
     ))
 }
 
-/// Runs the part of a process other than process 0, until all end.
+/// Runs the part of a process that is not the first, until all end. `Ok` when process 0 ended with 0.
 ///
 /// # Errors
 /// [`ReplayError`], as [`run`]; [`ReplayError::Cluster`] when another process has failed.
@@ -192,7 +199,7 @@ async fn recount(replayer: &Replayer, submission: &Submission) -> Result<Summary
     Ok(recount.summary(&counted, found.finish(), rows.paths))
 }
 
-/// What a process needs to count and to compare, read once. It is the same in every process.
+/// What a process needs to count and to compare, read once. What is read of the tables is the same in every process.
 struct Recount<'a> {
     replayer: &'a Replayer,
     submission: &'a Submission,

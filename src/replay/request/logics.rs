@@ -1,8 +1,9 @@
-//! The logics by which rows count at present: those of live, and those of published replays.
+//! The logics that count now: those of live, and of the replays in force.
 //!
-//! In: the ledger of a version of `counts`, and the text of each logic in it, read once. Out: for a range, the logics with which its rows
-//! may count, and whether they find event times and customers where the replay's logic does. A text that can not be read is an error only
-//! where it is needed. State: all texts, which are few. Nothing is written.
+//! In: what `counts` has on record, and the text of each of its logics, read once. Out: for a range, the logics that its rows may
+//! count with, and whether they read event times and customers by the same rules as the replay's logic. State: all texts; there
+//! are few. Failure: a text that is not there, or is not as this build writes it, is an error only where it is needed; a failure of
+//! the store is one at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +18,7 @@ use crate::table::{Root, State, TableError};
 /// All logics on record.
 pub struct LogicsOnRecord {
     ledger: Ledger,
-    /// The published replays.
+    /// Of the replays in force.
     entries: Vec<Entry>,
     /// The text of each logic, or why it can not be read.
     texts: BTreeMap<Fingerprint, Result<LogicText, String>>,
@@ -39,8 +40,8 @@ impl LogicsOnRecord {
         Ok(LogicsOnRecord { ledger, entries, texts })
     }
 
-    /// What counts at present in the range of a replay: the logics of all epochs before its own, and those of published replays that it
-    /// overlaps.
+    /// What counts now in the range of a replay: live's logics of all epochs before the replay's logic became live's (of a preview, of
+    /// all epochs), and those of the replays in force that it overlaps.
     ///
     /// # Errors
     /// [`ReplayError::LogicGone`] when the text of one of them can not be read.
@@ -70,10 +71,11 @@ impl LogicsOnRecord {
         text.as_ref().map_err(|why| ReplayError::LogicGone { fingerprint, why: why.clone() })
     }
 
-    /// The logics of published replays that find the event time elsewhere than `ours`; rows are decoded with them too.
+    /// The logics of replays in force that do not read the event time by the same rule as `ours`, to decode rows with. Of all replays
+    /// in force, not only of those that meet a range; one whose text can not be read is among them.
     ///
     /// # Errors
-    /// [`ReplayError::LogicGone`] when this build can not count with one of them.
+    /// [`ReplayError::LogicGone`] when one of them can not be read, or this build can not count with it.
     pub fn replays_of_other_times(&self, ours: &Logic) -> Result<Vec<Logic>, ReplayError> {
         let logics: BTreeSet<Fingerprint> = self.entries.iter().map(|entry| entry.logic).collect();
         let others = logics.into_iter().filter(|logic| !self.finds_time_as(*logic, ours));
@@ -84,7 +86,7 @@ impl LogicsOnRecord {
         known.collect()
     }
 
-    /// Selects the epochs whose rows live counted at the event time that `ours` finds.
+    /// The epochs whose rows live counted at the event time that `ours` reads. An epoch whose logic can not be read is not one of them.
     pub fn epochs_timed_as(&self, ours: &Logic) -> impl Fn(Epoch) -> bool + Clone + use<> {
         let logics = self.ledger.logics.values().copied();
         let same: BTreeSet<Fingerprint> = logics.filter(|logic| self.finds_time_as(*logic, ours)).collect();
@@ -92,8 +94,8 @@ impl LogicsOnRecord {
         move |epoch| ledger.at(epoch).is_some_and(|logic| same.contains(&logic))
     }
 
-    /// Whether a logic finds the event time where `ours` does. With the same rule for the time, code of any number finds the same one: see
-    /// [`COUNTING`].
+    /// Whether a logic reads the event time by the same rule as `ours`, see [`Logic::time_rule`]; not if its text can not be read. By
+    /// the same rule, code of any number reads the same time, see [`COUNTING`].
     fn finds_time_as(&self, logic: Fingerprint, ours: &Logic) -> bool {
         self.texts[&logic].as_ref().is_ok_and(|text| text.logic.time_rule() == ours.time_rule())
     }
@@ -102,7 +104,8 @@ impl LogicsOnRecord {
 /// The logics by which rows of some range count at present.
 pub struct PresentLogics {
     logics: Vec<Present>,
-    /// Whether code of another number took customers from access log lines: it read lists of proxies and users' names differently.
+    /// Whether code of another number ([`COUNTING`]) took customers out of lines: it read lists of proxies and users' names in
+    /// another way.
     customers_of_older_lines: bool,
 }
 
@@ -119,12 +122,12 @@ impl PresentLogics {
         RangeShape::new(ours, &self.logics)
     }
 
-    /// Whether all of them find the event time where `ours` does.
+    /// Whether all read the event time by the same rule as `ours`: format, line, unwrap, places, pattern or unit, assumed offset.
     pub fn time_is_same(&self, ours: &Logic) -> bool {
         self.logics.iter().all(|present| present.logic.time_rule() == ours.time_rule())
     }
 
-    /// Whether all of them find the customer where `ours` does.
+    /// Whether all read the customer by the same rule as `ours`: format, line, unwrap, places, transforms.
     pub fn customer_is_same(&self, ours: &Logic) -> bool {
         !self.customers_of_older_lines
             && self.logics.iter().all(|present| present.logic.customer_rule() == ours.customer_rule())
