@@ -133,13 +133,13 @@ def test_a_wrong_command_line_calls_nothing(folder):
 
 def test_a_signal_ends_what_runs(folder):
     for sent, expected in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)):
-        fake = Fake(folder, 0, body="trap 'echo ended >>ended; exit 0' TERM\nsleep 60 &\nwait; exit 9")
+        fake = Fake(folder, 0, body="trap 'echo ended >>ended; exit 0' TERM\ntouch ready\nsleep 60 &\nwait; exit 9")
         process = fake.start(str(JOB), *RANGE)
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while not fake.called():
+        while not (folder / "ready").exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        time.sleep(0.2)  # its trap is set
+        (folder / "ready").unlink()
         process.send_signal(sent)
         assert process.wait(PATIENCE_SECONDS) == expected, (sent, process.returncode)
         assert (folder / "ended").read_text() == "ended\n"
