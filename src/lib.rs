@@ -1,4 +1,4 @@
-//! Floodmark: Kafka to exact, always-current counts in Parquet.
+//! Floodmark turns Kafka topics into exact, always-current counts in Parquet tables.
 //!
 //! ```text
 //!            ┌── what counts lacks after a start; the range of a replay ──┐
@@ -8,32 +8,33 @@
 //!                                                      └─► status, verify, replay, table_command
 //! ```
 //!
-//! The modules are listed in the order in which a record meets them: what everything is made of, the way from the topic to the tables,
-//! the job that runs it, and the commands that look at the tables. No module uses one that follows it in this list.
+//! The modules are listed in the order in which a record passes through them: the basic types, the stages from the topic to the
+//! tables, the job that runs these stages, and the commands that read the tables. No module uses one that comes later in this
+//! list.
 
-// What everything is made of.
+// Basic types and services.
 pub mod model; // Time, cells, records and outcomes as plain types; no I/O.
-pub mod process; // One process: how it ends, its panics, its clock.
-pub mod job; // The job file: what is counted, from where and to where.
-pub mod table; // The two Delta tables: their logs, their files, the store under them.
+pub mod process; // A process: its exit codes, its panics, its clock.
+pub mod job; // The job file: what is counted, where records come from, where the tables are.
+pub mod table; // The two Delta tables: their logs, their files, their object store.
 
-// The way of a record.
-pub mod source; // Records come: from the topic, or fed from the archive.
-pub mod decode; // A record becomes an event, or is filtered or rejected.
-pub mod ledger; // Which logic counts which epochs, and which replays are in force.
-pub mod dataflow; // Events become updates of cells; these are merged into files and committed.
+// The path of a record.
+pub mod source; // Reads records from the topic, or feeds them from the archive.
+pub mod decode; // Turns a record into an event, or filters or rejects it.
+pub mod ledger; // Records which logic counts which epochs, and which replays are in force.
+pub mod dataflow; // Turns events into updates of cells, merges these into files and commits them.
 
-// The job that runs it.
-pub mod cluster; // Several processes as one.
-pub mod upkeep; // Small files are merged, dead ones deleted.
-pub mod live; // From the start, by the tables, to the orderly end.
+// The job that runs these stages.
+pub mod cluster; // Runs several processes as one job.
+pub mod upkeep; // Merges small files and deletes dead ones.
+pub mod live; // Runs a job from its start to its orderly end.
 pub mod monitor; // Health and metrics over HTTP.
 
 // The commands.
-pub mod terminal; // What commands share: where the tables are, the live line, the form of a result.
-pub mod dev; // Generated traffic and an embedded broker, to try things out.
-pub mod check; // Is the job file right, and what would it count?
-pub mod status; // How fresh, how far behind, what was rejected.
-pub mod verify; // Counts the archive again, and compares.
-pub mod replay; // Counts a range of the past again; the difference is shown, published, undone.
+pub mod terminal; // What commands share: finding the tables, the live line, output formats.
+pub mod dev; // Generated traffic and an embedded broker, for trying things out.
+pub mod check; // Checks a job file and shows what it would count.
+pub mod status; // Shows how fresh the counts are, how far behind the job is, what was rejected.
+pub mod verify; // Recounts the archive and compares it with the counts.
+pub mod replay; // Recounts a range of the past; shows, publishes or undoes the difference.
 pub mod table_command; // History, compaction, vacuum, export.

@@ -1,4 +1,4 @@
-//! The command line: each subcommand is a module's `run`; here errors become exit codes.
+//! The `floodmark` binary: each subcommand calls one module's `run`, and `cli` turns errors into exit codes.
 
 mod cli;
 

@@ -1,9 +1,11 @@
-//! `archive`: every record of an epoch, with its outcome, to files of `raw`.
+//! `archive`: writes every record of an epoch, with its outcome, to files of `raw`.
 //!
-//! In: chunks of records with outcomes. Out: batches of rows to the process' archiver, a thread that compresses them as they
-//! come and stores one file per epoch and kind; its answer carries the files. A record whose own epoch is older than the
-//! dataflow's came from the archive and is only counted. State: a few MiB of rows a worker; an epoch, compressed, in the
-//! archiver. An epoch is done when its frontier has passed on every worker of the process.
+//! In: chunks of records with outcomes. Out: batches of rows for the archiver of the process, a thread that compresses them as
+//! they come and stores one file per epoch and kind; its answer lists the files. A record whose own epoch is older than the
+//! dataflow's was fed from the archive, and is only counted. Time: an epoch is done when the frontier has passed it on every
+//! worker of the process. State: a few MiB of rows per worker, and in the archiver the compressed rows of the epochs in flight,
+//! of which the committer allows only a few. Failure: it is reported, and ends the job. Restart: an epoch that was not committed
+//! is read from Kafka again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,23 +29,23 @@ use crate::table::raw::{FileWriter, Kind, RawRows};
 use crate::table::store::write_file;
 use crate::table::{File, Log, TableError};
 
-/// Rows of so many bytes go to the archiver before their epoch ends.
+/// A batch goes to the archiver before it would exceed this many bytes, even if its epoch has not ended.
 const BATCH_BYTES: usize = 4 << 20;
 
-/// What workers send to their process' archiver.
+/// What workers send to the archiver of their process.
 pub enum ToArchiver {
     /// Rows of an epoch.
     Rows(Epoch, Kind, RecordBatch),
-    /// A worker has sent all of an epoch.
+    /// A worker has sent all rows of an epoch.
     Done {
         /// The epoch.
         epoch: Epoch,
         /// What the worker has counted in it.
         counts: EpochCounts,
-        /// Where to answer.
+        /// Where the answer goes.
         answers: Answers,
     },
-    /// A bug stands in for one that we do not know of.
+    /// Simulates an unknown bug.
     #[cfg(test)]
     Panic,
 }
@@ -64,15 +66,15 @@ impl EpochCounts {
     }
 }
 
-/// Tells rows of the archive that no lane wants any more.
+/// Recognizes fed rows that no lane wants any more.
 pub struct Absorbed {
-    /// Decides lanes.
+    /// Decides which lanes want a record.
     pub router: Router,
-    /// The granularity by which `total` balances.
+    /// The granularity of `total` whose counts must balance.
     pub total: Granularity,
 }
 
-/// Builds the operator. `absorbed`: which rows of the archive count no more.
+/// Builds the operator. `absorbed` recognizes fed rows that no lane wants any more.
 pub fn archive<'scope>(
     decoded: StreamVec<'scope, Epoch, Decoded>,
     inbox: Inbox,
@@ -85,7 +87,7 @@ pub fn archive<'scope>(
     let mut rows = Kind::ALL.map(|_| (0, RawRows::new(Arc::clone(&topics))));
     let mut counts: BTreeMap<Epoch, EpochCounts> = BTreeMap::new();
     let mut watch = EpochWatch::default();
-    // An archiver that has ended has said why.
+    // An archiver that has ended has reported why.
     let send = move |message| drop(archiver.send(message));
     decoded.sink(Pipeline, "raw", move |(input, frontier)| {
         let _span = tracing::trace_span!("raw").entered();
@@ -106,7 +108,8 @@ pub fn archive<'scope>(
                     count(live, outcome);
                     let kind = Kind::of(&record, outcome, *event_time);
                     let (rows_epoch, rows) = &mut rows[kind as usize];
-                    // Before the record: a batch is small, or one record, and no column of it can outgrow its offsets.
+                    // Checked before the record is added: so a batch is small or a single record, and no column can outgrow its
+                    // offsets.
                     let full = rows.bytes() + RawRows::bytes_of(&chunk.records, index) > BATCH_BYTES;
                     if rows.bytes() > 0 && (full || *rows_epoch != epoch) {
                         send(ToArchiver::Rows(*rows_epoch, kind, rows.finish()));
@@ -146,17 +149,17 @@ fn count(outcomes: &mut Outcomes, outcome: &Outcome) {
     }
 }
 
-/// The process' archiver.
+/// The archiver of a process.
 pub struct Archiver {
     /// The table `raw`.
     pub log: Log,
-    /// Our generation and process, in names of files.
+    /// Generation and process, for file names.
     pub name: String,
     /// Workers of this process.
     pub workers: usize,
-    /// Stores files.
+    /// Runs the storing of files.
     pub runtime: tokio::runtime::Handle,
-    /// Is told of a panic.
+    /// Panics are reported here.
     pub failures: UnboundedSender<Answer>,
 }
 
@@ -168,15 +171,15 @@ struct OpenEpoch {
 }
 
 impl Archiver {
-    /// Starts the thread; it ends when all senders are gone.
+    /// Starts the thread; it ends when all senders are dropped.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// If the system can not start a thread.
     pub fn start(self) -> std::io::Result<Sender<ToArchiver>> {
         let (sender, receiver) = channel();
         let run = move || {
             if let Err(panic) = caught_in("the archiver", || self.run(&receiver)) {
-                // A job that has ended has said why.
+                // A job that has ended has reported why.
                 self.failures.send(Answer::failed(&TableError::Bug(panic))).ok();
             }
         };
@@ -213,7 +216,7 @@ impl Archiver {
         }
     }
 
-    /// Encodes the rest here, stores the files in the background, and answers then.
+    /// Encodes the rest on this thread, stores the files in the background, and then answers.
     fn finish(&self, epoch: Epoch, state: OpenEpoch, answers: Answers) {
         let name = format!("e{epoch:012}-{}", self.name);
         let encoded = (state.writers.into_iter())
@@ -260,7 +263,7 @@ mod tests {
     use super::*;
     use crate::table::Root;
 
-    /// What waits for its answer would wait for ever.
+    /// Otherwise the committer would wait for the answer for ever.
     #[test]
     fn the_archivers_panic_is_told() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");

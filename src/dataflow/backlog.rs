@@ -1,16 +1,17 @@
-//! `backlog`: decides how the archive is fed after a start, so that the updates it makes stay within the pending budget.
+//! `backlog`: decides how the archive is fed after a start, so that the resulting updates stay within the pending budget.
 //!
-//! In: the epochs to be fed, with their numbers of rows; the bytes that workers hold pending; which orders were carried out. Out: the
-//! next order ([`Next`]): feed some epochs, or publish what was fed. If everything fits, it is fed at once, while Kafka is read. If
-//! not, Kafka waits: the oldest epochs are fed and published, portion by portion, until the rest fits.
+//! In: the epochs to feed, with their numbers of rows; the bytes that workers hold pending; which orders were carried out. Out:
+//! the next order ([`Next`]): feed some epochs, or publish what was fed. If everything fits, it is all fed at once, while Kafka
+//! is read. If not, Kafka is not read yet: the oldest epochs are fed and published, portion by portion, until the rest fits.
+//! Time: one order at a time; the next one is given when an epoch has ended after it.
 //!
-//! Whether epochs fit is an estimate. A row is taken to make at most twice the bytes that earlier rows made in the same lane; before
-//! that was measured, all the updates that it can make. A publish costs much the same for few updates as for many, so a portion is
-//! published only when more than half of the budget is used; below that, one more epoch is fed even if it may not fit. So workers
-//! hold at most the budget, or half of it and one epoch. (The caller sets no bound if the budget is at least that of the job before,
-//! which held all of this in memory: `counts::feed_bytes_max`.)
+//! Whether epochs fit is an estimate. A row is assumed to make at most twice the bytes that earlier rows made in the same lane,
+//! or, before that was measured, all the updates that it can make. A publish costs much the same for few updates as for many, so
+//! a portion is published only when more than half of the budget is used; below that, one more epoch is fed even if it may not
+//! fit. So workers hold at most the budget, or half of it plus one epoch. (The caller sets no bound if the budget is at least
+//! that of the previous job, which held all of this in memory: `counts::feed_bytes_max`.)
 //!
-//! State: the epochs that are left, and what was measured. Restart: begins anew from the tables. No I/O.
+//! State: the epochs that are left, and the measurements. Restart: begins again from the tables. No I/O.
 
 use std::collections::VecDeque;
 
@@ -19,65 +20,67 @@ use crate::model::{Epoch, Granularity, Lane};
 
 const LANES: usize = Lane::ALL.len();
 
-/// An update of a row that shares its cells with no other: 50 to 80 bytes were measured of the examples' jobs.
+/// Assumed size of an update of a row that shares its cells with no other row; 50 to 80 bytes were measured with the example
+/// jobs.
 const UPDATE_BYTES: u64 = 128;
 
-/// Fewer rows are no measure of a lane.
+/// A lane is measured by at least this many rows.
 const SAMPLE_ROWS: u64 = 1000;
 
-/// What is left of the archive.
+/// The rows of the archive that are still to be fed.
 pub struct Backlog {
-    /// Epochs to be fed, ascending, with their rows.
+    /// Epochs to feed, ascending, with their numbers of rows.
     epochs: VecDeque<(Epoch, u64)>,
-    /// Per lane its epoch at the start.
+    /// The epoch of each lane at the start.
     absorbed: [Epoch; LANES],
-    /// Per lane the most bytes of updates that a row makes.
+    /// For each lane, the most bytes of updates that a row can make.
     row_bytes: [u64; LANES],
     budget_bytes: u64,
     /// All rows up to this epoch were fed.
     fed_up_to: Epoch,
     newest: Epoch,
-    /// Per lane the rows that it was fed since it was published.
+    /// For each lane, the rows that it was fed since it was last published.
     rows: [u64; LANES],
-    /// Per lane the bytes that so many rows made.
+    /// For each lane, bytes of updates and the number of rows that made them.
     measured: [Option<(u64, u64)>; LANES],
     step: Step,
 }
 
-/// How far the feeding is.
+/// The state of the feeding.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// Nothing is under way. What workers hold is known when this epoch has ended.
+    /// No order is under way. What workers hold is known when the epoch `open` has ended.
     Between { open: Epoch },
-    /// A portion is being fed; so many workers have all of it, the last of them since this open epoch.
+    /// A portion is being fed; `workers` workers have all of it, the last of them since the epoch `open`.
     Feeds { workers: usize, open: Epoch },
     /// What was fed is being published.
     Publishes,
-    /// All that was left is being fed, or is fed.
+    /// The rest is being fed, or was fed.
     Rest,
 }
 
-/// What is to be done.
+/// The next order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Feed the rows of epochs `after + 1 ..= up_to`.
     Feed {
-        /// All up to it were fed.
+        /// All epochs up to it were fed.
         after: Epoch,
-        /// The last one of the portion.
+        /// The last epoch of the portion.
         up_to: Epoch,
-        /// Whether this is all that is left: then Kafka is read beside it.
+        /// Whether this is all that is left; Kafka is then read at the same time.
         is_rest: bool,
     },
-    /// Publish what was fed, before more is: all rows up to this epoch.
+    /// Publish what was fed before feeding more.
     Publish {
-        /// The epoch of the archive.
+        /// The epoch of the archive up to which all rows were fed.
         up_to: Epoch,
     },
 }
 
 impl Backlog {
-    /// At a start. `epochs`: with their rows, ascending; `absorbed`: per lane its epoch in `counts`; `newest`: that of `raw`.
+    /// The backlog at a start. `epochs`: ascending, with their numbers of rows; `absorbed`: the epoch of each lane in `counts`;
+    /// `newest`: the newest epoch of `raw`.
     pub fn new(
         epochs: impl IntoIterator<Item = (Epoch, u64)>,
         absorbed: [Epoch; LANES],
@@ -105,13 +108,13 @@ impl Backlog {
         }
     }
 
-    /// Whether all that is left was ordered: then Kafka is read beside it.
+    /// Whether all that is left was ordered; Kafka is then read at the same time.
     pub fn is_rest(&self) -> bool {
         self.step == Step::Rest
     }
 
-    /// One of so many workers was fed all of the portion, in open epochs up to `open`. When all were: the epoch that must end
-    /// before the next order.
+    /// Notes that one of `workers` workers was fed all of the portion, in epochs up to `open`. Once all workers were, returns the
+    /// epoch that must end before the next order.
     pub fn fed(&mut self, workers: usize, open: Epoch) -> Option<Epoch> {
         let Step::Feeds { workers: fed, open: last } = self.step else { return None };
         let (fed, open) = (fed + 1, open.max(last));
@@ -120,11 +123,11 @@ impl Backlog {
         is_fed.then_some(open)
     }
 
-    /// A publish was committed while `open` was open; whether it was that of what was fed.
+    /// Notes that a publish was committed while the epoch `open` was open. Returns whether it was the publish of what was fed.
     pub fn published(&mut self, open: Epoch) -> bool {
         let is_ours = self.step == Step::Publishes;
         if is_ours {
-            // Only at the end of an epoch in which they have heard of it do workers say what they hold now.
+            // Workers report what they hold now only at the end of the epoch in which they learned of the commit.
             self.step = Step::Between { open };
         }
         is_ours
@@ -135,8 +138,8 @@ impl Backlog {
         self.epochs.iter().map(|(_, rows)| rows).sum()
     }
 
-    /// What is to be done next while `open` is open, and workers hold so many bytes per lane of all epochs before it; `None` while
-    /// something is under way.
+    /// The next order while the epoch `open` is open; `None` while an order is under way. `pending`: the bytes that workers hold
+    /// in each lane, of all epochs before it.
     pub fn next(&mut self, open: Epoch, pending: [u64; LANES]) -> Option<Next> {
         if !matches!(self.step, Step::Between { open: last } if last < open) {
             return None;
@@ -160,7 +163,7 @@ impl Backlog {
             self.step = Step::Publishes;
             return Some(Next::Publish { up_to: self.fed_up_to });
         }
-        // An epoch that exceeds the budget alone is fed all the same: a lane is at an epoch, not in the middle of one.
+        // An epoch that alone exceeds the budget is still fed whole: a lane is at an epoch, never in the middle of one.
         let portion = fit.max(1).min(self.epochs.len());
         let is_rest = portion == self.epochs.len();
         let after = self.fed_up_to;
@@ -175,7 +178,7 @@ impl Backlog {
         Some(Next::Feed { after, up_to: self.fed_up_to, is_rest })
     }
 
-    /// The most that rows of an epoch are taken to make.
+    /// The most bytes of updates that rows of an epoch are assumed to make.
     fn bytes_of(&self, epoch: Epoch, rows: u64) -> u128 {
         let rows = u128::from(rows);
         let of_lane = |lane: usize| {
@@ -193,7 +196,7 @@ impl Backlog {
 mod tests {
     use super::*;
 
-    /// Ten epochs of as many rows each; the minute lane has all but the last one. A row makes at most five updates.
+    /// Ten epochs of `rows` rows each; the minute lane has absorbed all but the last one. A row makes at most five updates.
     fn backlog(rows: u64, budget_bytes: u64) -> Backlog {
         let granularities = vec![Granularity::Minute, Granularity::Hour, Granularity::Week];
         let dimensions = [Dimension { name: "total".to_owned(), field: None, granularities }];
@@ -208,7 +211,7 @@ mod tests {
         Next::Feed { after, up_to: 25, is_rest: true }
     }
 
-    /// What is next when what was ordered before is carried out.
+    /// The next order, once the previous one was carried out.
     fn next(backlog: &mut Backlog, pending: [u64; LANES]) -> Next {
         backlog.fed(1, 0);
         backlog.published(0);
@@ -217,7 +220,7 @@ mod tests {
 
     #[test]
     fn what_fits_is_fed_at_once() {
-        // Each row: an hour, a week, one of them late; and of the last epoch a minute too.
+        // Each row may make one hour, one week and two late updates; in the last epoch a minute update too.
         let all = 100 * (9 * 4 + 5) * UPDATE_BYTES;
         assert_eq!(next(&mut backlog(100, all), [0; LANES]), rest(10));
         assert_eq!(next(&mut backlog(100, all - 1), [0; LANES]), feed(10, 19));
@@ -230,7 +233,7 @@ mod tests {
         let mut backlog = backlog(100, 250 * 4 * UPDATE_BYTES);
         let row = 4 * UPDATE_BYTES;
         assert_eq!((backlog.rows(), next(&mut backlog, [0; LANES])), (1000, feed(10, 12)));
-        // They took half of what they could: there is room for one more.
+        // These rows made half of what they could, so there is room for one more epoch.
         assert_eq!(next(&mut backlog, [0, 50 * row, 0, 0, 50 * row]), feed(12, 13));
         assert_eq!(next(&mut backlog, [0, 80 * row, 0, 0, 80 * row]), Next::Publish { up_to: 13 });
         assert_eq!(next(&mut backlog, [0; LANES]), feed(13, 15));
@@ -249,10 +252,10 @@ mod tests {
     fn what_rows_make_is_measured_lane_by_lane() {
         let mut backlog = backlog(1000, 1000 * 4 * UPDATE_BYTES);
         assert_eq!(next(&mut backlog, [0; LANES]), feed(10, 11));
-        // They made 80 bytes each, so 160 are allowed for. The more rows share cells, the more fit.
+        // These rows made 80 bytes each, so 160 are assumed for the next ones. The more rows share cells, the more of them fit.
         assert_eq!(next(&mut backlog, [0, 40_000, 0, 0, 40_000]), feed(11, 13));
         assert_eq!(next(&mut backlog, [0, 50_000, 0, 0, 50_000]), feed(13, 19));
-        // Of the minutes nothing was measured yet.
+        // Nothing was measured yet for the minute lane.
         assert_eq!(next(&mut backlog, [0, 60_000, 0, 0, 60_000]), rest(19));
     }
 

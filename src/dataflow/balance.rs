@@ -1,10 +1,13 @@
-//! Promise 4: every record of an epoch is counted at several places, and these counts agree.
+//! Promise 4 of the design: every record of an epoch is counted at several places, and these counts agree.
+//!
+//! In: the reports about a closed epoch. Out: nothing, or [`CommitError::Imbalance`], which ends the job before `counts` is
+//! touched. Pure: no state.
 
 use super::error::CommitError;
 use super::protocol::{Archived, Outcomes, Read, Received};
 use crate::model::{Epoch, TimeUs};
 
-/// What was said of an epoch that is closed.
+/// The reports about a closed epoch.
 #[derive(Default)]
 pub(super) struct Closed {
     pub(super) ingested_at: TimeUs,
@@ -13,7 +16,7 @@ pub(super) struct Closed {
     pub(super) received: Vec<Received>,
 }
 
-/// Rows read = rows archived = received + rejected + filtered, counted at source, archiver and pending.
+/// Checks that rows read = rows archived = received + rejected + filtered, as counted by the source, the archiver and `pending`.
 pub(super) fn balance(epoch: Epoch, closed: &Closed) -> Result<(), CommitError> {
     let unequal = |what: String| CommitError::Imbalance { epoch, what };
     let (mut live, mut fed) = (Outcomes::default(), Outcomes::default());
@@ -55,8 +58,8 @@ mod tests {
         File { path: String::new(), size: 0, rows, partition: BTreeMap::new(), stats: String::new() }
     }
 
-    /// An epoch of two workers that read 7 and 3 records: 6 counted, 3 filtered, 1 rejected; 2 more counted from
-    /// the archive, one of which every lane has.
+    /// An epoch of two workers that read 7 and 3 records: 6 counted, 3 filtered, 1 rejected; 2 more counted from the archive, one
+    /// of which every lane has absorbed.
     fn balanced() -> Closed {
         let read = |live, fed| Read { epoch: 5, live, fed, positions: Vec::new(), at_end: false };
         Closed {

@@ -1,7 +1,8 @@
-//! Sorted chunks for the arrangement.
+//! Builds sorted chunks for the arrangement.
 //!
-//! In: triples as they come. Out: chunks of up to [`TRIPLES_MAX`], sorted and consolidated, which differential merges. Its own chunker
-//! sorts as many as fit a page, a hundred: then each update is moved at each of another nine levels of merging. State: one chunk.
+//! In: triples, in any order. Out: chunks of about [`TRIPLES_MAX`], sorted and consolidated, which differential merges.
+//! Differential's own chunker sorts only what fits into a page, about a hundred triples; each update would then be moved at nine
+//! more levels of merging. State: one chunk. Failure: none.
 
 use std::collections::VecDeque;
 
@@ -10,7 +11,7 @@ use timely::container::{ContainerBuilder, PushInto};
 
 use super::roll_up::Triple;
 
-/// Triples of a chunk: some megabytes.
+/// Triples of a full chunk: a few megabytes.
 const TRIPLES_MAX: usize = 1 << 15;
 
 /// Collects triples into sorted chunks.
@@ -45,7 +46,7 @@ impl ContainerBuilder for Chunker {
 }
 
 impl Chunker {
-    /// Sorts small entries by the first bytes of keys, which mostly decide, and then moves each triple once.
+    /// Sorts small entries with the first bytes of each key, which usually decide the order, and then moves each triple once.
     fn sort(&mut self) {
         let pending = &self.pending;
         let mut order: Vec<(u128, u32)> =
@@ -71,7 +72,7 @@ impl Chunker {
     }
 }
 
-/// The first bytes of a key, in its order; a shorter key is filled up with zeros.
+/// The first bytes of a key, as a number that sorts as they do; a shorter key is padded with zeros.
 fn prefix(key: &[u8]) -> u128 {
     let mut bytes = [0; 16];
     let len = key.len().min(bytes.len());

@@ -1,8 +1,9 @@
-//! `combine`: a worker's events to one update per cell and epoch, at the finest granularity that a lane wants of each dimension.
+//! `combine`: sums a worker's events to one update per cell and epoch, at the finest granularity that a lane wants of each
+//! dimension.
 //!
-//! In: events. Out: updates, to be exchanged by bucket; so the exchange carries cells, not events, and one very large
-//! customer is harmless. Time: an epoch's updates leave when its frontier has passed, sooner when the map has grown large.
-//! State: one hash map per open epoch, bounded by [`MAP_BYTES_MAX`]. Restart: fed again.
+//! In: events. Out: updates, to be exchanged by bucket. So the exchange carries cells, not events, and one very large customer
+//! does no harm. Time: an epoch's updates leave when the frontier has passed it, or sooner when the map has grown large. State:
+//! one hash map per open epoch, bounded by [`MAP_BYTES_MAX`]. Restart: the events are fed again.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -17,16 +18,16 @@ use super::tally_map::TallyMap;
 use crate::job::Dimension;
 use crate::model::{Cell, Epoch, Events, Granularity, Key, Tally, Zone, bucket_of};
 
-/// A map of more bytes of keys is sent before its epoch ends.
+/// A map is sent before its keys would exceed this many bytes, even if its epoch has not ended.
 const MAP_BYTES_MAX: usize = 8 << 20;
 
-/// Customers whose bucket is remembered.
+/// Number of customers whose bucket is cached.
 const BUCKETS_REMEMBERED: usize = 65_536;
 
-/// What one worker tells another of a cell at its finest granularity: key as [`Update::key`] builds it, and its tally.
+/// What one worker sends another about a cell, at the finest granularity that is wanted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Update {
-    /// Bucket (2 bytes, big-endian), route (4), then [`Cell`]'s sorted bytes.
+    /// Bucket (2 bytes, big-endian), route (4 bytes), then the bytes of the [`Cell`], which sort.
     pub key: Key,
     /// Its tally.
     pub tally: Tally,
@@ -99,7 +100,7 @@ pub fn combine<'scope>(
                                 value,
                                 &mut key,
                             );
-                            // Before the key, not after the chunk: customers may be as large as records.
+                            // Checked before each key, not after the chunk: a customer may be as large as a record.
                             if map.bytes() + key.len() > MAP_BYTES_MAX && !map.is_empty() {
                                 send(map, output.session(held));
                                 map.clear();

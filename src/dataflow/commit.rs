@@ -1,16 +1,17 @@
 //! `commit`: the ticker and the committer, one task beside worker 0.
 //!
-//! In: answers of all workers, the clock, a request to end. Out: orders; commits of `raw` and `counts`. It closes epochs, commits
-//! each to `raw` when every worker has read it and every process archived it, and commits a publish order to `counts` when
-//! every worker has staged its part and `raw` has its epoch. It counts messages and waits for no frontier.
+//! In: answers of all workers, the clock, a request to end. Out: orders; commits to `raw` and `counts`. It closes epochs. It
+//! commits an epoch to `raw` when every worker has read it and every process has archived it, and a publish order to `counts`
+//! when every worker has staged its part and the order's epoch is in `raw` and balances. It counts messages, and waits for no
+//! frontier.
 //!
-//! Time: at most `epochs_in_flight_max` epochs are closed and not in `raw`; lanes are published at their own pace ([`Pace`]), two
-//! orders at once. Where the archive holds more for them than the budget, it is fed and published in portions first
-//! ([`Backlog`]). State: reports of epochs that are not yet balanced, and the live files of `counts`. Failure: a commit waits
-//! while the store is away, and the epoch with it; what has lost its base to another commit is merged again; a newer writer
-//! ends us ([`TableError::Fenced`]). Restart: the tables are the state.
+//! Time: at most `epochs_in_flight_max` epochs are closed but not yet in `raw`. Lanes are published at their own pace ([`Pace`]),
+//! at most two orders at once. If the archive holds more for them than the budget allows, it is first fed and published in
+//! portions ([`Backlog`]). State: reports of epochs that are not yet balanced, and the live files of `counts`. Failure: while the
+//! store is away a commit waits, and its epoch with it; a piece that loses its base to another commit is merged again; a newer
+//! writer ends this one ([`TableError::Fenced`]). Restart: the tables are the state.
 //!
-//! More than 500 lines, as every step reads and changes the same state.
+//! This file has more than 500 lines because every step reads and changes the same state.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,13 +39,14 @@ use crate::table::layout::Layout;
 use crate::table::log::WRITER_GENERATION;
 use crate::table::{Commit, File, Log, State, TableError, counts, raw};
 
-/// The first epoch with records after a start is no longer than this, so that what came while no job ran is soon published.
+/// The first epoch with records after a start is no longer than this, so that records that came while no job ran are soon
+/// published.
 const FIRST_EPOCH_SECONDS: u64 = 1;
 
 /// When to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Not at all.
+    /// Do not end.
     Run,
     /// When every partition was read up to where it ended at the start.
     Drain,
@@ -56,47 +58,47 @@ pub enum Request {
 pub struct Table {
     /// Its log.
     pub log: Log,
-    /// The version that we commit on.
+    /// The version that the next commit builds on.
     pub state: State,
 }
 
 /// What the committer works with.
 pub struct Committer {
-    /// Archive.
+    /// The table `raw`.
     pub raw: Table,
-    /// Counts.
+    /// The table `counts`.
     pub counts: Table,
-    /// Where its live files are.
+    /// The live files of `counts`, by segment.
     pub layout: Layout,
-    /// Our generation, in both tables.
+    /// The generation of this run, the same in both tables.
     pub generation: i64,
-    /// Workers of all processes.
+    /// Number of workers in all processes.
     pub workers: usize,
-    /// Processes.
+    /// Number of processes.
     pub processes: usize,
-    /// What is to be fed from the archive.
+    /// What is still to be fed from the archive.
     pub backlog: Backlog,
-    /// Pace and bounds.
+    /// The job's settings: pace and bounds.
     pub settings: Settings,
     /// Grace of each lane, in µs.
     pub graces_us: [TimeUs; Lane::ALL.len()],
-    /// The time.
+    /// The clock.
     pub clock: Clock,
     /// `ingested_at` of the newest epoch that the tables know of.
     pub last_ingested_at: TimeUs,
-    /// Orders go here, and then worker 0 is woken.
+    /// Orders go here; worker 0 is woken after each.
     pub orders: mpsc::Sender<Order>,
     /// Wakes worker 0.
     pub wake: SyncActivator,
-    /// Answers come from here.
+    /// The answers of all workers come from here.
     pub answers: UnboundedReceiver<Answer>,
     /// When to end.
     pub request: watch::Receiver<Request>,
-    /// What the process says of itself.
+    /// The numbers that the process reports about itself.
     pub progress: Arc<Progress>,
 }
 
-/// Grace of each lane of a logic: its granularity's; late and coarse have none.
+/// The grace of each lane by a logic, in µs: that of its granularity. `late` and `coarse` have none.
 pub fn lane_graces_us(logic: &Logic) -> [TimeUs; Lane::ALL.len()] {
     Lane::ALL.map(|lane| match lane {
         Lane::Minute => logic.grace_us(Granularity::Minute),
@@ -106,7 +108,7 @@ pub fn lane_graces_us(logic: &Logic) -> [TimeUs; Lane::ALL.len()] {
     })
 }
 
-/// The epoch that is open.
+/// The open epoch.
 struct Open {
     epoch: Epoch,
     ingested_at: TimeUs,
@@ -117,17 +119,18 @@ struct Open {
 /// A publish order under way.
 struct Publishing {
     order: Publish,
-    /// What its lanes will be at: the order's epoch, or the last epoch that was fed of the archive while Kafka waits.
+    /// The epoch that its lanes will be at: the order's own, or the last epoch that was fed from the archive, if Kafka is not
+    /// read yet.
     up_to: Epoch,
-    /// Answers to the newest attempt.
+    /// Number of answers to the newest attempt.
     staged: usize,
-    /// What is merged, of this attempt and of earlier ones.
+    /// The merged pieces of this attempt and of earlier ones.
     pieces: Vec<Piece>,
-    /// Lanes that had nothing pending, on all workers so far.
+    /// Lanes that had nothing pending on any worker that has answered so far.
     idle: Vec<Lane>,
 }
 
-/// How far the job is: what the committer knows beside the tables.
+/// How far the job is: what the committer knows besides the tables.
 struct Course {
     open: Open,
     closed: BTreeMap<Epoch, Closed>,
@@ -137,15 +140,15 @@ struct Course {
     balanced: Epoch,
     tracks: [Option<Publishing>; TRACKS],
     pace: Pace,
-    /// The first epoch of this run: what came before was closed by another, and comes from the archive.
+    /// The first epoch of this run. Earlier ones were closed by another run, and are fed from the archive.
     first: Epoch,
     orders: u64,
     drained: usize,
-    /// A lane can catch up as soon as the open epoch ends.
+    /// Something waits for the end of the open epoch, such as a lane that can then catch up.
     hurry: bool,
     /// The job ends when this epoch is published.
     last: Option<Epoch>,
-    /// Epochs, with their `ingested_at`, in which all partitions were read to their ends; as far as a lane may need them.
+    /// Epochs in which all partitions were read to their ends, with their `ingested_at`; kept as long as a lane may need them.
     ends: BTreeMap<Epoch, TimeUs>,
 }
 
@@ -153,7 +156,7 @@ impl Committer {
     /// Runs until the request to end is carried out.
     ///
     /// # Errors
-    /// [`CommitError`]; then nothing more is ordered, and the workers are to be let go.
+    /// [`CommitError`]; nothing more is ordered then, and the caller must end the workers.
     pub async fn run(self) -> Result<(), CommitError> {
         self.run_unnamed().instrument(tracing::debug_span!("commit")).await
     }
@@ -182,7 +185,7 @@ impl Committer {
         self.feed(&mut run);
         self.order(Order::Tick { closed: newest, ingested_at, read: self.backlog.is_rest() });
         loop {
-            // Looked at before it is acted on: a request that comes in between is a change, below.
+            // Read before the steps that act on it, so that a request that comes in between is seen as a change below.
             let may_change = *self.request.borrow() != Request::Stop;
             while self.advance(&mut run).await? {}
             if run.last.is_some_and(|last| run.pace.least() >= last) {
@@ -198,8 +201,8 @@ impl Committer {
                 },
                 () = self.clock.reaches(due), if may_tick => {}
                 changed = self.request.changed(), if may_change => {
-                    // Nobody is left who could ask for an orderly stop: the process is ending, and what is not committed is not
-                    // waited for.
+                    // Nobody can ask for an orderly stop any more: the process is ending, and does not wait for what is not
+                    // committed.
                     if changed.is_err() {
                         return Err(CommitError::failed("the process is ending"));
                     }
@@ -209,7 +212,7 @@ impl Committer {
     }
 
     fn order(&self, order: Order) {
-        // Workers that are gone say so by their answers' end.
+        // If the workers are gone, the end of their answers reports it.
         if self.orders.send(order).is_ok() && self.wake.activate().is_err() {
             tracing::debug!("order after the end of worker 0");
         }
@@ -229,7 +232,7 @@ impl Committer {
             Answer::Fed { worker, down_to, open } if self.backlog.is_rest() => {
                 run.hurry |= run.pace.fed(worker, down_to, open, run.open.epoch - 1);
             }
-            // What was fed is pending when its epoch has ended.
+            // What was fed is pending once the epoch in which it was fed has ended.
             Answer::Fed { down_to: 0, open, .. } => {
                 run.hurry |= self.backlog.fed(self.workers, open) == Some(run.open.epoch);
             }
@@ -257,7 +260,7 @@ impl Committer {
         Ok(())
     }
 
-    /// Does the next thing that can be done; whether there was one.
+    /// Takes the next step that can be taken. Returns whether there was one.
     async fn advance(&mut self, run: &mut Course) -> Result<bool, CommitError> {
         if self.may_tick(run) && self.wants_tick(run) {
             self.tick(run);
@@ -287,9 +290,9 @@ impl Committer {
         Ok(self.feed(run) || self.publish(run))
     }
 
-    /// Orders the next portion of the archive, or publishes what was fed; whether something was ordered.
+    /// Orders the next portion of the archive, or the publish of what was fed. Returns whether something was ordered.
     fn feed(&mut self, run: &mut Course) -> bool {
-        // All workers have said what they hold when all closed epochs are balanced.
+        // All workers have reported what they hold once all closed epochs are balanced.
         if run.balanced + 1 < run.open.epoch || run.tracks.iter().any(Option::is_some) {
             return false;
         }
@@ -322,7 +325,7 @@ impl Committer {
         true
     }
 
-    /// When the open epoch is to be closed, as far as the clock decides it.
+    /// When the clock would close the open epoch.
     fn due(&self, run: &Course) -> TimeUs {
         let seconds = match run.open.busy {
             true if run.open.epoch == run.first => self.settings.epoch_seconds.min(FIRST_EPOCH_SECONDS),
@@ -366,12 +369,12 @@ impl Committer {
         let ingested_at = self.clock.now().max(run.open.ingested_at);
         run.open = Open { epoch: closed + 1, ingested_at, busy: false, full: false };
         tracing::debug!(epoch = closed, pending_bytes = run.pace.pending_bytes(), "epoch closed");
-        // While the archive fills the budget, Kafka waits.
+        // While the archive fills the budget, Kafka is not read.
         let read = self.backlog.is_rest() && (run.pace.is_fed() || !run.pace.is_over());
         self.order(Order::Tick { closed, ingested_at, read });
     }
 
-    /// Orders what is due; whether something was.
+    /// Orders the lanes that are due. Returns whether any were.
     fn publish(&self, run: &mut Course) -> bool {
         let closed = run.open.epoch - 1;
         if closed < run.first {
@@ -383,7 +386,7 @@ impl Committer {
             return free && self.order_lanes(run, 1, lanes, true);
         }
         for track in 0..TRACKS {
-            // What has lost its base to the other track is merged again while that one waits.
+            // While one track merges again what has lost its base, the other track waits.
             let again = run.tracks[TRACKS - 1 - track].as_ref().is_some_and(|other| other.order.attempt > 1);
             if run.tracks[track].is_none() && !again {
                 let lanes = run.pace.due(track, closed, self.clock.now());
@@ -404,7 +407,7 @@ impl Committer {
         true
     }
 
-    /// Orders lanes at the newest closed epoch. `fed_up_to`: what they are at then, where that is an epoch of the archive.
+    /// Orders lanes up to the newest closed epoch. `fed_up_to`: the epoch that they will be at, if that is one of the archive's.
     fn give(&self, run: &mut Course, track: usize, lanes: Vec<Lane>, fed_up_to: Option<Epoch>, alone: bool) {
         run.orders += 1;
         let order = Publish {
@@ -412,8 +415,8 @@ impl Committer {
             attempt: 1,
             epoch: run.open.epoch - 1,
             ingested_at: run.closed_at,
-            // A stop has little time; a drain, or the next start, does it. While a backlog fills the budget, what was sealed would
-            // be written again with the next order.
+            // A stop has too little time to seal: a drain or the next start does it. While a backlog fills the budget, what was
+            // sealed would be written again with the next order.
             seal: lanes.contains(&Lane::Late)
                 && *self.request.borrow() != Request::Stop
                 && fed_up_to.is_none()
@@ -442,7 +445,7 @@ impl Committer {
         }
         let add: Vec<File> = closed.archived.iter().flat_map(|archived| archived.files.clone()).collect();
         let rows: u64 = add.iter().map(|file| file.rows).sum();
-        // Tables of builds that did not count them begin with what is there.
+        // A table of a build that did not count archived rows begins with those that are live.
         let live = || self.raw.state.files.values().map(|file| file.rows).sum::<u64>() as i64;
         let archived = self.raw.state.txns.get(raw::ROWS).copied().unwrap_or_else(live);
         txns.push((raw::ROWS.to_owned(), archived + rows as i64));
@@ -451,7 +454,8 @@ impl Committer {
             let now_ms = self.clock.now_ms();
             match self.raw.log.commit(&mut self.raw.state, &commit, "STREAMING UPDATE", now_ms).await {
                 Ok(()) => break,
-                // Only adding rows: whatever else was committed, ours stands beside it, if the table is still ours.
+                // This commit only adds rows, so it does not conflict with any other, as long as no newer writer has taken the
+                // table.
                 Err(TableError::Lost { .. }) => {
                     self.raw.log.refresh(&mut self.raw.state).await?;
                     self.raw.log.check_generation(&self.raw.state, self.generation)?;
@@ -469,8 +473,8 @@ impl Committer {
         Ok(())
     }
 
-    /// Commits what a track's order has staged, exactly on what it was merged from. What has lost its base, or overlaps another
-    /// live file, is ordered again; the rest stays.
+    /// Commits what a track's order has staged, exactly on the files that it was merged from. Pieces that have lost their base,
+    /// or overlap another live file, are ordered again; the others are kept.
     async fn commit_counts(&mut self, run: &mut Course, track: usize) -> Result<(), CommitError> {
         let Some(mut publishing) = run.tracks[track].take() else { return Ok(()) };
         let started = Instant::now();
@@ -483,7 +487,7 @@ impl Committer {
             if let Some(ingested_at) = at_end {
                 let until = (ingested_at - self.graces_us[*lane as usize]).div_euclid(1000);
                 let txn = counts::complete_until_txn(*lane);
-                // It may be of a logic with a shorter grace, and readers rely on what was said.
+                // The recorded time may come from a logic with a shorter grace. Readers rely on it, so it never goes back.
                 let said = self.counts.state.txns.get(&txn).copied().unwrap_or(until);
                 txns.push((txn, until.max(said)));
             }
@@ -544,8 +548,8 @@ impl Committer {
         Ok(())
     }
 
-    /// Somebody else committed to `counts` first: reads it, and tells everybody what was replaced. A replay that asks for the next
-    /// commit gets it.
+    /// After another writer has committed to `counts` first: reads its commit, and reports to all workers which files were
+    /// replaced. A replay that asks for the next commit gets it.
     async fn follow(&mut self) -> Result<(), CommitError> {
         let Table { log, state } = &mut self.counts;
         let (before, txns) = (state.files.clone(), state.txns.clone());
@@ -562,7 +566,8 @@ impl Committer {
     }
 }
 
-/// Where the last record of a partition is, if its next offset does not tell: markers of transactions lie between.
+/// The application transaction with the offset of a partition's last record. It is written if markers of transactions lie between
+/// that record and the next offset, and from then on always.
 fn last_record(raw: &State, position: &Position) -> Option<(String, i64)> {
     let Position { topic, partition, next_offset, last } = position;
     let txn = raw::last_txn(topic, *partition);

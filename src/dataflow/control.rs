@@ -1,12 +1,13 @@
-//! The control dataflow: orders from the committer to every worker, answers back.
+//! The control dataflow: it carries orders from the committer to every worker, and answers back.
 //!
 //! ```text
 //! committer ─► orders (worker 0) ══broadcast══► inboxes of source, raw, pending   (every worker)
 //! committer ◄─ (worker 0) ◄══exchange══ answers                                   (every worker)
 //! ```
 //!
-//! A dataflow of its own, so that no message waits for the data's frontier. Everything is at time 0; state: messages under way.
-//! It ends when the orders do: [`Order::Stop`] lets go of every worker's part.
+//! It is a dataflow of its own, so that no message waits for the frontier of the data. Time: everything is at time 0; every
+//! worker receives the orders in the same sequence. State: messages in flight. It ends with the orders: on [`Order::Stop`] every
+//! worker drops its capabilities. Failure: messages after the end are dropped.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -22,7 +23,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::protocol::{Answer, Order};
 
-/// Orders that an operator has not looked at yet.
+/// Orders that an operator has not read yet.
 #[derive(Clone, Default)]
 pub struct Inbox {
     orders: Rc<RefCell<VecDeque<Order>>>,
@@ -35,7 +36,7 @@ impl Inbox {
         Inbox::default()
     }
 
-    /// Whom to wake when an order comes.
+    /// Sets what wakes the operator when an order comes.
     pub fn wake(&self, activator: Activator) {
         *self.activator.borrow_mut() = Some(activator);
     }
@@ -61,7 +62,7 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// Sends an answer. After the end nobody listens, and nobody minds.
+    /// Sends an answer. After the end of the dataflow the answer is dropped.
     pub fn send(&self, answer: Answer) {
         if self.sender.send(answer).is_ok() && self.activator.activate().is_err() {
             tracing::debug!("answer after the end of its worker");
@@ -69,17 +70,17 @@ impl Answers {
     }
 }
 
-/// The committer's ends of the control dataflow, in the process of worker 0.
+/// Worker 0's ends of the channels to the committer, which is in the same process.
 pub struct CommitterEnds {
-    /// Its orders come from here.
+    /// Orders from the committer.
     pub orders: mpsc::Receiver<Order>,
-    /// Answers go there.
+    /// Answers to the committer.
     pub answers: UnboundedSender<Answer>,
-    /// Told how to wake worker 0 for an order.
+    /// Receives what wakes worker 0 for an order.
     pub wake: mpsc::Sender<SyncActivator>,
 }
 
-/// Builds the control dataflow on a worker. `ends` on worker 0 only. Returns what the worker answers with.
+/// Builds the control dataflow on a worker. Only worker 0 gets `ends`. Returns the sender of the worker's answers.
 pub fn build(worker: &mut Worker, inboxes: Vec<Inbox>, ends: Option<CommitterEnds>) -> Answers {
     worker.dataflow_named::<u64, _, _>("control", |scope| {
         let (receiver, to_committer, wake) = match ends {
@@ -144,7 +145,7 @@ pub fn build(worker: &mut Worker, inboxes: Vec<Inbox>, ends: Option<CommitterEnd
             input.for_each(|_time, answers| {
                 for answer in answers.drain(..) {
                     if let Some(to_committer) = &to_committer {
-                        // A committer that has ended has said why.
+                        // A committer that has ended has reported why.
                         to_committer.send(answer).ok();
                     }
                 }

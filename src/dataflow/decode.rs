@@ -1,6 +1,6 @@
-//! `decode`: records to events, each with its outcome.
+//! `decode`: turns records into events and outcomes.
 //!
-//! In: chunks of records. Out: to `combine` the events that count; to `raw` every record with its outcome. Time: as it came;
+//! In: chunks of records. Out: the events that count, to `combine`; every record with its outcome, to `archive`. Time: unchanged;
 //! nothing is held back. State: none. Failure: none; a record that can not be decoded is data, with a reason.
 
 use std::rc::Rc;
@@ -18,7 +18,7 @@ use crate::model::{Epoch, Events, Outcome, Records, TimeUs};
 pub struct Decoded {
     /// The records.
     pub records: Rc<Records>,
-    /// One for each of them.
+    /// The outcome and event time of each record.
     pub outcomes: Rc<Vec<(Outcome, Option<TimeUs>)>>,
 }
 

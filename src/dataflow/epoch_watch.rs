@@ -1,7 +1,8 @@
-//! Which epochs have ended for an operator.
+//! Tells an operator which epochs have ended for it.
 //!
-//! In: the orders and the operator's frontier. Out: each epoch once, when it is over: a tick has closed the one before it, and the
-//! frontier has passed it. State: the next epoch to end. After [`Order::Stop`] no epoch ends: what is open then was never closed.
+//! In: the orders and the operator's frontier. Out: each epoch once, in ascending order, when it is over: a tick has opened it
+//! and the frontier has passed it. State: the next epoch to end. After [`Order::Stop`] no epoch ends any more, because the epoch
+//! that is open then was never closed. Restart: begins with the first tick.
 
 use std::ops::Range;
 
@@ -10,7 +11,7 @@ use timely::progress::frontier::MutableAntichain;
 use super::protocol::Order;
 use crate::model::Epoch;
 
-/// Which epochs have ended: those that a tick opened and the frontier has passed.
+/// The epochs that have ended: those that a tick opened and the frontier has passed.
 #[derive(Debug, Default)]
 pub(super) struct EpochWatch {
     next: Option<Epoch>,

@@ -1,16 +1,16 @@
-//! What ends a running job without its having been asked to.
+//! The errors that end a running job, and the exit code of each.
 
 use crate::model::Epoch;
 use crate::process::{Exit, HasExit};
 use crate::table::TableError;
 
-/// What ends a job without its having been asked to.
+/// An error that ends a running job.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// A table.
+    /// An operation on a table failed.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// A worker, or what serves it.
+    /// A worker failed, or a thread or task that serves it.
     #[error("{what}")]
     Worker {
         /// How the job ends.
@@ -18,7 +18,7 @@ pub enum CommitError {
         /// What happened, and what to do.
         what: String,
     },
-    /// Records were lost or doubled between two places that count them.
+    /// Two places that count an epoch's records disagree: records were lost or doubled between them.
     #[error(
         "epoch {epoch} does not balance: {what}; counts was not touched, raw has every record. This is a bug: please report it"
     )]
@@ -31,7 +31,7 @@ pub enum CommitError {
 }
 
 impl CommitError {
-    /// Somebody has to look.
+    /// A failure that somebody has to investigate.
     pub fn failed(what: impl Into<String>) -> CommitError {
         CommitError::Worker { exit: Exit::Failed, what: what.into() }
     }

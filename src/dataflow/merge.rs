@@ -1,8 +1,10 @@
-//! `merge`: a publish order's updates into the files that are live.
+//! `merge`: merges a publish order's updates into the live files.
 //!
-//! In: what `plan` says is to be made. Out: one new file per segment, stored, as pieces of a `Staged`. Live files are read a batch
-//! at a time beside the updates, all in file order; batches of a single live file that no update touches are passed on whole.
-//! State: one encoded segment a task, [`Merge::at_once`] tasks; the large ones take turns. A cell below zero refuses the publish.
+//! In: the work that `plan` lists. Out: one new file per segment, stored, as pieces of a `Staged`. Ordering: live files are read
+//! batch by batch together with the updates, all in file order; if a segment has a single live file, batches that no update
+//! touches are passed on whole. State: one encoded segment per task, [`Merge::at_once`] tasks; large segments run one at a time.
+//! Failure: if a cell would fall below zero, the publish is refused and the job ends. Restart: files that were staged but not
+//! committed are orphans.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -27,18 +29,18 @@ use crate::table::fetch::Batches;
 use crate::table::store::{read_file, write_file};
 use crate::table::{File, Log, TableError};
 
-/// Live files of more bytes are merged one segment at a time in a process.
+/// A segment whose live files have more bytes is large: a process merges one of these at a time.
 const LARGE_BYTES: u64 = 32 << 20;
 
 /// One worker's part of a publish order.
 pub struct Merge {
-    /// Name of its files.
+    /// Name of the files that it writes.
     pub name: String,
     /// The table `counts`.
     pub log: Log,
-    /// Segments that are merged at once.
+    /// How many segments are merged at once.
     pub at_once: usize,
-    /// The large segments of a process take turns.
+    /// Lets the large segments of a process be merged one at a time.
     pub turn: Arc<Semaphore>,
 }
 
@@ -46,7 +48,7 @@ impl Merge {
     /// Merges every segment and stores the new files.
     ///
     /// # Errors
-    /// [`TableError::Corrupt`] when a cell would fall below zero or a live file can not be read; [`TableError::Storage`].
+    /// [`TableError::Corrupt`] if a cell would fall below zero or a live file can not be read; [`TableError::Storage`].
     pub async fn stage(&self, work: Vec<Work>) -> Result<Vec<Piece>, TableError> {
         futures::stream::iter(work).map(|work| self.merge_one(work)).buffer_unordered(self.at_once).try_collect().await
     }
@@ -124,7 +126,8 @@ fn merge(
     merging.out.writer.finish(name)
 }
 
-/// Updates of day windows as updates of the windows that hold them, sorted; what is such a window already stays as it is.
+/// Turns updates of day windows into updates of the longer windows that contain them, sorted. Updates of such longer windows stay
+/// as they are.
 fn widen(granularity: Granularity, parts: &[Part]) -> Part {
     let mut sums = TallyMap::default();
     let mut key = Vec::new();
@@ -152,7 +155,7 @@ struct LiveRows {
     batches: Batches,
     columns: Option<Columns>,
     row: usize,
-    /// The sorted bytes of the row's cell.
+    /// The row's cell, as bytes that sort.
     key: Vec<u8>,
 }
 
@@ -170,7 +173,7 @@ impl LiveRows {
         Ok(None)
     }
 
-    /// Goes to the next row; whether there is one.
+    /// Moves to the next row. Returns whether there is one.
     fn advance(&mut self) -> Result<bool, TableError> {
         self.row += 1;
         if self.columns.as_ref().is_none_or(|columns| self.row >= columns.len()) {
@@ -228,7 +231,7 @@ impl Merging<'_> {
         Ok(())
     }
 
-    /// A live row, after the updates that come before it.
+    /// Writes a live row, after the updates that sort before it.
     fn row(&mut self, columns: &Columns, row: usize, key: &[u8]) -> Result<(), TableError> {
         let mut tally = Tally { event_count: columns.event_count.value(row) };
         while let Some((cell, update)) = self.next {
@@ -274,10 +277,10 @@ fn below_zero(segment: Segment, cell: &[u8], tally: Tally) -> TableError {
     }
 }
 
-/// Several sorted parts as one, with the tallies of equal cells summed and zeros left out.
+/// Several sorted parts, read as one: tallies of equal cells are summed, and sums of zero are left out.
 struct Updates<'a> {
     parts: &'a [Part],
-    /// Least first: cell, part, place in it.
+    /// The least cell first: cell, number of the part, index in the part.
     heap: BinaryHeap<Reverse<(&'a [u8], usize, usize)>>,
 }
 

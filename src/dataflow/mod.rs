@@ -1,4 +1,4 @@
-//! The dataflow, as on the whiteboard. Each stage is a file, an operator and a word.
+//! The dataflow, as on a whiteboard: [`build`] wires the stages, and each stage has a file of its own.
 //!
 //! ```text
 //!              raw (what lanes have not absorbed)
@@ -9,7 +9,9 @@
 //!    control: Tick, Publish, Published ◄══════════════════════ commit (one task, in worker 0's process)
 //! ```
 //!
-//! `══` crosses workers, the rest stays on one. The timestamp is the epoch.
+//! In: records. Out: commits to `raw` and `counts`. `══` crosses workers; everything else stays on one worker. Time: the
+//! timestamp is the epoch. State: each stage describes its own. Failure: a stage that fails answers `Failed`, and the committer
+//! ends the job. Restart: the tables are the state; what `counts` lacks is fed from the archive again.
 
 pub mod archive;
 pub mod backlog;
@@ -67,19 +69,19 @@ pub struct Setup {
     pub live: Arc<Vec<File>>,
     /// Its number of buckets.
     pub buckets: u32,
-    /// Per lane of [`Lane::ALL`] its epoch at the start.
+    /// The epoch of each lane of [`Lane::ALL`] at the start.
     pub absorbed: [Epoch; Lane::ALL.len()],
-    /// Our generation.
+    /// The generation of this run.
     pub generation: i64,
     /// Workers in each process.
     pub workers_per_process: usize,
-    /// For storage, off the workers' threads.
+    /// Runs storage requests, off the worker threads.
     pub runtime: tokio::runtime::Handle,
-    /// The large merges of a process take turns.
+    /// Lets the large merges of a process run one at a time.
     pub turn: Arc<tokio::sync::Semaphore>,
-    /// What the process says of itself.
+    /// The numbers that the process reports about itself.
     pub progress: Arc<Progress>,
-    /// Is told of a panic.
+    /// Panics are reported here.
     pub failures: UnboundedSender<Answer>,
 }
 
@@ -135,10 +137,10 @@ pub fn build(
     Ok(())
 }
 
-/// How long a worker without work sleeps before it looks whether it is to be let go.
+/// How long a worker without work sleeps before it checks whether it must end.
 const PARK: Duration = Duration::from_millis(100);
 
-/// Runs a worker until its dataflows have ended, or it is to be let go.
+/// Runs a worker until its dataflows have ended, or `abort` is set.
 pub fn run_until(worker: &mut Worker, abort: &AtomicBool) {
     while worker.has_dataflows() && !abort.load(Ordering::Relaxed) {
         worker.step_or_park(Some(PARK));
@@ -146,7 +148,7 @@ pub fn run_until(worker: &mut Worker, abort: &AtomicBool) {
     drop_dataflows(worker);
 }
 
-/// Timely runs a worker on for as long as it has dataflows, and those of what has failed never end.
+/// Drops a worker's dataflows. Timely runs a worker as long as it has dataflows, and after a failure they never end.
 pub fn drop_dataflows(worker: &mut Worker) {
     for dataflow in worker.installed_dataflows() {
         worker.drop_dataflow(dataflow);

@@ -1,9 +1,10 @@
-//! `pace`: which lanes are to be published now.
+//! `pace`: decides which lanes are published now.
 //!
 //! In: the clock, what workers hold pending, how far the archive is fed, what is published. Out: the lanes of the next order of
-//! each track. Lanes of the minute lane's pace are published with it, the others beside it on a track of their own, so that a
-//! large merge never holds up the minutes. A lane is ready when the rest of the archive ([`super::backlog`]) was fed down to where
-//! it was at the start; before that it is published only where the budget asks for it. Pure.
+//! each track. Time: lanes with the minute lane's pace are published together with it; slower lanes have a track of their own, so
+//! that a large merge never delays the minutes. A lane is ready when the rest of the archive ([`super::backlog`]) was fed down to
+//! the epoch that the lane was at when the job started; before that, it is published only if the budget requires it. State: a few
+//! numbers per lane and worker. Restart: begins with the lanes' epochs in `counts`. No I/O.
 
 use std::collections::BTreeMap;
 
@@ -12,20 +13,20 @@ use crate::model::{Epoch, Lane, TimeUs};
 
 const LANES: usize = Lane::ALL.len();
 
-/// After not having been at the end for so long, the job was behind: what came late meanwhile is published at once.
+/// A job that was not at the end of the topic for this long was behind: records that came late meanwhile are published at once.
 const BEHIND_US: TimeUs = 60_000_000;
 
 /// Two orders may be under way: one with the minute lane, and one with the slower lanes.
 pub const TRACKS: usize = 2;
 
-/// What the pace is made from.
+/// What the pace is decided from.
 pub struct Pace {
     publish_us: [TimeUs; LANES],
     budget_bytes: u64,
     workers: usize,
     lanes: [LanePace; LANES],
     pending: BTreeMap<usize, [u64; LANES]>,
-    /// Per worker: down to which epoch it was fed of the rest, and in which open epoch that was so.
+    /// For each worker: down to which epoch it was fed the rest of the archive, and which epoch was open then.
     fed: BTreeMap<usize, (Epoch, Epoch)>,
     /// `ingested_at` of the newest epoch in which every partition was read to its end.
     at_end: Option<TimeUs>,
@@ -35,9 +36,9 @@ pub struct Pace {
 #[derive(Clone, Copy)]
 struct LanePace {
     published: Epoch,
-    /// When it was ordered last; none where it has to catch up.
+    /// When it was last ordered; `None` if it has to catch up.
     ordered_at: Option<TimeUs>,
-    /// From which epoch on it has all of the archive.
+    /// Once this epoch has ended, the lane has all that it needs of the archive.
     ready_from: Option<Epoch>,
     in_flight: bool,
 }
@@ -45,15 +46,15 @@ struct LanePace {
 /// The size of a job.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
-    /// Workers of all processes.
+    /// Number of workers in all processes.
     pub workers: usize,
-    /// Processes.
+    /// Number of processes.
     pub processes: usize,
 }
 
 impl Pace {
-    /// At a start, `now`: `published` is each lane's epoch in `counts`, `newest` that of `raw`. A lane that has something to catch
-    /// up with is due at once, so that a job that never runs for long publishes all the same.
+    /// The pace at a start. `published`: the epoch of each lane in `counts`; `newest`: the newest epoch of `raw`. A lane that is
+    /// behind `raw` is due at once, so that even a job that never runs for long publishes.
     pub fn new(settings: &Settings, size: Size, published: [Epoch; LANES], newest: Epoch, now: TimeUs) -> Pace {
         Pace {
             publish_us: settings.publish_seconds.map(|seconds| seconds as TimeUs * 1_000_000),
@@ -72,8 +73,8 @@ impl Pace {
         }
     }
 
-    /// A worker was fed all rows of epochs after `down_to`, in open epochs up to `open`. Whether a lane is ready now that lacks
-    /// something up to `closed`, the newest closed epoch: then the open epoch need not take its time.
+    /// Notes that a worker was fed all rows of epochs after `down_to`, in epochs up to `open`. Returns whether a lane has now
+    /// become ready that lacks something up to `closed`, the newest closed epoch; the open epoch should then end soon.
     pub fn fed(&mut self, worker: usize, down_to: Epoch, open: Epoch, closed: Epoch) -> bool {
         self.fed.insert(worker, (down_to, open));
         if self.fed.len() < self.workers {
@@ -90,17 +91,17 @@ impl Pace {
         catches_up
     }
 
-    /// Whether the archive is fed.
+    /// Whether all of the archive was fed.
     pub fn is_fed(&self) -> bool {
         self.fed.len() == self.workers && self.fed.values().all(|(down_to, _)| *down_to == 0)
     }
 
-    /// What a worker holds.
+    /// Notes the bytes that a worker holds, per lane.
     pub fn pending(&mut self, worker: usize, bytes: [u64; LANES]) {
         self.pending.insert(worker, bytes);
     }
 
-    /// What all workers hold, per lane.
+    /// The bytes that all workers hold, per lane.
     pub fn pending_by_lane(&self) -> [u64; LANES] {
         let mut sum = [0; LANES];
         for bytes in self.pending.values() {
@@ -109,23 +110,23 @@ impl Pace {
         sum
     }
 
-    /// What all workers hold.
+    /// The bytes that all workers hold.
     pub fn pending_bytes(&self) -> u64 {
         self.pending_by_lane().iter().sum()
     }
 
-    /// Whether the budget is used up: the largest lane is published out of turn.
+    /// Whether the budget is used up; the largest lane is then published out of turn.
     pub fn is_over(&self) -> bool {
         self.pending_bytes() >= self.budget_bytes
     }
 
-    /// Whether it is used up by a quarter as much again: the source pauses while there is something that will end it.
+    /// Whether the source pauses: the budget is exceeded by a quarter, and a publish is under way that will free some of it.
     pub fn pauses(&self) -> bool {
         self.pending_bytes() >= self.budget_bytes + self.budget_bytes / 4
             && self.lanes.iter().any(|lane| lane.in_flight)
     }
 
-    /// Whether the budget is used up by what only the next epoch can publish.
+    /// Whether the budget is used up by updates that can be published only once the open epoch has ended.
     pub fn wants_epoch(&self, closed: Epoch) -> bool {
         let largest = &self.lanes[self.largest() as usize];
         self.is_over() && largest.published >= closed && self.lanes.iter().all(|lane| !lane.in_flight)
@@ -136,7 +137,7 @@ impl Pace {
         Lane::ALL.into_iter().max_by_key(|lane| bytes[*lane as usize]).unwrap_or(Lane::Late)
     }
 
-    /// An epoch was read to the end of every partition.
+    /// Notes that an epoch was read to the end of every partition.
     pub fn reached_end(&mut self, ingested_at: TimeUs) {
         self.late_due |= self.at_end.is_none_or(|last| ingested_at - last >= BEHIND_US);
         self.at_end = Some(ingested_at);
@@ -170,7 +171,7 @@ impl Pace {
         Lane::ALL.into_iter().filter(|lane| self.can_take(*lane, closed)).collect()
     }
 
-    /// Of `idle` lanes those that take an epoch without an order.
+    /// Those of the `idle` lanes that can move to an epoch without an order.
     pub fn idle(&self, idle: &[Lane], epoch: Epoch) -> Vec<Lane> {
         idle.iter().copied().filter(|lane| self.can_take(*lane, epoch)).collect()
     }
@@ -180,12 +181,12 @@ impl Pace {
         Lane::ALL.into_iter().filter(|lane| self.lanes[*lane as usize].published < fed_up_to).collect()
     }
 
-    /// An order was given that publishes what was fed. Lanes stay as far from their turn as they were.
+    /// Notes an order that publishes what was fed. It does not change when these lanes are next due.
     pub fn ordered_fed(&mut self, lanes: &[Lane]) {
         lanes.iter().for_each(|lane| self.lanes[*lane as usize].in_flight = true);
     }
 
-    /// An order was given.
+    /// Notes an order that publishes these lanes.
     pub fn ordered(&mut self, lanes: &[Lane], now: TimeUs) {
         for lane in lanes {
             let pace = &mut self.lanes[*lane as usize];
@@ -194,7 +195,7 @@ impl Pace {
         }
     }
 
-    /// Lanes stand at an epoch now.
+    /// Notes that these lanes are at an epoch now.
     pub fn published(&mut self, lanes: &[Lane], epoch: Epoch) {
         for lane in lanes {
             let pace = &mut self.lanes[*lane as usize];
@@ -245,7 +246,7 @@ mod tests {
         assert!(!pace.is_fed());
         assert!(pace.fed(1, 0, 13, 10) && pace.is_fed());
         assert_eq!(pace.rest(13), Lane::ALL);
-        // Nothing was left to catch up with.
+        // Lanes that are level with `raw` have nothing to catch up with.
         let mut level = self::pace([10; LANES]);
         assert!(!level.fed(0, 0, 11, 10) && !level.fed(1, 0, 11, 10) && level.is_fed());
     }

@@ -1,9 +1,10 @@
-//! `pending`: updates that are not yet published.
+//! `pending`: holds the updates that are not yet published.
 //!
-//! In: batches of `(key, epoch, tally)`, sorted and consolidated by differential. Out: on a publish order, once the frontier has
-//! passed its epoch, the ordered lanes' updates up to that epoch go to `plan` and `merge`, off this thread. State: sorted runs
-//! per lane, merged as they grow, freed when the order is committed; bounded by the pending budget, as the committer publishes
-//! the largest lane out of turn. The trace of the arrangement is dropped: a trace never forgets. Restart: fed again from the archive.
+//! In: batches of `(key, epoch, tally)`, sorted and consolidated by differential. Out: on a publish order, the ordered lanes'
+//! updates up to its epoch; they go to `plan` and `merge`, off this thread. Time: an order is carried out once the frontier has
+//! passed its epoch. State: sorted runs per lane, merged as they grow and freed when the order is committed. The pending budget
+//! bounds them, because the committer publishes the largest lane out of turn. The arrangement's trace is dropped, because a trace
+//! never forgets an update. Failure: it is reported, and ends the job. Restart: the updates are fed again from the archive.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,34 +38,34 @@ use crate::table::{Log, TableError};
 /// Segments that a worker merges at once while it also reads.
 const AT_ONCE_BESIDE: usize = 1;
 
-/// Segments that a worker merges at once when nothing else is to be done.
+/// Segments that a worker merges at once when there is nothing else to do.
 const AT_ONCE_ALONE: usize = 2;
 
-/// What the operator needs beside its input.
+/// What the operator needs besides its input.
 pub struct Pending {
     /// The worker's number.
     pub worker: usize,
-    /// Workers of all processes: a bucket is its number modulo theirs.
+    /// Number of workers in all processes: a bucket belongs to the worker `bucket % workers`.
     pub workers: usize,
     /// The table `counts`.
     pub log: Log,
     /// Live files of the worker's buckets.
     pub layout: Arc<Layout>,
-    /// What is counted by which granularities.
+    /// The dimensions with their granularities.
     pub dimensions: Arc<[Dimension]>,
-    /// Our generation, in names of files.
+    /// The generation of this run, for file names.
     pub generation: i64,
     /// Runs merges.
     pub runtime: tokio::runtime::Handle,
-    /// The large merges of a process take turns.
+    /// Lets the large merges of a process run one at a time.
     pub turn: Arc<Semaphore>,
     /// Answers go here.
     pub answers: Answers,
-    /// Is told of a panic.
+    /// Panics are reported here.
     pub failures: UnboundedSender<Answer>,
-    /// The live line's numbers.
+    /// The numbers that the process reports about itself.
     pub progress: Arc<Progress>,
-    /// Bytes per lane as they were told last.
+    /// Bytes per lane, as last reported.
     pub told: [u64; Lane::ALL.len()],
 }
 
@@ -88,7 +89,7 @@ pub type Batch = std::rc::Rc<
     >,
 >;
 
-/// The name and finest granularity of `total` in a job: what balances.
+/// The finest granularity of `total` in a job: the one whose counts must balance.
 pub fn finest_total(logic: &Logic) -> Granularity {
     (logic.dimensions.iter())
         .find(|dimension| dimension.name == Logic::TOTAL)
@@ -99,13 +100,13 @@ pub fn finest_total(logic: &Logic) -> Granularity {
 #[derive(Default)]
 struct LaneRuns {
     runs: Vec<(Epoch, Epoch, Arc<Run>)>,
-    /// Newest epoch of an order: runs up to it are being merged, and stay as they are.
+    /// Newest epoch that was ordered: runs up to it are being published, and must not change.
     ordered: Epoch,
 }
 
 impl LaneRuns {
-    /// Adds a run, and merges runs of like length: each update is merged a logarithmic number of times. An order is always at
-    /// the newest epoch that was closed before it, so no later order ends inside a merged run.
+    /// Adds a run, and merges neighbours of similar length, so that each update is merged a logarithmic number of times. An order
+    /// is always for the newest epoch that was closed before it, so no later order ends inside a merged run.
     fn push(&mut self, epoch: Epoch, mut run: Run) {
         run.shrink();
         self.runs.push((epoch, epoch, Arc::new(run)));
@@ -124,14 +125,14 @@ impl LaneRuns {
         self.runs.iter().map(|(_, _, run)| run.bytes() as u64).sum()
     }
 
-    /// The runs of an order.
+    /// The runs that an order up to `epoch` publishes.
     fn up_to(&self, epoch: Epoch) -> impl Iterator<Item = &Arc<Run>> {
         let whole = |(first, last, _): &(Epoch, Epoch, _)| *last <= epoch || *first > epoch;
         assert!(self.runs.iter().all(whole), "runs on both sides of an order's epoch {epoch} were merged");
         self.runs.iter().filter(move |(_, last, _)| *last <= epoch).map(|(_, _, run)| run)
     }
 
-    /// Whether there is nothing up to an epoch; runs of a lane that was not ordered may go on beyond it.
+    /// Whether the lane holds nothing up to an epoch. Runs of a lane that was not ordered may extend beyond it.
     fn is_idle(&self, epoch: Epoch) -> bool {
         self.runs.iter().all(|(first, _, _)| *first > epoch)
     }
@@ -140,7 +141,7 @@ impl LaneRuns {
 type Runs = [LaneRuns; Lane::ALL.len()];
 
 impl Pending {
-    /// Builds the operator. `total`: what balances.
+    /// Builds the operator. `total`: the granularity of `total` whose counts must balance.
     pub fn pending(mut self, batches: StreamVec<'_, Epoch, Batch>, inbox: Inbox, total: Granularity) {
         let mut runs = Runs::default();
         let mut totals: BTreeMap<Epoch, i64> = BTreeMap::new();
@@ -154,8 +155,8 @@ impl Pending {
                 inbox.wake(scope.activator_for(info.address));
                 move |(input, frontier), _output| {
                     let _span = tracing::trace_span!("pending").entered();
-                    // Before the input: an order at an epoch stands before the tick that closes the next one, so that it is known
-                    // before runs of both could be merged.
+                    // Orders are read before the input: an order for an epoch precedes the tick that closes the next epoch, so it
+                    // is known before runs of both epochs could be merged.
                     while let Some(order) = inbox.next() {
                         match order {
                             Order::Publish(order) => {
@@ -241,7 +242,7 @@ impl Pending {
     fn tell_bytes(&mut self, runs: &Runs) {
         let bytes = std::array::from_fn(|lane| runs[lane].bytes());
         for (lane, of_all_workers) in self.progress.pending_bytes.iter().enumerate() {
-            // Less than before wraps around, and so does the sum.
+            // A decrease wraps around, and so does the sum.
             of_all_workers.fetch_add(bytes[lane].wrapping_sub(self.told[lane]), Ordering::Relaxed);
         }
         self.told = bytes;

@@ -1,9 +1,10 @@
-//! `plan`: which files of `counts` a publish order makes, and from what.
+//! `plan`: decides which files of `counts` a publish order writes, and from what.
 //!
-//! In: runs of updates, the live files, the time of the epoch. Out: one [`Work`] for each file to be made: its segment, the live
-//! files that it replaces, the updates that it takes in. A window's home is the live file that holds it; else the longest
-//! period that is old enough and overlaps no live file, so that a backlog goes straight to large files. When the order asks for
-//! it, small live files of a period that has grown old become one (sealing). Pure; state: none.
+//! In: runs of updates, the live files, the `ingested_at` of the order's epoch. Out: one [`Work`] for each file to write: its
+//! segment, the live files that it replaces, the updates that go into it. The home of a window is the live file that holds it; if
+//! there is none, it is the longest period that is old enough and overlaps no live file, so that a backlog goes straight into
+//! large files. If the order asks for it, small live files of a period that has grown old are merged into one (sealing). Pure: no
+//! state.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -18,7 +19,7 @@ use crate::table::layout::Layout;
 const MINUTE: TimeUs = 60_000_000;
 const HOUR: TimeUs = 60 * MINUTE;
 
-/// How long after its end a period is old: by then most of what comes late for it has come.
+/// How long after its end a period is old: by then most records that are late for it have come.
 pub(crate) fn age(period: Period) -> TimeUs {
     match period {
         Period::Minute => 0,
@@ -28,23 +29,23 @@ pub(crate) fn age(period: Period) -> TimeUs {
     }
 }
 
-/// The longest period that a segment above the ladder's foot is born with; longer ones are only made by sealing. A backlog of
-/// a month is published more than once, and a month's minutes are too many to be written again each time.
+/// The longest period that a new segment can have, unless its ladder begins with a longer one; longer ones are made only by
+/// sealing. A backlog of a month is published in several orders, and a month of minutes is too much to write again each time.
 const BORN_MAX: Period = Period::Day;
 
-/// What is sealed into one file is at most so many bytes: a merge holds its files in memory.
+/// At most this many bytes of files are sealed into one, because a merge holds its files in memory.
 const SEAL_BYTES_MAX: u64 = 256 << 20;
 
-/// Files that one worker seals into in one order; the rest follows with the next one.
+/// At most this many files are made by sealing, per worker and order; the rest follows with the next order.
 const SEALS_MAX: usize = 64;
 
-/// What a publish order is about, on one worker.
+/// What a publish order asks of one worker.
 pub struct Wanted {
-    /// Updates of windows that are published as they are: of minutes, hours and days; of a replay, of any.
+    /// Updates of windows that are published as they are: of minutes, hours and days; in a replay, of any granularity.
     pub fine: Vec<Arc<Run>>,
     /// Updates of day windows, to be published as weeks, months and years.
     pub coarse: Vec<Arc<Run>>,
-    /// What is counted by which granularities; of `coarse`, the rest is left out.
+    /// The dimensions with their granularities; updates in `coarse` for anything else are left out.
     pub dimensions: Arc<[Dimension]>,
     /// Live files of the worker's buckets.
     pub layout: Arc<Layout>,
@@ -52,21 +53,21 @@ pub struct Wanted {
     pub now: TimeUs,
     /// Whether to seal.
     pub seal: bool,
-    /// Only what lies in these, of the worker's buckets: what has lost its base.
+    /// Only what lies in these segments, whose pieces have lost their base; `None` for everything.
     pub only: Option<Vec<Segment>>,
 }
 
-/// A file to be made.
+/// A file to write.
 pub struct Work {
-    /// Where it lives.
+    /// Its segment.
     pub segment: Segment,
-    /// Live files that it replaces; their periods lie in the segment's.
+    /// Live files that it replaces; their periods lie within the segment's.
     pub live: Vec<File>,
-    /// Updates for it.
+    /// Updates to merge into it.
     pub updates: Vec<Part>,
 }
 
-/// Some updates of a run, in its order.
+/// Some updates of a run, in the run's order.
 pub struct Part {
     /// The run.
     pub run: Arc<Run>,
@@ -75,7 +76,7 @@ pub struct Part {
 }
 
 impl Wanted {
-    /// The files to be made, by granularity, bucket and time.
+    /// The files to write, in the order of granularity, bucket and time.
     pub fn plan(&self) -> Vec<Work> {
         let mut plan = Planned { wanted: self, works: BTreeMap::new() };
         if self.seal && self.only.is_none() {
@@ -97,7 +98,7 @@ impl Wanted {
     }
 }
 
-/// What tells segments of a plan apart: granularity, bucket, start of its period.
+/// The key of a segment in a plan: granularity, bucket, start of its period.
 type SegmentKey = (Granularity, u16, TimeUs);
 
 struct Planned<'a> {
@@ -114,7 +115,7 @@ impl Planned<'_> {
         self.wanted.now >= segment.period_end() + age(segment.period)
     }
 
-    /// Finds periods that are old and whose live files are several: the longest first.
+    /// Finds old periods with several live files, the longest periods first.
     fn seal(&mut self) {
         let mut seals = Vec::new();
         for files in self.wanted.layout.groups() {
@@ -141,7 +142,8 @@ impl Planned<'_> {
         }
     }
 
-    /// Shares out a run's updates of one granularity and bucket; only of those of `dimensions` that count it, where they are given.
+    /// Distributes a run's updates of one granularity and bucket among files. If `dimensions` are given, only updates of those
+    /// that have this granularity.
     fn assign(
         &mut self,
         run: &Arc<Run>,
@@ -198,18 +200,18 @@ impl Planned<'_> {
         }
     }
 
-    /// The segment that takes a window's updates; `None` when the order leaves it out.
+    /// The segment that takes a window's updates; `None` if the order leaves the window out.
     fn home(&self, granularity: Granularity, bucket: u16, window_start: TimeUs) -> Option<Segment> {
         let holds = |segment: &Segment| {
             (segment.granularity, segment.bucket) == (granularity, bucket)
                 && (segment.period_start..segment.period_end()).contains(&window_start)
         };
-        // What is staged already may lie beside what has lost its base: nothing reaches beyond that.
+        // Beside a piece that has lost its base, other pieces may be staged already: the new one must not reach beyond it.
         let born_max = match &self.wanted.only {
             Some(only) => only.iter().find(|segment| holds(segment))?.period.min(BORN_MAX),
             None => BORN_MAX,
         };
-        // What is being sealed holds live files, so it is looked up before them.
+        // A segment that is being sealed contains live files, so it is looked up before them.
         let before = self.works.range(..=(granularity, bucket, window_start)).next_back();
         if let Some((_, work)) = before
             && holds(&work.segment)
@@ -291,7 +293,7 @@ mod tests {
         }
     }
 
-    /// Each file to be made: granularity, period, what it replaces, number of updates.
+    /// Each file to write: granularity, period, what it replaces, number of updates.
     fn planned(wanted: &Wanted) -> Vec<(&'static str, String, Vec<String>, usize)> {
         (wanted.plan().into_iter())
             .map(|work| {
@@ -342,7 +344,7 @@ mod tests {
         );
     }
 
-    /// A replay may take away what nobody counts any more: here nothing is known of `gone`.
+    /// A replay may remove counts of a dimension that the job no longer has: here `gone`.
     #[test]
     fn weeks_and_months_of_a_replay_are_taken_as_they_are() {
         let fine = [Granularity::Week, Granularity::Month].map(|granularity| {
@@ -381,7 +383,7 @@ mod tests {
                 ("minute", "2026-01-13T0400".to_owned(), paths(&["2026-01-13T0400"]), 1),
             ]
         );
-        // What has lost its base is planned again, and nothing else.
+        // A piece that has lost its base is planned again, and nothing else.
         let lost = Segment {
             granularity: Granularity::Minute,
             bucket: 3,
@@ -390,7 +392,7 @@ mod tests {
         };
         wanted.only = Some(vec![lost]);
         assert_eq!(planned(&wanted), [("minute", "2026-01-12T09".to_owned(), Vec::new(), 1)]);
-        // Also where its base has gone and the whole day is free: the hour beside it may be staged.
+        // Also if its base is gone and the whole day is free: the hour beside it may be staged.
         let lost = Segment { period: Period::Hour, period_start: at("2026-01-12T09:00:00Z"), ..lost };
         let wanted = Wanted { layout: Arc::default(), only: Some(vec![lost]), ..wanted };
         assert_eq!(planned(&wanted), [("minute", "2026-01-12T09".to_owned(), Vec::new(), 1)]);

@@ -1,7 +1,8 @@
-//! What a process says of itself while it runs: to the live line, the closing sentence, `/metrics` and `/readyz`.
+//! The numbers that a process reports about itself while it runs: for the live line, the closing sentence, `/metrics` and
+//! `/readyz`.
 //!
-//! In: written by the stages, the committer and who starts them. Out: read by anyone at any time; nothing that is counted depends
-//! on it. State: a fixed number of numbers. A start begins at zero.
+//! In: values from the stages, from the committer and from the code that starts them. Out: the values, which anyone may read at
+//! any time; no count depends on them. State: a fixed number of values. Restart: begins at zero.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,10 +16,10 @@ use crate::process::lock;
 
 const LANES: usize = Lane::ALL.len();
 
-/// Upper bounds of the buckets of a commit's time, in seconds.
+/// Upper bounds of the histogram's buckets for the duration of a commit, in seconds.
 const COMMIT_SECONDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
-/// One process' numbers.
+/// The numbers of one process.
 #[derive(Debug, Default)]
 pub struct Progress {
     /// Records read from Kafka.
@@ -27,13 +28,13 @@ pub struct Progress {
     pub bytes: AtomicU64,
     /// Records fed from the archive.
     pub fed: AtomicU64,
-    /// Newest epoch in `raw`; known to who commits, like all that is about epochs and lanes.
+    /// Newest epoch in `raw`. This and everything else about epochs and lanes is known only in the process that commits.
     pub epoch: AtomicU64,
     /// Newest epoch in every lane of `counts`.
     pub published: AtomicU64,
     /// Newest epoch in the minute lane.
     pub published_minute: AtomicU64,
-    /// Bytes that the process' workers hold pending, per lane.
+    /// Bytes that the process's workers hold pending, per lane.
     pub pending_bytes: [AtomicU64; LANES],
     outcomes: Mutex<Outcomes>,
     lanes: Mutex<Option<[LaneStand; LANES]>>,
@@ -49,24 +50,24 @@ pub struct Progress {
 pub struct LaneStand {
     /// Its epoch in `counts`.
     pub epoch: Epoch,
-    /// Its `complete_until`; 0 is never.
+    /// Its `complete_until`; 0 if it has none yet.
     pub complete_until_ms: i64,
-    /// When this process committed it last; 0 is never.
+    /// When this process last committed it; 0 if it never did.
     pub published_ms: i64,
 }
 
-/// What the publishes of this run took, of one granularity.
+/// What the publishes of this run have merged, for one granularity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Merged {
     /// Updates that were merged.
     pub updates: u64,
     /// Rows of the files that were written.
     pub written: u64,
-    /// Rows of the files that they replace.
+    /// Rows of the files that were replaced.
     pub replaced: u64,
 }
 
-/// Where a process is on its way.
+/// The phase that a process is in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Standing {
     /// It checks the source, and reads the tables.
@@ -108,7 +109,7 @@ impl Progress {
         (self.epoch.load(Ordering::Relaxed), self.published.load(Ordering::Relaxed))
     }
 
-    /// The lanes of [`Lane::ALL`], where this process commits.
+    /// The lanes of [`Lane::ALL`]; `None` if this process does not commit.
     pub fn lanes(&self) -> Option<[LaneStand; LANES]> {
         *lock(&self.lanes)
     }
@@ -128,7 +129,7 @@ impl Progress {
         lanes.iter().for_each(|lane| stands[*lane as usize].published_ms = now_ms);
     }
 
-    /// Per granularity of [`Granularity::ALL`], what publishes took.
+    /// What publishes have merged, for each granularity of [`Granularity::ALL`].
     pub fn merged(&self) -> [Merged; Granularity::ALL.len()] {
         *lock(&self.merged)
     }
@@ -149,17 +150,17 @@ impl Progress {
         self.commits.0.with_label_values(&[table]).observe(took.as_secs_f64());
     }
 
-    /// The process has come so far.
+    /// Sets the phase of the process.
     pub fn stands(&self, standing: Standing) {
         *lock(&self.standing) = standing;
     }
 
-    /// The job has failed: all that is left is to end. The first word counts.
+    /// Notes that the job has failed and this process is ending. Only the first reason is kept.
     pub fn fails(&self, why: &str) {
         lock(&self.failed).get_or_insert_with(|| why.to_owned());
     }
 
-    /// Whether the process is more than about to end.
+    /// Whether the process runs, and is not merely ending after a failure.
     ///
     /// # Errors
     /// Why it ends.
@@ -169,15 +170,15 @@ impl Progress {
             .map_or(Ok(()), |why| Err(format!("the job has failed, and this process ends: {why}")))
     }
 
-    /// The minute lane was published; every process hears of it.
+    /// Notes that the minute lane was published; every process learns of it.
     pub fn minute_published(&self, now: Instant) {
         *lock(&self.minute_published) = Some(now);
     }
 
-    /// Whether this process takes part and the job publishes: the minute lane, `within` this time.
+    /// Whether this process takes part and the job has published the minute lane no longer than `within` ago.
     ///
     /// # Errors
-    /// Why not, in a line.
+    /// Why not, in one line.
     pub fn ready(&self, now: Instant, within: Duration) -> Result<(), String> {
         self.alive()?;
         match (*lock(&self.standing), *lock(&self.minute_published)) {

@@ -1,9 +1,9 @@
-//! The messages of the control dataflow: orders of the committer to every worker, and the workers' answers.
+//! The messages of the control dataflow: orders from the committer to every worker, and the workers' answers.
 //!
-//! In the order of a usual round: `Tick` closes an epoch; `Read`, `Archived` and `Received` say what was read, archived and
-//! counted in it; `Publish` asks for some lanes up to an epoch, and each worker answers with exactly one `Staged`; `Published`
-//! says that it is committed, `Replaced` which files are live now. Beside these: `Feed` and `Fed` after a start, `Busy`, `Full`
-//! and `Pending` for the pace, `Stop` and `Failed` for the end. Plain data.
+//! In a usual round, `Tick` closes an epoch; `Read`, `Archived` and `Received` report what was read, archived and counted in it;
+//! `Publish` asks for some lanes up to an epoch, and each worker answers with exactly one `Staged`; `Replaced` says which files
+//! are live now, and `Published` that the publish is committed. Besides these, `Feed` and `Fed` feed the archive after a start,
+//! `Busy`, `Full` and `Pending` set the pace, and `Stop` and `Failed` end the job. Plain data, without state.
 
 use std::collections::BTreeMap;
 
@@ -15,42 +15,42 @@ use crate::source::Position;
 use crate::table::File;
 use crate::table::layout::Layout;
 
-/// From the committer (worker 0's process) to every worker, in this order on each.
+/// From the committer, in worker 0's process, to every worker. Every worker receives the orders in the same sequence.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Order {
-    /// Epoch `closed` ends, `closed + 1` begins and is ingested at `ingested_at`.
+    /// Epoch `closed` ends, and `closed + 1` begins with this `ingested_at`.
     Tick {
         /// The epoch that ends.
         closed: Epoch,
-        /// Of the epoch that begins; whole milliseconds.
+        /// The `ingested_at` of the epoch that begins; whole milliseconds.
         ingested_at: TimeUs,
-        /// Whether the topic is read in it: not while the archive alone fills the budget.
+        /// Whether the topic is read in the epoch that begins; not while the archive alone fills the budget.
         read: bool,
     },
-    /// Read these epochs of the archive: the worker's share of the rows of `after + 1 ..= up_to`. The order before was carried out.
+    /// Feed the worker's share of the archive's rows of epochs `after + 1 ..= up_to`. The previous such order was carried out.
     Feed {
-        /// All up to it were fed.
+        /// All epochs up to it were fed.
         after: Epoch,
-        /// The last one.
+        /// The last epoch to feed.
         up_to: Epoch,
     },
     /// Merge what these lanes have pending up to `epoch`, and answer with exactly one [`Staged`].
     Publish(Publish),
-    /// An order is committed: forget its updates.
+    /// A publish is committed: drop its updates.
     Published {
         /// Up to which epoch.
         epoch: Epoch,
         /// Which lanes.
         lanes: Vec<Lane>,
     },
-    /// These files of `counts` were replaced by a commit, ours or somebody else's.
+    /// A commit, of this job or of another writer, replaced these files of `counts`.
     Replaced {
         /// No longer live.
         remove: Vec<File>,
         /// Live now.
         add: Vec<File>,
     },
-    /// The end: let go of everything.
+    /// The end: drop all capabilities.
     Stop,
 }
 
@@ -59,7 +59,7 @@ pub enum Order {
 pub struct Publish {
     /// Number of the order.
     pub order: u64,
-    /// Counts from 1; what has lost its base is ordered again.
+    /// Counts from 1; pieces that have lost their base are ordered again.
     pub attempt: u32,
     /// Up to which epoch.
     pub epoch: Epoch,
@@ -67,11 +67,11 @@ pub struct Publish {
     pub ingested_at: TimeUs,
     /// Which lanes.
     pub lanes: Vec<Lane>,
-    /// Whether to seal what has grown old.
+    /// Whether to seal periods that have grown old.
     pub seal: bool,
-    /// Whether nothing else is to be done meanwhile.
+    /// Whether workers have nothing else to do meanwhile.
     pub alone: bool,
-    /// Only what lies in these; all where there are none.
+    /// Only what lies in these segments; `None` for everything.
     pub only: Option<Vec<Segment>>,
 }
 
@@ -96,12 +96,12 @@ impl Outcomes {
         }
     }
 
-    /// All rejected.
+    /// Number of rejected records.
     pub fn rejected(&self) -> u64 {
         self.rejected.values().sum()
     }
 
-    /// All records.
+    /// Number of all records.
     pub fn total(&self) -> u64 {
         self.counted + self.filtered + self.rejected()
     }
@@ -116,7 +116,7 @@ pub struct Read {
     pub live: u64,
     /// Records fed from the archive in it.
     pub fed: u64,
-    /// Partitions that moved or were found in it.
+    /// Partitions that were read further, or were found, in it.
     pub positions: Vec<Position>,
     /// Whether every partition of the worker was read to its end in it.
     pub at_end: bool,
@@ -127,17 +127,17 @@ pub struct Read {
 pub struct Archived {
     /// The epoch.
     pub epoch: Epoch,
-    /// Its files, stored.
+    /// Its files, which are stored.
     pub files: Vec<File>,
     /// Outcomes of the rows in them.
     pub live: Outcomes,
-    /// Outcomes of rows that came from the archive.
+    /// Outcomes of rows that were fed from the archive.
     pub fed: Outcomes,
-    /// Of those that count, how many no lane of `total`'s finest granularity wants any more.
+    /// How many of the fed rows that count no lane wants any more, at the finest granularity of `total`.
     pub fed_absorbed: u64,
 }
 
-/// A worker's pending has all of an epoch.
+/// A worker's `pending` has received all of an epoch.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Received {
     /// The epoch.
@@ -153,7 +153,7 @@ pub struct Staged {
     pub order: u64,
     /// Its attempt.
     pub attempt: u32,
-    /// What was merged.
+    /// The merged segments.
     pub pieces: Vec<Piece>,
     /// Lanes that have nothing pending up to the order's epoch.
     pub idle: Vec<Lane>,
@@ -162,18 +162,18 @@ pub struct Staged {
 /// One merged segment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Piece {
-    /// Where it lives.
+    /// The segment.
     pub segment: Segment,
-    /// The new file, stored; none when no row is left.
+    /// The new file, which is stored; `None` if no row is left.
     pub add: Option<File>,
     /// Live files that it replaces.
     pub remove: Vec<File>,
-    /// What it cost.
+    /// What the merge cost.
     pub effort: Effort,
 }
 
 impl Piece {
-    /// Whether what it replaces is live, and what it adds overlaps nothing else.
+    /// Whether the files that it replaces are live, and the file that it adds overlaps no other live file.
     pub fn stands(&self, layout: &Layout) -> bool {
         let live: Vec<&str> = layout.overlapping(&self.segment).map(|(_, file)| file.path.as_str()).collect();
         live.len() == self.remove.len() && self.remove.iter().all(|file| live.contains(&file.path.as_str()))
@@ -187,7 +187,7 @@ pub struct Effort {
     pub updates: u64,
     /// Rows written.
     pub rows: u64,
-    /// Microseconds of one thread, storage aside.
+    /// Microseconds on one thread, without storage.
     pub us: u64,
 }
 
@@ -196,15 +196,15 @@ pub struct Effort {
 pub enum Answer {
     /// The first record of this epoch was read.
     Busy(Epoch),
-    /// As much was read or fed in this epoch as a worker may.
+    /// The worker has read or fed its share of this epoch.
     Full(Epoch),
-    /// The worker's part of what was ordered of the archive was fed down to an epoch: all rows of later ones.
+    /// The worker has fed its share of the ordered portion down to an epoch, that is, all rows of later epochs.
     Fed {
         /// The worker.
         worker: usize,
-        /// The epoch; 0 is all of the order.
+        /// The epoch; 0 means that all of the portion was fed.
         down_to: Epoch,
-        /// The open epoch in which that was so.
+        /// The epoch that was open then.
         open: Epoch,
     },
     /// For a drain: every partition of the worker was read up to where it ended at the start.
@@ -217,14 +217,14 @@ pub enum Answer {
     Received(Received),
     /// See [`Staged`].
     Staged(Staged),
-    /// Bytes that a worker holds pending, whenever that changed.
+    /// Bytes that a worker holds pending; sent whenever they may have changed.
     Pending {
         /// The worker.
         worker: usize,
         /// Its bytes, per lane of [`Lane::ALL`].
         bytes: [u64; Lane::ALL.len()],
     },
-    /// The worker can not go on.
+    /// The worker can not continue.
     Failed {
         /// How the job ends.
         exit: Exit,
@@ -234,7 +234,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// The worker can not go on.
+    /// The worker can not continue.
     pub fn failed(error: &impl HasExit) -> Answer {
         Answer::Failed { exit: error.exit(), what: error.to_string() }
     }

@@ -1,9 +1,10 @@
-//! `roll_up`: updates at the finest granularity to updates of every granularity, keyed by lane and segment.
+//! `roll_up`: turns updates at the finest granularity into updates of every granularity, keyed by lane and segment.
 //!
-//! In: updates, exchanged by bucket. Out: differential's triples `(key, epoch, tally)`; key: lane, granularity, bucket, cell. The
-//! finest go on as they come; hours are summed from them in a hash map, days from hours, and leave when the epoch's frontier
-//! has passed. So an event is looked at once, and a day costs what its hours cost. The coarse lane gets days, for all its
-//! granularities. State: two maps per open epoch, of hours and of days.
+//! In: updates, exchanged by bucket. Out: differential's triples `(key, epoch, tally)`, where the key is lane, granularity,
+//! bucket and cell. The coarse lane gets days, for all its granularities. Time: updates of the finest granularity pass through as
+//! they come. Hours are summed from them in a hash map, and days from hours; these leave when the frontier has passed the epoch,
+//! or sooner when the maps have grown large. So each event is handled once, and a day costs as much as its hours. State: two maps
+//! per open epoch, of hours and of days, bounded by [`MAP_BYTES_MAX`]. Restart: the events are fed again.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +17,7 @@ use super::combine::Update;
 use super::tally_map::TallyMap;
 use crate::model::{Cell, CellParts, Epoch, Granularity, Key, Lane, Tally, Target, Zone};
 
-/// Maps of more bytes of keys are sent before their epoch ends.
+/// The maps are sent before their keys would exceed this many bytes, even if their epoch has not ended.
 const MAP_BYTES_MAX: usize = 32 << 20;
 
 /// A triple as differential's batcher takes it: key of an update, no value, epoch, tally.
@@ -37,7 +38,7 @@ pub fn roll_up<'scope>(updates: StreamVec<'scope, Epoch, Update>) -> StreamVec<'
                 let mut give = |key: &[u8], tally| session.give(((Key::from_slice(key), ()), epoch, tally));
                 for update in updates.drain(..) {
                     if let Some(finest) = Update::parts(&update.key).1.next(Granularity::Minute) {
-                        // Before the key: customers may be as large as records.
+                        // Checked before each key: a customer may be as large as a record.
                         if longer.bytes() + update.key.len() > MAP_BYTES_MAX && !longer.is_empty() {
                             std::mem::take(longer).drain(&mut key, &mut give);
                         }
@@ -57,7 +58,7 @@ pub fn roll_up<'scope>(updates: StreamVec<'scope, Epoch, Update>) -> StreamVec<'
     })
 }
 
-/// Sums of longer windows that are still being made; keys as in [`Update`].
+/// Sums of longer windows, while they are being built; keys as in [`Update`].
 #[derive(Default)]
 struct Longer {
     hours: TallyMap,
@@ -65,7 +66,7 @@ struct Longer {
 }
 
 impl Longer {
-    /// Gives an update of a granularity to its lanes, and adds it to the next longer window that is wanted.
+    /// Emits an update of a granularity for its lanes, and adds it to the next longer window that is wanted.
     fn add(
         &mut self,
         granularity: Granularity,
@@ -99,7 +100,7 @@ impl Longer {
         map.add(scratch, tally);
     }
 
-    /// Gives all that was summed: days are whole when all hours are in them.
+    /// Emits all sums, hours first: a day is complete only when all its hours were added.
     fn drain(mut self, scratch: &mut Vec<u8>, give: &mut impl FnMut(&[u8], Tally)) {
         for (key, tally) in std::mem::take(&mut self.hours).iter() {
             self.add(Granularity::Hour, key, tally, scratch, give);

@@ -1,10 +1,11 @@
-//! Routes: which lane publishes a record for each of its windows.
+//! Decides which lane publishes a record for each of its windows: its route.
 //!
-//! In: a record's epoch, `ingested_at` and event time; per lane the epochs whose rows it still wants; of a replay, what is in its
-//! range. Out: for each dimension a [`Route`], four bits for each granularity, that travels in the key of the record's updates. A
-//! record is late for a minute, hour or day if `ingested_at ≥ window_end + grace`, and is then published in the late lane. After
-//! a start, a row of the archive goes only to lanes that have not absorbed its epoch. In a replay, a row counts if its lane had
-//! absorbed its epoch in the version that is compared; apart from that, late or not makes no difference. Pure.
+//! In: a record's epoch, `ingested_at` and event time; for each lane, the epochs whose rows it still wants; for a replay, what is
+//! in its range. Out: for each dimension a [`Route`], four bits per granularity, which travels in the key of the record's
+//! updates. Time: a record is late for a minute, hour or day if `ingested_at ≥ window_end + grace`, and is then published in the
+//! late lane. After a start, a row of the archive goes only to lanes that have not absorbed its epoch. In a replay, a row counts
+//! if its lane had absorbed its epoch in the version that is compared; apart from that, it makes no difference whether it is
+//! late. Pure: no state.
 
 use std::collections::HashSet;
 use std::ops::{Range, RangeInclusive};
@@ -13,18 +14,18 @@ use std::sync::Arc;
 use crate::job::Logic;
 use crate::model::{Epoch, Granularity, Lane, Target, TimeUs, Zone, covers};
 
-/// Granularities that a route can name.
+/// Number of granularities that a route can name.
 const GRANULARITIES: usize = Granularity::ALL.len();
 
-/// Four bits that say "for nothing".
+/// The four bits of a granularity for which nothing wants the record.
 const NONE: u32 = 0xf;
 
-/// For each granularity of a dimension what wants the record, in four bits each.
+/// What wants the record, for each granularity of a dimension; four bits each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Route(u32);
 
 impl Route {
-    /// For nothing.
+    /// The route of a record that nothing wants.
     const NOWHERE: Route = Route(u32::MAX);
 
     fn with(self, granularity: Granularity, target: Target) -> Route {
@@ -37,20 +38,20 @@ impl Route {
         Target::of_number(((self.0 >> (4 * granularity as u32)) & NONE) as u8)
     }
 
-    /// Whether a lane wants the record for its week, month or year: then it takes days.
+    /// Whether something wants the record for its week, month or year; these are sent as days.
     pub fn coarse(self) -> bool {
         [Granularity::Week, Granularity::Month, Granularity::Year].iter().any(|longer| self.target(*longer).is_some())
     }
 
-    /// The finest of minute, hour and day that is wanted at or after `from`.
+    /// The finest of minute, hour and day that is wanted, from `from` on.
     pub fn next(self, from: Granularity) -> Option<Granularity> {
         let wanted =
             |granularity| self.target(granularity).is_some() || (granularity == Granularity::Day && self.coarse());
         Granularity::ALL[from as usize..].iter().copied().find(|&granularity| wanted(granularity))
     }
 
-    /// For a replay: late or not is one, and a day that counts and is a part of counted weeks, months or years is one update, for
-    /// [`Target::DaysOfBoth`].
+    /// The route in a replay: late and on-time records are joined, and a day that is wanted both for itself and for weeks, months
+    /// or years makes one update, for [`Target::DaysOfBoth`].
     fn joined(self) -> Route {
         let wanted = |granularity: &Granularity| self.target(*granularity).is_some();
         let both = wanted(&Granularity::Day) && self.coarse();
@@ -63,32 +64,32 @@ impl Route {
         })
     }
 
-    /// As bytes of a key.
+    /// The route as bytes in a key.
     pub fn to_bytes(self) -> [u8; 4] {
         self.0.to_be_bytes()
     }
 
-    /// From bytes of a key.
+    /// The route from its bytes in a key.
     pub fn from_bytes(bytes: [u8; 4]) -> Route {
         Route(u32::from_be_bytes(bytes))
     }
 }
 
-/// Decides lanes.
+/// Decides which lanes want a record.
 #[derive(Clone, Debug)]
 pub struct Router {
     graces_us: [TimeUs; GRANULARITIES],
-    /// Per lane of [`Lane::ALL`] the epochs of the rows that it wants.
+    /// For each lane of [`Lane::ALL`], the epochs whose rows it wants.
     wanted: [RangeInclusive<Epoch>; Lane::ALL.len()],
     scope: Option<Arc<Scope>>,
 }
 
-/// Which rows are counted at all, where it is not all of them.
+/// Which rows are counted, if not all of them are.
 #[derive(Debug)]
 pub struct Scope {
-    /// Event times: stretches that do not touch, ascending.
+    /// Ranges of event time, ascending, that do not touch.
     pub coverage: Vec<Range<TimeUs>>,
-    /// Customers; all where there are none.
+    /// Customers; `None` for all.
     pub customers: Option<HashSet<Box<[u8]>>>,
 }
 
@@ -104,7 +105,7 @@ impl Scope {
     }
 }
 
-/// The lanes of one record; and whether they are of a replay, which publishes nothing by lanes.
+/// The lanes of one record, and whether they were decided for a replay, which does not publish by lane.
 #[derive(Clone, Copy, Debug)]
 pub struct Lanes {
     lanes: [Option<Lane>; GRANULARITIES],
@@ -112,7 +113,8 @@ pub struct Lanes {
 }
 
 impl Router {
-    /// `absorbed`: per lane of [`Lane::ALL`] the epoch that it had at the start; rows up to it are in it already.
+    /// The router of a live job. `absorbed`: the epoch of each lane of [`Lane::ALL`] at the start; the lane has the rows up to it
+    /// already.
     pub fn new(logic: &Logic, absorbed: [Epoch; Lane::ALL.len()]) -> Router {
         Router {
             graces_us: Granularity::ALL.map(|granularity| logic.grace_us(granularity)),
@@ -121,7 +123,8 @@ impl Router {
         }
     }
 
-    /// What lanes that stand at `published` have: of rows up to there, what is in `scope`.
+    /// The router of a recount: it takes what lanes at `published` have, that is, the rows up to these epochs that are in
+    /// `scope`.
     pub fn of_published(logic: &Logic, published: [Epoch; Lane::ALL.len()], scope: Arc<Scope>) -> Router {
         let wanted = published.map(|published| 1..=published);
         Router { wanted, scope: Some(scope), ..Router::new(logic, published) }
@@ -132,7 +135,8 @@ impl Router {
         self.scope.as_ref().is_none_or(|scope| scope.holds(customer))
     }
 
-    /// The lanes of a record: on time or late for each window, as far as that lane has not absorbed it.
+    /// The lanes of a record: for each window the lane of records on time or the late lane, if that lane wants rows of this
+    /// epoch.
     pub fn lanes(&self, epoch: Epoch, ingested_at: TimeUs, event_time: TimeUs) -> Lanes {
         let of_replay = self.scope.is_some();
         if self.scope.as_ref().is_some_and(|scope| !scope.covers(event_time)) {
@@ -157,7 +161,7 @@ impl Lanes {
         self.lanes[granularity as usize].is_some()
     }
 
-    /// The route over a dimension's granularities; `None` where no lane wants the record.
+    /// The route over a dimension's granularities; `None` if no lane wants the record.
     pub fn route(&self, granularities: &[Granularity]) -> Option<Route> {
         let mut route = Route::NOWHERE;
         for &granularity in granularities {

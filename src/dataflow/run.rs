@@ -1,9 +1,9 @@
-//! A sorted run of one lane's updates: what `pending` holds, and `plan` cuts up.
+//! A sorted run of one lane's updates: `pending` holds runs, and `plan` divides them among files.
 //!
-//! In: updates, their keys ascending. Out: key and tally by index; the stretch of each granularity and bucket; two runs merged
-//! into one, in which equal keys are summed and sums of zero left out. A key is granularity, bucket and cell, as bytes that sort
-//! in the order of the files. State: two allocations, one for all keys and one for all tallies, so millions of updates cost
-//! little beside their bytes.
+//! In: updates, in ascending order of their keys. Out: key and tally by index; the range of each granularity and bucket; two runs
+//! merged into one, where the tallies of equal keys are summed and sums of zero are left out. A key is granularity, bucket and
+//! cell, as bytes that sort in the order of the files. State: two allocations, one for all keys and one for all tallies, so
+//! millions of updates cost little more than their own bytes. No I/O.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -15,10 +15,10 @@ use crate::model::{Granularity, Tally};
 /// Bytes of a key before the cell: granularity, bucket.
 const GROUP: usize = 1 + 2;
 
-/// Bytes of an update's key before a run's: the target.
+/// Bytes of an update's key that a run's key leaves out: the target.
 const TARGET: usize = 1;
 
-/// Runs are merged into one of at most so many bytes: while it is made, it and what it is made from are there.
+/// A merged run has at most this many bytes. While it is built, it and its two sources are in memory.
 const MERGED_BYTES_MAX: usize = 32 << 20;
 
 /// Updates of one lane, sorted.
@@ -29,10 +29,10 @@ pub struct Run {
 }
 
 impl Run {
-    /// The head of a key whose granularity and bucket nobody asks for.
+    /// The head of a key whose granularity and bucket do not matter.
     pub const HEAD: [u8; GROUP] = [0; GROUP];
 
-    /// The head of a key: a granularity's number, or another one that the run's owner gives it, and a bucket.
+    /// The head of a key: the number of a granularity, or another number that the run's owner chooses, and a bucket.
     pub fn group(number: u8, bucket: u16) -> [u8; GROUP] {
         let [high, low] = bucket.to_be_bytes();
         [number, high, low]
@@ -43,19 +43,19 @@ impl Run {
         &key[TARGET..]
     }
 
-    /// Appends an update; keys come sorted.
+    /// Appends an update; its key must sort after the last one.
     pub fn push(&mut self, key: &[u8], tally: Tally) {
         self.keys.extend_from_slice(key);
         self.updates.push((self.keys.len(), tally));
     }
 
-    /// Gives back what is held beyond its bytes.
+    /// Frees memory that is allocated but not used.
     pub fn shrink(&mut self) {
         self.keys.shrink_to_fit();
         self.updates.shrink_to_fit();
     }
 
-    /// Bytes held.
+    /// Bytes of memory that the run holds.
     pub fn bytes(&self) -> usize {
         self.keys.capacity() + self.updates.capacity() * size_of::<(usize, Tally)>()
     }
@@ -86,13 +86,13 @@ impl Run {
         self.updates[index].1
     }
 
-    /// Where the updates of each granularity and bucket stand.
+    /// The range of the updates of each granularity and bucket.
     pub fn groups(&self) -> Vec<(Granularity, u16, Range<usize>)> {
         let of = |(number, bucket, range)| (Granularity::ALL[usize::from(number)], bucket, range);
         self.groups_by_number().into_iter().map(of).collect()
     }
 
-    /// The same by the numbers of [`Run::group`].
+    /// As [`Run::groups`], with the numbers that [`Run::group`] was given.
     pub fn groups_by_number(&self) -> Vec<(u8, u16, Range<usize>)> {
         let mut groups = Vec::new();
         let mut from = 0;
@@ -105,13 +105,13 @@ impl Run {
         groups
     }
 
-    /// Whether a run and the one after it should become one: they are of like length, so that each update is merged a logarithmic
-    /// number of times, and not too long.
+    /// Whether a run and the next one should be merged: their lengths are similar, so that each update is merged a logarithmic
+    /// number of times, and together they are not too large.
     pub fn merges_with(&self, next: &Run) -> bool {
         next.len() * 2 > self.len() && self.bytes() + next.bytes() <= MERGED_BYTES_MAX
     }
 
-    /// Two runs as one; what adds up to zero is left out.
+    /// Two runs merged into one; sums of zero are left out.
     pub fn merged(a: &Run, b: &Run) -> Run {
         let mut run = Run::default();
         run.keys.reserve_exact(a.keys.len() + b.keys.len());
@@ -138,7 +138,7 @@ impl Run {
     }
 }
 
-/// The first step of `0..len` at which `holds` is no longer true.
+/// The first index of `0..len` at which `holds` is no longer true.
 fn partition_point(len: usize, holds: impl Fn(usize) -> bool) -> usize {
     let (mut low, mut high) = (0, len);
     while low < high {

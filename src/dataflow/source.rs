@@ -1,11 +1,12 @@
-//! `source`: the records of a worker, at the open epoch.
+//! `source`: reads a worker's records, and emits them at the open epoch.
 //!
-//! In: what the committer orders of the archive and the topic, in turns. Out: chunks of records at the open epoch. Time: one
-//! capability, moved on by each tick; a record belongs to the epoch that is open when it is read. State: none but counts of the
-//! open epoch. Flow control: a worker that has its share of `epoch_bytes`, of both together, takes nothing more until the next
-//! tick, and the committer ticks only while few epochs are under way; so what the stages hold of one epoch is bounded, also after
-//! a restart. The client's queues and the archive's thread fill, and the broker and the store keep the rest. Failure: the
-//! capability is held, because dropping it would look like the end of input.
+//! In: records of the archive, as the committer orders them, and of the topic, in turns. Out: chunks of records at the open
+//! epoch. Time: one capability, moved forward by each tick; a record belongs to the epoch that is open when it is read. State:
+//! only counters of the open epoch. Flow control: a worker that has read its share of `epoch_bytes`, from both together, reads
+//! nothing more until the next tick, and the committer ticks only while few epochs are in flight. So what the stages hold of one
+//! epoch is bounded, also after a restart. When reading pauses, the queues of the client and of the archive's thread fill up, and
+//! the rest stays in the broker and in the store. Failure: it is reported, and the capability is held, because dropping it would
+//! look like the end of the input. Restart: reading resumes where `raw` ends.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,7 +22,7 @@ use crate::model::{Epoch, Records};
 use crate::source::feed::{Archive, Fed, Feed};
 use crate::source::{RecordSource, SourceError, Stamp, Waker};
 
-/// Bytes sent in one activation, so that other operators get their turn.
+/// After this many bytes an activation ends, so that other operators get their turn.
 const TURN_BYTES: usize = 2 << 20;
 
 /// What a worker reads from.
@@ -32,7 +33,8 @@ pub struct Inputs {
     pub archive: Archive,
 }
 
-/// Builds the operator. `open` is called with what wakes it; `answer` sends to the committer; `epoch_bytes` is the worker's share.
+/// Builds the operator. `open` is called with a waker for it; `answer` sends to the committer; `epoch_bytes` is the worker's
+/// share.
 pub fn source<'scope>(
     scope: Scope<'scope, Epoch>,
     inbox: Inbox,
@@ -113,12 +115,12 @@ pub fn source<'scope>(
     })
 }
 
-/// What one turn has brought.
+/// What one turn has read.
 #[derive(Default)]
 struct Turn {
     fed: Records,
     read: Records,
-    /// Whether there may be more at once.
+    /// Whether more may be available at once.
     more: bool,
 }
 
@@ -126,7 +128,7 @@ struct State {
     capability: Option<Capability<Epoch>>,
     stamp: Option<Stamp>,
     inputs: Option<Inputs>,
-    /// What was ordered of the archive, until it is fed.
+    /// The ordered portion of the archive, until all of it is fed.
     feed: Option<Feed>,
     /// Whether the topic is read in the open epoch.
     reads: bool,
@@ -144,7 +146,8 @@ impl State {
         self.capability.is_some() && self.stamp.is_some() && !self.failed
     }
 
-    /// A chunk of the archive and one of the topic, as far as they are there and may be read; or the answer that says what failed.
+    /// Reads a chunk of the archive and one of the topic, as far as they are available and may be read. If that fails, returns
+    /// the answer that reports it.
     fn turn(&mut self, worker: usize, answer: &impl Fn(Answer), progress: &Progress) -> Result<Turn, Answer> {
         let mut turn = Turn::default();
         let Some(stamp) = self.stamp else { return Ok(turn) };
@@ -194,7 +197,7 @@ impl State {
         self.fill(stamp, records, answer);
     }
 
-    /// Counts bytes of the open epoch; the last ones that may be taken are reported.
+    /// Counts bytes of the open epoch, and reports when the worker's share is used up.
     fn fill(&mut self, stamp: Stamp, records: &Records, answer: &impl Fn(Answer)) {
         self.bytes += records.bytes() as u64;
         if self.bytes >= self.epoch_bytes {

@@ -1,7 +1,8 @@
-//! A hash map from keys of bytes to tallies, with all keys in one allocation.
+//! A hash map from byte keys to tallies, with all keys in one allocation.
 //!
-//! Entries stay in the order in which they came, and with their hashes: growing hashes nothing again, and who reads all of them reads
-//! memory from front to back.
+//! In: keys and tallies. Out: the sum of each key. Entries stay in the order in which their keys came, and keep their hashes:
+//! growing hashes nothing again, and iterating reads memory from front to back. State: the map; its user bounds it by emptying
+//! it.
 
 use std::hash::BuildHasher;
 
@@ -15,13 +16,13 @@ use crate::model::{Arena, Span, Tally};
 pub struct TallyMap {
     keys: Arena,
     entries: Vec<(u64, Span, Tally)>,
-    /// Places in `entries`.
+    /// Indices into `entries`.
     table: HashTable<u32>,
     hasher: FixedState,
 }
 
 impl TallyMap {
-    /// Adds `tally` to the key's.
+    /// Adds `tally` to the sum of `key`.
     pub fn add(&mut self, key: &[u8], tally: Tally) {
         use differential_dataflow::difference::Semigroup;
         let hash = self.hasher.hash_one(key);
@@ -45,12 +46,12 @@ impl TallyMap {
         self.keys.len()
     }
 
-    /// All keys with their sums, in the order in which they came.
+    /// All keys with their sums, in the order in which the keys came.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], Tally)> {
         (0..self.len()).map(|at| self.entry(at))
     }
 
-    /// A key and its sum, by the order in which keys came.
+    /// The key with this number, in the order in which keys came, and its sum.
     pub fn entry(&self, at: usize) -> (&[u8], Tally) {
         let (_, span, tally) = self.entries[at];
         (self.keys.get(span), tally)
@@ -66,7 +67,7 @@ impl TallyMap {
         self.entries.is_empty()
     }
 
-    /// Forgets all, and keeps the room.
+    /// Removes all entries, and keeps the allocations.
     pub fn clear(&mut self) {
         self.keys.clear();
         self.entries.clear();

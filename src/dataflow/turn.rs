@@ -1,9 +1,10 @@
-//! `turn`: live and replays take turns in committing `counts`.
+//! `turn`: lets a replay commit to `counts` although the live job commits more often.
 //!
-//! Live commits every few seconds, a replay merges for longer than that, so it could lose every race. After three lost rounds it
-//! asks, by an application transaction (`turn/<id>`): then live, whose own commit that ask has beaten, leaves it one commit. In: the
-//! transactions before and after a lost race. Time: at most [`PATIENCE`] by the real clock, in which `raw` waits too; a replay that
-//! needs longer asks again. State: none. Who starts with an ask already there has nothing to wait for.
+//! The live job commits every few seconds. A replay merges for longer than that, so it could lose every race. After three lost
+//! attempts it asks for a turn, by committing an application transaction (`turn/<id>`). The live job, whose own commit loses the
+//! race against that one, then leaves the next commit to the replay. In: the transactions before and after a lost race. Time: the
+//! live job waits at most [`PATIENCE`] of real time, and commits nothing to `raw` meanwhile; a replay that needs longer asks
+//! again. State: none. Restart: a job that finds an older ask at its start does not wait.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,13 +14,13 @@ use tokio::time::{Instant, sleep};
 use crate::ledger::asks;
 use crate::table::{Log, State, TableError};
 
-/// How long live leaves the next commit to a replay.
+/// How long the live job leaves the next commit to a replay.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Between two looks whether the commit has come.
+/// How often to check whether the commit has come.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Where a replay has asked for the next commit since `before`: waits for one, by whomever, and reads it.
+/// If a replay has asked for the next commit since `before`, waits for a commit, by any writer, and reads it.
 ///
 /// # Errors
 /// As [`Log::refresh`].

@@ -1,4 +1,6 @@
-//! The logic, compiled to slots: which places are looked for, and what is done with what is found there.
+//! The logic, compiled to slots: which places are looked for, and what is done with the values found there.
+//!
+//! In: a [`Logic`], whose format was checked when the job was read. Out: [`Compiled`], which never changes. No I/O.
 
 use super::json::Trie;
 use super::line_format::Lines;
@@ -24,7 +26,7 @@ pub(super) struct Compiled {
 #[derive(Debug)]
 pub(super) enum Parser {
     Json(Trie),
-    /// Common or combined.
+    /// Common or combined access-log format.
     AccessLog,
     /// A format that the job describes.
     Lines(Box<Lines>),
@@ -35,12 +37,12 @@ pub(super) enum Customer {
     Constant(String),
     Found {
         finder: Finder,
-        /// Whether a JSON integer is a customer as well.
+        /// Whether a JSON integer is accepted as a customer.
         integers: bool,
     },
 }
 
-/// Slots to look at in order, and what is done with the text.
+/// The slots to look at, in order, and what is done with the text.
 #[derive(Debug)]
 pub(super) struct Finder {
     pub(super) slots: Vec<usize>,
@@ -52,7 +54,7 @@ pub(super) struct Finder {
 pub(super) struct FieldPlan {
     pub(super) name: String,
     pub(super) finder: Finder,
-    /// Whether its text is used, not only whether it is there.
+    /// Whether its text is used, and not only its presence.
     pub(super) needs_text: bool,
 }
 
@@ -72,7 +74,7 @@ impl Compiled {
             }
         };
         let event_time = places.finder(&logic.event_time, &[]);
-        // Fields that nothing uses are not looked for; the others are numbered anew.
+        // Fields that nothing uses are not looked for; the others are renumbered.
         let mut numbers = vec![None; logic.fields.len()];
         let mut fields = Vec::new();
         for (index, field) in logic.fields.iter().enumerate() {
@@ -107,7 +109,7 @@ impl Compiled {
         plan
     }
 
-    /// Until now slots are numbers of pointers; the trie has an order of its own.
+    /// Replaces the numbers of pointers, which the slots are until now, by the slots of the trie, which has an order of its own.
     fn compile_json(&mut self, pointers: &[&[String]]) {
         let (trie, slots) = Trie::new(pointers);
         let customer = match &mut self.customer {
@@ -122,7 +124,8 @@ impl Compiled {
     }
 }
 
-/// Gives slots to places: pointers are collected, fields of a line have slots of their own, and variables those behind them.
+/// Assigns slots to places: pointers are numbered as they come, each field of a line has its own slot, and variables have those
+/// after them.
 #[derive(Default)]
 struct Places<'l> {
     pointers: Vec<&'l [String]>,

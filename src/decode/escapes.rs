@@ -1,8 +1,9 @@
-//! Undoes what servers do to characters that can not stand in a line of a log as they are.
+//! Undoes the escapes that servers write for characters that can not be in a line of a log as they are. Pure: no state, no
+//! failure.
 
 use crate::job::variable::Escapes;
 
-/// The text that the server wrote as `text`; an escape that it would not write stays.
+/// The text that the server wrote as `text`; an escape that it would not write is kept as it is.
 pub(super) fn undone(escapes: Escapes, text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -35,7 +36,8 @@ pub(super) fn undone(escapes: Escapes, text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// What follows a backslash in JSON: the character that it stands for, and what comes after it; `None` where JSON knows no such escape.
+/// Reads what follows a backslash in JSON: the character that it stands for, and what comes after it; `None` if JSON knows no
+/// such escape.
 pub(super) fn json_escape(text: &[u8]) -> Option<(char, &[u8])> {
     match text {
         [b'u', after @ ..] => unicode(after),
@@ -44,7 +46,7 @@ pub(super) fn json_escape(text: &[u8]) -> Option<(char, &[u8])> {
     }
 }
 
-/// What a letter behind a backslash stands for.
+/// What a letter after a backslash stands for.
 fn plain(escapes: Escapes, letter: u8) -> Option<u8> {
     match (escapes, letter) {
         (_, b'"' | b'\\') => Some(letter),
@@ -67,7 +69,7 @@ fn hex(digit: u8) -> u8 {
     }
 }
 
-/// The character of `XXXX`, or of `XXXX\uXXXX` where it takes two; a lone half of one is U+FFFD.
+/// The character of `XXXX`, or of `XXXX\uXXXX` if it takes two units; a surrogate without its other half is U+FFFD.
 fn unicode(text: &[u8]) -> Option<(char, &[u8])> {
     let unit = |text: &[u8]| {
         let digits = text.get(..4).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit))?;

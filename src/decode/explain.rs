@@ -1,4 +1,6 @@
-//! What a decoder finds in one record, place by place: for people who write a job file. The job itself never asks.
+//! Explains what a decoder finds in one record, place by place, for people who write a job file. A running job does not use it.
+//!
+//! In: a record. Out: [`Explained`]: its outcome, its event, and what was found at each place. State: the decoder's buffers.
 
 use super::compiled::{Customer, Finder};
 use super::found::{Found, Kind, Slot};
@@ -8,14 +10,14 @@ use crate::model::{Outcome, RecordRef};
 /// One record, decoded and explained.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explained {
-    /// What [`Decoder::decode`] says.
+    /// What [`Decoder::decode`] returns.
     pub outcome: Outcome,
-    /// What it decodes.
+    /// The decoded event.
     pub event: Event,
-    /// `customer`, `event_time`, then each field that a dimension or condition uses; none where the value as a whole can not be
+    /// `customer`, `event_time`, then each field that a dimension or condition uses; empty if the value as a whole can not be
     /// read.
     pub places: Vec<FoundAt>,
-    /// Of a filtered record: the first condition that does not hold, as its index in the logic.
+    /// For a filtered record: the index in the logic of the first condition that does not hold.
     pub condition: Option<usize>,
 }
 
@@ -24,11 +26,11 @@ pub struct Explained {
 pub struct FoundAt {
     /// `customer`, `event_time`, or the name of a field.
     pub name: String,
-    /// What it is.
+    /// The kind of what is there.
     pub kind: FoundKind,
-    /// As it is written in the record, JSON's escapes undone; '' where there is nothing.
+    /// The text as it is written in the record, with JSON's escapes undone; '' if there is nothing.
     pub written: String,
-    /// After the transforms. Of the event time nothing: it is in the event.
+    /// The text after the transforms. The event time has none; the time itself is in the event.
     pub text: String,
 }
 
@@ -39,7 +41,7 @@ pub enum FoundKind {
     Missing,
     /// JSON's null.
     Null,
-    /// A text of no characters.
+    /// An empty text.
     Empty,
     /// A text.
     Text,
@@ -54,7 +56,7 @@ pub enum FoundKind {
 }
 
 impl FoundKind {
-    /// The name on screens and in JSON.
+    /// The name in output, also in JSON.
     pub fn name(self) -> &'static str {
         match self {
             FoundKind::Missing => "missing",
@@ -87,7 +89,8 @@ impl FoundKind {
 }
 
 impl Decoder {
-    /// Decodes one record as [`Decoder::decode`] does, and says what was found where. Slower: it reads the record twice.
+    /// Decodes one record as [`Decoder::decode`] does, and reports what was found where. It is slower, because it reads the
+    /// record twice.
     pub fn explain(&mut self, record: RecordRef<'_>) -> Explained {
         let mut event = Event::default();
         let outcome = self.decode(record, &mut event);
@@ -98,7 +101,7 @@ impl Decoder {
             }),
             Outcome::Counted | Outcome::Rejected(_) => None,
         };
-        // What the decoder itself fails at has no places either.
+        // A record on which the decoder panics has no places either.
         let places = super::guarded(|| self.places(record.value)).unwrap_or_default();
         Explained { outcome, event, places, condition }
     }

@@ -1,6 +1,9 @@
-//! What was found in one record, place by place: no text is copied unless it was escaped.
+//! What was found in one record, place by place. No text is copied unless it was escaped.
+//!
+//! In: ranges of the input, or texts. Out: kind and text of each place. State: one slot for each place and a scratch buffer,
+//! reused from record to record.
 
-/// What stands at a place.
+/// What is at a place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Nothing.
@@ -10,9 +13,9 @@ pub(super) enum Kind {
     Null,
     /// A text.
     Text,
-    /// A text that is no part of the input, because it had to be unescaped or is the decoder's own: it stands in the scratch buffer.
+    /// A text in the scratch buffer and not in the input, because it had to be unescaped or is the decoder's own.
     Unescaped,
-    /// A JSON number, as it stands.
+    /// A JSON number, as it is written.
     Number,
     /// `true` or `false`.
     Boolean,
@@ -36,7 +39,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// For `slots` places.
+    /// Makes room for `slots` places.
     pub(super) fn new(slots: usize) -> Self {
         Found { slots: vec![Slot::default(); slots], scratch: String::new() }
     }
@@ -57,7 +60,7 @@ impl Found {
         self.slots[index]
     }
 
-    /// Sets a place to `part`: a part of `input`, or a text of our own, which is copied.
+    /// Sets a place to `part`: a part of `input`, or another text, which is copied.
     pub(super) fn set(&mut self, index: usize, kind: Kind, part: &str, input: &str) {
         let start = (part.as_ptr() as usize).checked_sub(input.as_ptr() as usize);
         match start.filter(|start| start + part.len() <= input.len()) {
@@ -87,7 +90,7 @@ impl Found {
         Ok(())
     }
 
-    /// The text of a slot: '' where missing or null, JSON where it is an object or array.
+    /// The text of a slot: '' if it is missing or null, JSON if it is an object or array.
     pub(super) fn text<'a>(&'a self, slot: Slot, input: &'a str) -> &'a str {
         let range = slot.start as usize..slot.end as usize;
         match slot.kind {
@@ -113,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_text_from_anywhere_is_kept_whole() {
-        // In one buffer, so that parts lie right before and right behind the input.
+        // In one buffer, so that parts lie directly before and directly after the input.
         let buffer = "before|input|behind".to_owned();
         let input = &buffer[7..12];
         for part in

@@ -1,12 +1,12 @@
-//! What stands in an access-log line before the time: client, ident and user, perhaps with a virtual host in front.
+//! Reads what precedes the time in an access-log line: client, ident and user, perhaps with a virtual host before them.
 //!
-//! The client may be a list, as proxies write it: its first address is the client. What stands in front of the client is a virtual
-//! host only if it is a host's name, or an address with its port. A list or an address alone is `X-Forwarded-For`: its first address
-//! is the client. All else in front (`-`, `a=b`) is ignored.
+//! The client may be a list, as proxies write it; its first address is the client. What precedes the client is a virtual host
+//! only if it is a host's name, or an address with its port. A list, or an address alone, is `X-Forwarded-For`, and its first
+//! address is the client. Anything else before the client (`-`, `a=b`) is ignored. Pure: no state.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// What stands before the time.
+/// What precedes the time.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Front<'a> {
     pub(super) virtual_host: &'a str,
@@ -16,13 +16,13 @@ pub(super) struct Front<'a> {
 }
 
 impl<'a> Front<'a> {
-    /// Three items, or four with the virtual host first. A user's name may hold blanks: then the ident, which is `-`
-    /// nearly everywhere, says where it begins.
+    /// Reads three items, or four with the virtual host first. A user's name may hold blanks; the ident, which is `-` almost
+    /// everywhere, then shows where it begins.
     pub(super) fn read(text: &'a str) -> Option<Front<'a>> {
         let text = text.trim_end_matches(is_blank);
         let (first, rest) = item(text)?;
         let (second, rest) = item(rest)?;
-        // A virtual host before an absent client, as where no proxy has named one: `shop.example - - -`.
+        // A virtual host before an absent client, as if no proxy has named one: `shop.example - - -`.
         if second == "-"
             && let Some(("-", user)) = item(rest)
             && is_virtual_host(first)
@@ -30,7 +30,7 @@ impl<'a> Front<'a> {
             return Front::new(first, second, "-", user);
         }
         if second == "-" || !rest.contains(is_blank) {
-            // The controller of ingresses writes the client a second time: `client - [client] - user`.
+            // The ingress controller writes the client a second time: `client - [client] - user`.
             let twice = rest.strip_prefix('[').and_then(|rest| rest.split_once("] - "));
             return Front::new("", first, second, twice.map_or(rest, |(_, user)| user));
         }
@@ -55,7 +55,7 @@ impl<'a> Front<'a> {
     }
 }
 
-/// The next word, or a list: words that end with a comma, and the one after them. Then what follows it.
+/// The next item, and what follows it. An item is a word, or a list: words that end with a comma, and the word after them.
 fn item(text: &str) -> Option<(&str, &str)> {
     let text = text.trim_start_matches(is_blank);
     let mut end = text.find(is_blank)?;
@@ -66,12 +66,12 @@ fn item(text: &str) -> Option<(&str, &str)> {
     Some((&text[..end], text[end..].trim_start_matches(is_blank)))
 }
 
-/// The first of `203.0.113.1, 198.51.100.2`, also in quotes.
+/// The first address of a list like `203.0.113.1, 198.51.100.2`, which may be in quotes.
 fn first_of_list(text: &str) -> &str {
     text.split(',').next().unwrap_or(text).trim_matches('"')
 }
 
-/// A list, or an address without a port: the header that proxies write, not a host that was asked.
+/// Whether a text is a list, or an address without a port: the header that proxies write, not a host that was requested.
 fn is_forwarded(text: &str) -> bool {
     text.contains(',') || text.trim_matches('"').parse::<IpAddr>().is_ok()
 }
@@ -102,7 +102,7 @@ pub(super) fn without_port(host: &str) -> &str {
     }
 }
 
-/// Blanks between fields.
+/// Whether a character is a blank between fields.
 pub(super) fn is_blank(c: char) -> bool {
     matches!(c, ' ' | '\t')
 }
@@ -141,7 +141,7 @@ mod tests {
             ("_ 10.0.0.1 - -", Some(["", "10.0.0.1", "-", "-"])),
             ("shop.example 203.0.113.1, 198.51.100.2 - -", Some(["shop.example", "203.0.113.1", "-", "-"])),
             ("203.0.113.1:80 10.0.0.1 - -", Some(["203.0.113.1:80", "10.0.0.1", "-", "-"])),
-            // What can be no host is none.
+            // What can not be a host is not taken for one.
             ("host=shop 10.0.0.1 - -", Some(["", "10.0.0.1", "-", "-"])),
             ("<134>Feb 10 16:42:07 h 10.0.0.1 - -", None),
             ("203.0.113.1, 198.51.100.2", None),

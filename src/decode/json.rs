@@ -1,20 +1,21 @@
-//! One pass over a JSON object: only what the JSON pointers ask for is looked at, all else is passed over.
+//! Reads a JSON object in one pass: only the values that the JSON pointers ask for are read, everything else is skipped.
 //!
-//! The frame is strict: one object, keys in quotes, `:` and `,` where they belong, nothing behind it but white space; and so are the values
-//! that are asked for. What is wrong inside any other value does no harm (see [`super::scan`]). A byte order mark in front is skipped.
+//! In: text. Out: the kind and text at each pointer, or a [`Fault`]. The frame is strict: one object, keys in quotes, `:` and `,`
+//! where they belong, and only white space after it. The requested values are strict too. An error inside any other value does no
+//! harm (see [`super::scan`]). A byte order mark at the beginning is skipped.
 //!
-//! Where a key comes twice in an object, the last one holds, as in Python, JavaScript and Go. A number at a wanted place keeps its text:
-//! `1e3`, `1000` and `1.0e3` are three values. A surrogate without its other half becomes one U+FFFD, in keys as well.
-//! Depth is no danger: what is passed over is without recursion, what is walked is as deep as the pointers.
+//! If a key comes twice in an object, the last one holds, as in Python, JavaScript and Go. A number at a requested place keeps
+//! its text: `1e3`, `1000` and `1.0e3` are three values. A surrogate without its other half becomes one U+FFFD, in keys as well.
+//! State: none. Deep nesting does no harm: values are skipped without recursion, and the walk goes only as deep as the pointers.
 
 use super::found::{Found, Kind};
 use super::scan::{Fault, Scanner, control_character, unescape, without_mark};
 use crate::model::Rejection;
 
-/// What a value begins with.
+/// What the value of a record begins with.
 const OBJECT: &str = "'{'";
 
-/// The pointers, as a tree. The slots of a node and of all below it are consecutive.
+/// The pointers, as a tree. The slots of a node and of all nodes below it are consecutive.
 #[derive(Debug)]
 pub(super) struct Trie {
     nodes: Vec<Node>,
@@ -36,7 +37,7 @@ struct Child {
 }
 
 impl Trie {
-    /// Builds the tree of `pointers`, and says which slot each got; equal pointers share one.
+    /// Builds the tree of `pointers`. Returns it with the slot of each pointer; equal pointers share one.
     pub(super) fn new(pointers: &[&[String]]) -> (Trie, Vec<usize>) {
         let mut trie = Trie { nodes: vec![Node::default()] };
         let ends: Vec<usize> = pointers.iter().map(|pointer| trie.insert(pointer)).collect();
@@ -80,7 +81,7 @@ impl Trie {
         self.nodes[node].slots = start..*next;
     }
 
-    /// Reads `input`, which must be one JSON object and nothing else, but for a byte order mark in front.
+    /// Reads `input`, which must be one JSON object and nothing else, except for a byte order mark at the beginning.
     pub(super) fn read(&self, input: &str, found: &mut Found) -> Result<(), Fault> {
         let mut scanner = Scanner::new(input, input.len() - without_mark(input).len());
         if scanner.next_token() != Some(b'{') {
@@ -95,7 +96,7 @@ impl Trie {
 }
 
 impl Node {
-    /// The child of a key that was scanned. A key with an escape that JSON does not know is nobody's.
+    /// The child of a key that was scanned. A key with an escape that JSON does not know has none.
     fn child(&self, (key, is_escaped): (&str, bool)) -> Option<usize> {
         let mut unescaped = String::new();
         let key = if is_escaped {
@@ -108,8 +109,8 @@ impl Node {
     }
 }
 
-/// What would have been right in place of what `fault` is about, and the text around it. `value`: the record's bytes, in which `input` may
-/// have had replaced what is not UTF-8.
+/// What was expected at the place of `fault`, and the text around it. `value`: the record's bytes; in `input`, bytes that are not
+/// UTF-8 are replaced.
 pub(super) fn explained(fault: Fault, input: &str, value: &[u8]) -> (String, String) {
     let Fault { at, expected } = fault;
     let hint = match input.as_bytes().get(at) {
@@ -125,7 +126,7 @@ pub(super) fn explained(fault: Fault, input: &str, value: &[u8]) -> (String, Str
     (expected, around(input, at))
 }
 
-/// What is shown of a text in which something is wrong at `at`.
+/// The part of a text that is shown if something is wrong at `at`.
 pub(super) fn around(input: &str, at: usize) -> String {
     let start =
         if input.len() > Rejection::FOUND_BYTES_MAX { at.saturating_sub(Rejection::FOUND_BYTES_MAX / 2) } else { 0 };
@@ -133,7 +134,7 @@ pub(super) fn around(input: &str, at: usize) -> String {
     format!("{}{}", if start > 0 { "…" } else { "" }, &input[start..])
 }
 
-/// Where the byte is in `value` that is at `at` once what is not UTF-8 has been replaced.
+/// The position in `value` of the byte that is at `at` in the text, in which bytes that are not UTF-8 are replaced.
 pub(super) fn place_in(value: &[u8], at: usize) -> usize {
     let (mut replaced, mut place) = (0, 0);
     for chunk in value.utf8_chunks() {
@@ -147,7 +148,7 @@ pub(super) fn place_in(value: &[u8], at: usize) -> usize {
     place
 }
 
-/// Walks values that hold wanted places.
+/// Walks values that contain requested places.
 struct Walk<'a, 'i> {
     trie: &'a Trie,
     scanner: &'a mut Scanner<'i>,
@@ -155,7 +156,7 @@ struct Walk<'a, 'i> {
 }
 
 impl Walk<'_, '_> {
-    /// An object, whose bracket is at hand.
+    /// Reads an object, from its bracket on.
     fn object(&mut self, node: usize) -> Result<(), Fault> {
         self.scanner.at += 1;
         if self.scanner.next_token() == Some(b'}') {
@@ -178,7 +179,7 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
-    /// An array, whose bracket is at hand.
+    /// Reads an array, from its bracket on.
     fn array(&mut self, node: usize) -> Result<(), Fault> {
         self.scanner.at += 1;
         if self.scanner.next_token() == Some(b']') {
@@ -198,7 +199,7 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
-    /// A value, behind white space; `node` where it is a wanted place, or on the way to one.
+    /// Reads a value, after white space. `node` is given if it is a requested place, or on the way to one.
     fn value(&mut self, node: Option<usize>) -> Result<(), Fault> {
         let first = self.scanner.next_token();
         let Some(node) = node else { return self.scanner.skip() };
@@ -213,7 +214,7 @@ impl Walk<'_, '_> {
             (Some(b'f'), Some(_)) => self.scanner.literal("false")?,
             (Some(b'n'), Some(_)) => self.scanner.literal("null")?,
             (Some(b'-' | b'0'..=b'9'), Some(_)) => self.scanner.number()?,
-            // Nobody looks into it.
+            // Nothing inside it is requested.
             (Some(b'{' | b'['), _) | (_, None) => self.scanner.skip()?,
             (_, Some(_)) => return Err(self.scanner.fault("a value")),
         }
@@ -229,7 +230,7 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
-    /// A string at a wanted place.
+    /// Reads a string at a requested place.
     fn string(&mut self, slot: usize) -> Result<(), Fault> {
         let start = self.scanner.at + 1;
         let (inside, is_escaped) = self.scanner.string()?;

@@ -1,24 +1,25 @@
-//! Access-log lines: common or combined format, with or without the virtual host in front.
+//! Reads access-log lines: common or combined format, with or without the virtual host at the beginning.
 //!
 //! ```text
 //! [virtual_host[:port] ]client ident user [time] … "request" status bytes[ "referrer"[ "user_agent"]]…
 //! ```
 //!
-//! What follows these fields is not looked at, nor what stands between the time and the request; between fields may be several
-//! blanks. The time is in the last brackets before the request that look like one, so that no user can write another in front.
-//! `-` is an absent field. `\"` and `\\` are unescaped; `\xhh` stays as the server wrote it: which server it was is not known here.
-//! A request that is none (`-`, noise of a scanner) leaves method, path, query and protocol empty; only a line that does not have
-//! this shape (cut short, a quote left open) is refused.
+//! In: a line. Out: its fields, or a [`BadLine`]. Whatever follows these fields, or is between the time and the request, is
+//! ignored; there may be several blanks between fields. The time is taken from the last brackets before the request that look
+//! like a time, so that no user can write another one before it. `-` is an absent field. `\"` and `\\` are unescaped; `\xhh`
+//! stays as the server wrote it, because it is not known here which server that was. A request that is not one (`-`, the noise of
+//! a scanner) leaves method, path, query and protocol empty. Only a line without this shape (cut short, a quote left open) is
+//! refused. Pure: no state.
 
 use super::found::{Found, Kind};
 use super::front::{Front, is_blank, without_port};
 use super::scan::without_mark;
 use crate::job::LineField;
 
-/// The longest time that is looked for between brackets, in bytes: a bound, so that any line is read in linear time.
+/// The longest time that is looked for between brackets, in bytes. Because of this bound, any line is read in linear time.
 const TIME_BYTES_MAX: usize = 64;
 
-/// Where a line has another shape.
+/// Where a line does not have the expected shape.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BadLine {
     /// The byte, from 0.
@@ -28,12 +29,14 @@ pub(super) struct BadLine {
 }
 
 impl BadLine {
-    /// At the beginning of `part`, which is a part of `line`: behind a byte order mark, if there is one.
+    /// A fault at the beginning of `part`, which is a part of `line`. Bytes are counted from after a byte order mark, if there is
+    /// one.
     pub(super) fn at(part: &str, line: &str, expected: impl Into<String>) -> BadLine {
         BadLine { at: part.as_ptr() as usize - line.as_ptr() as usize, expected: expected.into() }
     }
 
-    /// Of what begins like a JSON object the first fault as a line says little: it is rather a line that a shipper has wrapped.
+    /// Replaces the fault if the line begins like a JSON object: a log shipper has probably wrapped it, and its first fault as a
+    /// line says little.
     pub(super) fn unless_json(self, line: &str) -> BadLine {
         if line.starts_with('{') {
             return BadLine::at(line, line, "no JSON (`unwrap` in the job file takes a line out of it)");
@@ -42,7 +45,7 @@ impl BadLine {
     }
 }
 
-/// Reads one line, with or without its end. Slots are numbered as [`LineField::ALL`].
+/// Reads one line, with or without its line ending. Slots are numbered as [`LineField::ALL`].
 pub(super) fn read(input: &str, found: &mut Found) -> Result<(), BadLine> {
     let line = line_of(input);
     let head = Head::read(line)?;
@@ -103,7 +106,7 @@ fn set(field: LineField, text: &str, input: &str, found: &mut Found) {
     let Ok(()) = unescaped;
 }
 
-/// The line itself: without a byte order mark in front, and without what ends it.
+/// The line itself, without a byte order mark at the beginning and without its line ending.
 pub(super) fn line_of(input: &str) -> &str {
     let line = without_mark(input);
     let line = line.strip_suffix('\n').unwrap_or(line);
@@ -126,7 +129,7 @@ pub(super) fn check_bytes(text: &str, line: &str) -> Result<(), BadLine> {
     Err(BadLine::at(text, line, "a size in bytes, or `-`,"))
 }
 
-/// Splits behind the quote that ends a text; the opening one is already gone.
+/// Splits after the quote that ends a text; the opening quote is already removed.
 fn quoted(text: &str) -> Option<(&str, &str)> {
     let mut from = 0;
     loop {
@@ -138,12 +141,12 @@ fn quoted(text: &str) -> Option<(&str, &str)> {
     }
 }
 
-/// Whether the last character is a backslash that escapes what follows: none that is escaped itself.
+/// Whether the last character is a backslash that escapes what follows, that is, one that is not escaped itself.
 pub(super) fn ends_in_escape(text: &str) -> bool {
     text.bytes().rev().take_while(|byte| *byte == b'\\').count() % 2 == 1
 }
 
-/// The same; a quote that is left open is where the line was cut short.
+/// As [`quoted`]; if the quote is left open, the line was cut short.
 fn ended<'a>(text: &'a str, line: &'a str) -> Result<(&'a str, &'a str), BadLine> {
     quoted(text).ok_or_else(|| BadLine::at(text, line, "a `\"` that ends the text that begins"))
 }
@@ -162,7 +165,7 @@ fn word(text: &str) -> (&str, &str) {
     text.split_at(text.find(is_blank).unwrap_or(text.len()))
 }
 
-/// A line up to its request.
+/// A line, split at its time and at its request.
 struct Head<'a> {
     /// What is before the time.
     front: &'a str,
@@ -192,7 +195,7 @@ impl<'a> Head<'a> {
         }
         let (open, end) = match (time, first) {
             (Some(place), _) => place,
-            // Nothing that looks like a time: what stands in its place will be shown.
+            // Nothing looks like a time: what is in its place will be shown.
             (None, Some(open)) => {
                 let end = line[open..].find(']').map(|at| open + at);
                 let end =
@@ -209,7 +212,8 @@ impl<'a> Head<'a> {
     }
 }
 
-/// The quote behind `from` that opens the request: none that is escaped, which belongs to a user's name. The end where there is none.
+/// The quote after `from` that opens the request. An escaped quote does not: it belongs to a user's name. The end if there is
+/// none.
 fn opening_quote(line: &str, from: usize) -> usize {
     let mut quotes = line[from..].match_indices('"').map(|(at, _)| from + at);
     quotes.find(|at| !ends_in_escape(&line[..*at])).unwrap_or(line.len())
@@ -225,7 +229,7 @@ fn time_length(text: &str) -> Option<usize> {
     bytes.iter().position(|byte| *byte == b']')
 }
 
-/// The parts of a request line; all '' when it is none.
+/// The parts of a request line; all '' if it is not one.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Request<'a> {
     pub(super) method: &'a str,
@@ -235,7 +239,7 @@ pub(super) struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// `METHOD target PROTOCOL`, or without the protocol (HTTP/0.9). A target may hold spaces.
+    /// Reads `METHOD target PROTOCOL`, or the same without the protocol (HTTP/0.9). A target may hold spaces.
     pub(super) fn read(text: &'a str) -> Request<'a> {
         let Some((method, rest)) = text.split_once(' ') else { return Request::default() };
         let (target, protocol) = match rest.rsplit_once(' ') {
@@ -257,9 +261,9 @@ pub(super) fn path_and_query(target: &str) -> (&str, &str) {
     let target = target.split_once('#').map_or(target, |(before, _)| before);
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let path = match path.split_once("://") {
-        // The absolute form, as proxies are asked.
+        // The absolute form, as it is sent to proxies.
         Some((scheme, rest)) if !scheme.contains('/') => rest.find('/').map_or("/", |at| &rest[at..]),
-        // The authority of a CONNECT is no path.
+        // The authority of a CONNECT is not a path.
         _ if path.starts_with('/') || path == "*" => path,
         _ => "",
     };

@@ -1,8 +1,9 @@
-//! Lines of a server's own format, as `[event] line` describes it: one pass from left to right, in linear time.
+//! Reads lines of a server's own format, as `[event] line` describes it, in one pass from left to right, in linear time.
 //!
-//! A variable takes what is there up to the text that follows it in the format; an escaped quote does not end it. The last variable
-//! takes the rest of the line, or one word where its values never hold a blank; what follows the last text of the format is not
-//! looked at. Values are unescaped as the server escaped them; bytes that are not UTF-8 then are U+FFFD. `-` is an absent field.
+//! In: a line. Out: the text of each requested variable, or a [`BadLine`]. A variable takes everything up to the text that
+//! follows it in the format; an escaped quote does not end it. The last variable takes the rest of the line, or one word if its
+//! values never hold a blank. Whatever follows the last text of the format is ignored. Values are unescaped as the server escaped
+//! them; bytes that are then not UTF-8 become U+FFFD. `-` is an absent field. State: none.
 
 use super::escapes::undone;
 use super::found::{Found, Kind};
@@ -13,7 +14,7 @@ use crate::job::line::LineFormat;
 use crate::job::line_names::{is_list, is_word};
 use crate::job::variable::{Escapes, LineTime, Meaning, Variable};
 
-/// A format, compiled for the fields that are wanted.
+/// A format, compiled for the requested fields.
 #[derive(Debug)]
 pub(super) struct Lines {
     escapes: Escapes,
@@ -28,9 +29,9 @@ struct Step {
     end: End,
     then: String,
     meaning: Meaning,
-    /// The known fields that are wanted of it.
+    /// The known fields that are requested of it.
     fields: Vec<LineField>,
-    /// The slots of its own name.
+    /// The slots for which it is requested by its own name.
     own: Vec<usize>,
     written: String,
 }
@@ -40,25 +41,25 @@ struct Step {
 enum End {
     /// At the text that follows.
     Text {
-        /// Occurrences of the text within the value itself: a time that holds a blank.
+        /// How often the text occurs within the value itself, as in a time that holds a blank.
         skip: usize,
         /// Values may be lists, `a, b`.
         is_list: bool,
-        /// The time that follows behind the text: a user's name may hold the text too.
+        /// The time that follows the text, if one does: the value, such as a user's name, may hold the text too.
         before: Option<LineTime>,
     },
-    /// Where the next variable, which follows at once, begins with this character; at the latest at the text.
+    /// Where the next variable, which follows directly, begins with this character; at the latest at the next text of the format.
     Begin(char, String),
-    /// One `?`, or nothing.
+    /// After one `?`, if there is one.
     Mark,
     /// At the first blank.
     Word,
-    /// With the line.
+    /// At the end of the line.
     Rest,
 }
 
 impl Lines {
-    /// Compiles `format`; `names` are the variables that are wanted by their own names, whose slots are behind those of
+    /// Compiles `format`; `names` are the variables that are requested by their own names, whose slots follow those of
     /// [`LineField::ALL`].
     pub(super) fn new(format: &LineFormat, fields: &[LineField], names: &[&str]) -> Lines {
         let all = &format.variables;
@@ -86,12 +87,12 @@ impl Lines {
         self.slots
     }
 
-    /// Whether the format itself begins a JSON object.
+    /// Whether the lines of the format begin as a JSON object does.
     pub(super) fn are_json(&self) -> bool {
         self.front.starts_with('{')
     }
 
-    /// Reads one line, with or without its end.
+    /// Reads one line, with or without its line ending.
     pub(super) fn read(&self, input: &str, found: &mut Found) -> Result<(), BadLine> {
         let line = line_of(input);
         let mut rest = line
@@ -161,7 +162,7 @@ impl Lines {
 }
 
 impl Step {
-    /// What has a known shape must have it: else the line is of another format.
+    /// A value with a known shape must have it; if it has not, the line is of another format.
     fn check(&self, value: &str, line: &str) -> Result<(), BadLine> {
         match self.meaning {
             _ if value.is_empty() => Ok(()),
@@ -226,7 +227,7 @@ impl End {
     }
 }
 
-/// The first place of `wanted`, which is not empty, that is not escaped and that `is_end` agrees to.
+/// The first occurrence of `wanted`, which is not empty, that is not escaped and that `is_end` accepts.
 fn find(text: &str, wanted: &str, escapes: Escapes, mut is_end: impl FnMut(usize) -> bool) -> Option<usize> {
     let first = wanted.chars().next()?;
     let can_be_escaped = escapes != Escapes::None && first != '\\';
@@ -240,17 +241,17 @@ fn find(text: &str, wanted: &str, escapes: Escapes, mut is_end: impl FnMut(usize
     }
 }
 
-/// Whether there is a blank at `at` that only pads a number of a time, as in `Jan  5`: it begins the value, or another one follows.
+/// Whether the blank at `at` only pads a number of a time, as in `Jan  5`: it begins the value, or another blank follows.
 fn is_padding(text: &str, at: usize) -> bool {
     text[at..].starts_with("  ") || (at == 0 && text.starts_with(' '))
 }
 
-/// Whether a list goes on behind the blank at `at`.
+/// Whether a list continues after the blank at `at`.
 fn goes_on(text: &str, at: usize) -> bool {
     text[..at].ends_with(',') || text[..at].ends_with(" :") || text[at..].starts_with(" : ")
 }
 
-/// Whether a text can be a time.
+/// Whether a text can begin with such a time.
 fn begins(time: &LineTime, text: &str) -> bool {
     let bytes = text.as_bytes();
     let is_digit = bytes.first().is_some_and(u8::is_ascii_digit);

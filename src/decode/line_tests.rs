@@ -228,7 +228,7 @@ fn bytes_that_are_not_utf8_are_replaced_in_their_field() {
 }
 
 proptest! {
-    /// Whatever bytes come, in JSON or alone, no line makes the decoder fail.
+    /// Whatever bytes a line has, in JSON or alone, the decoder does not panic.
     #[test]
     fn any_line_has_an_outcome(
         bytes in prop::collection::vec(prop::sample::select(b"h - [10/Feb/2025:16:42:07 -0500] \"GET /a?b#://\\x\" 20,1{}:e\xff\xc3".to_vec()), 0..90),

@@ -1,16 +1,18 @@
-//! Decodes records: bytes and Kafka's timestamp in, an [`Event`] and its [`Outcome`] out.
+//! Decodes records: takes bytes and Kafka's timestamp, and returns an [`Event`] and its [`Outcome`].
 //!
 //! ```text
 //! value ─► size, text ─► JSON object | access-log line ─► places ─► customer, event time, fields ─► where ─► values
 //! ```
 //!
-//! Pure: what comes out depends on the record's value, its Kafka timestamp and the logic, on no clock and no other record. State:
-//! buffers that are reused, so that decoding does not allocate once they have grown (but for values that are not UTF-8, keys that are
-//! escaped, texts that are shortened or lower-cased beyond ASCII). A record that can not be counted is data, not an error.
+//! Pure: the result depends on the record's value, its Kafka timestamp and the logic, and on no clock and no other record. State:
+//! buffers that are reused, so that decoding does not allocate once they have grown (except for values that are not UTF-8, keys
+//! with escapes, and texts that are shortened or lower-cased beyond ASCII). Failure: none; a record that can not be counted is
+//! data, not an error.
 //!
-//! A byte order mark in front is skipped. Bytes that are not UTF-8 become U+FFFD. Rules that are checked first win: `empty`, `too_large`, `bad_json` or `bad_line`; then
-//! over all that the job needs `missing_field`, `wrong_type`, `bad_time`, `time_out_of_range`. Only then `where` is asked: what is
-//! filtered is well-formed. A field that only `exists` asks about may be an object or array; any other that is used may not.
+//! A byte order mark at the beginning is skipped. Bytes that are not UTF-8 become U+FFFD. A record that breaks several rules is
+//! rejected by the first of them: `empty`, `too_large`, then `bad_json` or `bad_line`; then, over everything that the job needs,
+//! `missing_field`, `wrong_type`, `bad_time`, `time_out_of_range`. `where` is evaluated only after these, so a filtered record is
+//! well-formed. A field that is used only by `exists` may be an object or array; any other field that is used may not.
 
 mod escapes;
 mod explain;
@@ -42,15 +44,16 @@ use found::{Found, Kind, Slot};
 use reject::{bad_line, parse_json, rejection, shown};
 use unwrap::Unwrap;
 
-/// A decoded record; a buffer that [`Decoder::decode`] fills anew each time.
+/// A decoded record: a buffer that [`Decoder::decode`] overwrites each time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Event {
-    /// The customer; of use when the outcome is [`Outcome::Counted`].
+    /// The customer; valid if the outcome is [`Outcome::Counted`].
     pub customer: String,
-    /// The event time, whenever it can be read, also of what is rejected or filtered. Counted ones are from 2000 to 2099;
-    /// others lie at least in the years 1 to 9999.
+    /// The event time, if it can be read, also of a rejected or filtered record. It is from 2000 to 2099 if the record is
+    /// counted, and within the years 1 to 9999 otherwise.
     pub event_time: Option<TimeUs>,
-    /// One for each of the logic's dimensions, in their order; '' where absent, and for `total`. Of use when counted.
+    /// One value for each of the logic's dimensions, in their order; '' if absent, and for `total`. Valid if the record is
+    /// counted.
     pub values: Vec<String>,
 }
 
@@ -75,14 +78,14 @@ pub struct Decoder {
     spare: String,
 }
 
-/// A field of the record at hand.
+/// A field of the current record.
 #[derive(Debug, Default)]
 struct FieldText {
     text: String,
     is_composite: bool,
 }
 
-/// What the event time's place holds.
+/// What was found at the place of the event time.
 enum Time {
     Good,
     Missing,
@@ -105,7 +108,7 @@ impl Decoder {
         Decoder { plan, unwrap, found: Found::new(slots), fields, spare: String::new() }
     }
 
-    /// Decodes one record into `event`. A failure of the decoder itself rejects the record; the next one is decoded as ever.
+    /// Decodes one record into `event`. A panic of the decoder rejects the record; the next one is decoded as usual.
     pub fn decode(&mut self, record: RecordRef<'_>, event: &mut Event) -> Outcome {
         event.clear(self.plan.dimensions.len());
         let decoded = guarded(|| self.decode_value(record.value, record.timestamp_ms, event));
@@ -121,7 +124,7 @@ impl Decoder {
         }
     }
 
-    /// Whether the event is counted (or filtered).
+    /// Decodes one value. Returns whether it is counted; if not, it is filtered.
     fn decode_value(
         &mut self,
         value: Option<&[u8]>,
@@ -186,7 +189,8 @@ impl Decoder {
 }
 
 impl Compiled {
-    /// The value as text. What is not UTF-8 becomes U+FFFD: it stays in the field that holds it, as quotes and separators are ASCII.
+    /// The value as text. Bytes that are not UTF-8 become U+FFFD; they stay within their field, as quotes and separators are
+    /// ASCII.
     fn text<'v>(&self, value: &'v [u8]) -> Result<Cow<'v, str>, Box<Rejection>> {
         if value.is_empty() {
             return Err(rejection(Reason::Empty, None, "a value", value));
@@ -227,8 +231,8 @@ impl Compiled {
         if time::in_range(read, timestamp_ms) { Time::Good } else { Time::OutOfRange }
     }
 
-    /// Puts the customer into `out`. A slot of a wrong type comes back with what would have been right: what is missing is reported
-    /// before it.
+    /// Writes the customer to `out`. A slot of a wrong type is returned, with what was expected, and not rejected here: a missing
+    /// event time is reported before it.
     fn customer(
         &self,
         input: &str,
@@ -263,18 +267,18 @@ impl Compiled {
     }
 }
 
-/// Whether a JSON number is written as integers are, so that each has one text only: not `14.0`, `1e3`, `-0`.
+/// Whether a JSON number is written as an integer, in the only form that it has: not `14.0`, `1e3` or `-0`.
 fn is_integer(number: &str) -> bool {
     number != "-0" && !number.contains(['.', 'e', 'E'])
 }
 
-/// The first slot with something in it; else the first, so that an error can show what is there.
+/// The first slot that holds something; if none does, the first slot, so that an error can show what is there.
 fn first(found: &Found, slots: &[usize]) -> Slot {
     let mut all = slots.iter().map(|index| found.slot(*index));
     all.clone().find(|slot| Found::is_present(*slot)).or_else(|| all.next()).unwrap_or_default()
 }
 
-/// The bytes and the text to be read: the record's own, or those inside its JSON.
+/// The bytes and the text to parse: the record's own, or those inside its JSON.
 fn unwrapped<'a>(
     unwrap: &'a mut Option<Unwrap>,
     value: &'a [u8],

@@ -1,4 +1,4 @@
-//! How what is wrong with a record becomes its [`Rejection`]: reason, field, what was expected, what was found.
+//! Makes a [`Rejection`] from what is wrong with a record: reason, field, what was expected, what was found. Pure: no state.
 
 use super::found::{Found, Kind, Slot};
 use super::json::{self, Trie};
@@ -6,7 +6,7 @@ use super::line::BadLine;
 use super::scan::without_mark;
 use crate::model::{Reason, Rejection};
 
-/// What stands at a slot, for an error.
+/// What is at a slot, for an error.
 pub(super) fn shown<'a>(found: &'a Found, slot: Slot, input: &'a str) -> &'a [u8] {
     match slot.kind {
         Kind::Null => b"null",

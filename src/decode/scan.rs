@@ -1,28 +1,28 @@
 //! A position in JSON text that moves forward, byte by byte; [`super::json`] reads values with it.
 //!
-//! In: text, and a position in it. Out: the strings, numbers and literals that the job asks for, which must be right JSON; or a
-//! [`Fault`]: where something is wrong, and what was expected there. Values that the job does not ask for are skipped. They only have
-//! to end: a string at its quote, an object or array at the bracket that closes it, anything else before `,`, `}`, `]` or white space.
-//! So `NaN`, `\xFA`, a bad number or half an escape in such a value does no harm. State: the position. Nothing recurses, so deep
-//! nesting is no danger.
+//! In: text, and a position in it. Out: the strings, numbers and literals that the job asks for, which must be valid JSON; or a
+//! [`Fault`]: where something is wrong, and what was expected there. Values that the job does not ask for are skipped. They only
+//! have to end: a string at its quote, an object or array at the bracket that closes it, anything else before `,`, `}`, `]` or
+//! white space. So `NaN`, `\xFA`, a bad number or half an escape in such a value does no harm. State: the position. Nothing
+//! recurses, so deep nesting does no harm either.
 
 use super::escapes::json_escape;
 
-/// The text without a byte order mark in front.
+/// The text without a byte order mark at the beginning.
 pub(super) fn without_mark(input: &str) -> &str {
     input.strip_prefix('\u{feff}').unwrap_or(input)
 }
 
-/// What is not as it must be, and where.
+/// What is wrong in a text, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
     /// In bytes of the text, from 0.
     pub(super) at: usize,
-    /// What would have been right there.
+    /// What was expected there.
     pub(super) expected: &'static str,
 }
 
-/// A place in a text that moves forward.
+/// A position in a text that moves forward.
 #[derive(Debug)]
 pub(super) struct Scanner<'i> {
     input: &'i str,
@@ -34,12 +34,12 @@ impl<'i> Scanner<'i> {
         Scanner { input, at }
     }
 
-    /// The byte at hand.
+    /// The current byte.
     pub(super) fn peek(&self) -> Option<u8> {
         self.input.as_bytes().get(self.at).copied()
     }
 
-    /// The byte at hand once white space is passed.
+    /// Skips white space, and returns the current byte.
     pub(super) fn next_token(&mut self) -> Option<u8> {
         loop {
             match self.peek() {
@@ -49,7 +49,7 @@ impl<'i> Scanner<'i> {
         }
     }
 
-    /// Passes white space and `token`.
+    /// Skips white space, and then `token`.
     pub(super) fn pass(&mut self, token: u8, expected: &'static str) -> Result<(), Fault> {
         if self.next_token() != Some(token) {
             return Err(self.fault(expected));
@@ -62,7 +62,7 @@ impl<'i> Scanner<'i> {
         Fault { at: self.at, expected }
     }
 
-    /// Passes a string, whose opening quote is at hand. What is between the quotes, and whether there is a backslash in it.
+    /// Reads a string, from its opening quote on. Returns what is between the quotes, and whether there is a backslash in it.
     pub(super) fn string(&mut self) -> Result<(&'i str, bool), Fault> {
         let start = self.at + 1;
         let mut end = quote_or_backslash(self.input.as_bytes(), start);
@@ -79,7 +79,7 @@ impl<'i> Scanner<'i> {
         Ok((&self.input[start..end], is_escaped))
     }
 
-    /// Passes a value that nobody asks for, which begins at hand.
+    /// Skips a value that is not requested, from its first byte on.
     pub(super) fn skip(&mut self) -> Result<(), Fault> {
         match self.peek() {
             Some(b'"') => self.string().map(|_| ()),
@@ -115,7 +115,7 @@ impl<'i> Scanner<'i> {
         Err(self.fault("'}' or ']' that ends a value"))
     }
 
-    /// Passes `true`, `false` or `null`, whose first letter is at hand.
+    /// Reads `true`, `false` or `null`, from its first letter on.
     pub(super) fn literal(&mut self, literal: &'static str) -> Result<(), Fault> {
         if !self.input.as_bytes()[self.at..].starts_with(literal.as_bytes()) {
             return Err(self.fault("a value"));
@@ -124,7 +124,7 @@ impl<'i> Scanner<'i> {
         Ok(())
     }
 
-    /// Passes a number as JSON writes it.
+    /// Reads a number, as JSON writes it.
     pub(super) fn number(&mut self) -> Result<(), Fault> {
         self.at += usize::from(self.peek() == Some(b'-'));
         match self.peek() {
@@ -154,7 +154,8 @@ impl<'i> Scanner<'i> {
     }
 }
 
-/// Appends what a string's inside stands for; `start` is where it begins in the text. A surrogate without its other half becomes U+FFFD.
+/// Appends what the inside of a string stands for; `start` is its position in the text. A surrogate without its other half
+/// becomes U+FFFD.
 pub(super) fn unescape(inside: &str, start: usize, out: &mut String) -> Result<(), Fault> {
     let mut rest = inside;
     while let Some(at) = rest.find('\\') {
@@ -169,14 +170,14 @@ pub(super) fn unescape(inside: &str, start: usize, out: &mut String) -> Result<(
     Ok(())
 }
 
-/// The first control character of a string's inside: JSON wants them escaped.
+/// The position of the first control character inside a string; JSON requires them to be escaped.
 pub(super) fn control_character(inside: &str) -> Option<usize> {
-    // Nearly always there is none, and a sum over all bytes is faster than a search.
+    // There is almost never one, and a sum over all bytes is faster than a search.
     let any = inside.bytes().fold(false, |any, byte| any | (byte < b' '));
     if any { inside.bytes().position(|byte| byte < b' ') } else { None }
 }
 
-/// Where the next `"` or `\` is, from `at` on; the end where there is none.
+/// The position of the next `"` or `\`, from `at` on; the end if there is none.
 fn quote_or_backslash(bytes: &[u8], mut at: usize) -> usize {
     const ONES: u64 = u64::MAX / 255;
     // The high bit of each byte that is 0. Bytes above the lowest such one may be wrong.

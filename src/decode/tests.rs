@@ -95,7 +95,7 @@ fn each_reason_in_its_order() {
         (r#"{"at":1,"customer":""}"#, Reason::MissingField, Some("customer"), "\"\""),
         (r#"{"customer":"c"}"#, Reason::MissingField, Some("event_time"), ""),
         (r#"{"customer":"c","at":null,"sent":""}"#, Reason::MissingField, Some("event_time"), "null"),
-        // What is missing is reported before what is of a wrong type.
+        // A missing field is reported before one of a wrong type.
         (r#"{"customer":1}"#, Reason::MissingField, Some("event_time"), ""),
         (r#"{"customer":1,"at":true}"#, Reason::WrongType, Some("customer"), "1"),
         (r#"{"customer":true,"at":1}"#, Reason::WrongType, Some("customer"), "true"),
@@ -225,7 +225,7 @@ fn lines() {
     assert_eq!(rejected(&outcome), Some((Reason::BadLine, None, r#"{"customer":"c"}"#)));
 }
 
-/// A proxy is asked for `http://host` without a path: it is `/`, which is no part of the line.
+/// A request to a proxy may be for `http://host` without a path: the path is `/`, which is not a part of the line.
 #[test]
 fn a_line_with_an_absolute_url_without_a_path() {
     let job = LINES.replace("[event.fields.status]\nfield = \"status\"", "[event.fields.status]\nfield = \"path\"");
@@ -241,7 +241,7 @@ fn a_record_that_makes_the_decoder_fail_is_rejected_and_the_next_is_decoded() {
     let mut decoder = decoder(JSON);
     let value = format!(r#"{{"customer":"c","at":{NOW},"action":"a"}}"#);
     let mut event = Event::default();
-    // A bug stands in for one that we do not know of: a buffer is missing.
+    // Simulates an unknown bug: a buffer is missing.
     let fields = std::mem::take(&mut decoder.fields);
     let filters = std::mem::replace(&mut decoder.plan.filters, vec![(9, Condition::Exists(true))]);
     let outcome = decoder.decode(record(Some(value.as_bytes()), None), &mut event);
@@ -255,7 +255,7 @@ fn a_record_that_makes_the_decoder_fail_is_rejected_and_the_next_is_decoded() {
 }
 
 proptest! {
-    /// No record leaves a trace in the next one.
+    /// No record affects the next one.
     #[test]
     fn a_used_decoder_decodes_as_a_new_one(
         values in prop::collection::vec(

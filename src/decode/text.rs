@@ -1,8 +1,8 @@
-//! Transforms of texts, and the conditions of `where`.
+//! Transforms of texts, and the conditions of `where`. Pure: no state, no failure.
 
 use crate::job::{Condition, Transform};
 
-/// Puts `text`, transformed, into `out`; `spare` is another buffer to work in.
+/// Writes `text`, transformed, to `out`; `spare` is a second buffer to work in.
 pub(super) fn transform(text: &str, transforms: &[Transform], out: &mut String, spare: &mut String) {
     out.clear();
     out.push_str(text);
@@ -17,7 +17,7 @@ pub(super) fn transform(text: &str, transforms: &[Transform], out: &mut String, 
     }
 }
 
-/// Whether `condition` holds for a text; `is_composite`: a JSON object or array stands where the text was looked for.
+/// Whether `condition` holds for a text. `is_composite`: a JSON object or array is where the text was looked for.
 pub(super) fn holds(condition: &Condition, text: &str, is_composite: bool) -> bool {
     match condition {
         Condition::Equals(other) => text == other,
@@ -44,7 +44,7 @@ struct Url<'a> {
     path: &'a str,
 }
 
-/// `scheme://[user@]host[:port][/path][?query][#fragment]`, as it stands: nothing is decoded or normalized.
+/// `scheme://[user@]host[:port][/path][?query][#fragment]`, as it is written: nothing is decoded or normalized.
 fn url(text: &str) -> Option<Url<'_>> {
     let (scheme, rest) = text.split_once("://")?;
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);

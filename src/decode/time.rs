@@ -1,13 +1,14 @@
-//! Event times, all to µs since 1970 UTC: ISO 8601, numbers of a unit, patterns, and the time of an access log.
+//! Reads event times as µs since 1970 UTC: ISO 8601, numbers of a unit, patterns, and the time of an access log.
 //!
-//! Of ISO 8601, what can be read in one way only: a calendar date and a time of day, both with separators (`2026-01-13T04:05:06`) or both
-//! without (`20260113T040506`); `T`, `t` or one blank between them; seconds may be left out; a fraction of a second after `.` or `,`. The offset
-//! is `Z`, `z`, `+hh`, `+hhmm` or `+hh:mm` (`-00:00` is UTC); without one, the job must say which is assumed. Refused: a date alone, a date
-//! by week or day of the year, an hour without its minutes, `24:00`. A pattern can read most of these.
+//! In: text. Out: a time, or none. Of ISO 8601, it accepts what can be read in one way only: a calendar date and a time of day,
+//! both with separators (`2026-01-13T04:05:06`) or both without (`20260113T040506`), with `T`, `t` or one blank between them.
+//! Seconds may be left out; a fraction of a second follows `.` or `,`. The offset is `Z`, `z`, `+hh`, `+hhmm` or `+hh:mm`
+//! (`-00:00` is UTC); without one, the job must say which is assumed. It refuses a date alone, a date by week or day of the year,
+//! an hour without its minutes, and `24:00`. A pattern can read most of these.
 //!
-//! A number is read from its decimal digits, with fraction and exponent, in a string as well. Digits beyond µs are cut off. A leap second
-//! (`:60`) is accepted where one can be, in the last minute of a UTC day, and is counted as the last µs of its minute, so that it stays in
-//! its minute, hour and day.
+//! A number is read from its decimal digits, with fraction and exponent, also if it is in a string. Digits beyond µs are cut off.
+//! A leap second (`:60`) is accepted where one can be, in the last minute of a UTC day. It is counted as the last µs of its
+//! minute, so that it stays in its minute, hour and day. Pure: no state.
 
 use chrono::NaiveDate;
 
@@ -21,7 +22,7 @@ const DAY_SECONDS: i64 = 86_400;
 pub(super) const TIME_US_MIN: TimeUs = 946_684_800 * SECOND;
 /// 2100-01-01T00:00:00Z: event times from here on are out of range.
 pub(super) const TIME_US_END: TimeUs = 4_102_444_800 * SECOND;
-/// An event time further after Kafka's timestamp is out of range.
+/// An event time that is later than Kafka's timestamp by more than this is out of range.
 pub(super) const AHEAD_US_MAX: i64 = DAY_SECONDS * SECOND;
 
 /// Whether an event time may be counted, given Kafka's timestamp.
@@ -30,7 +31,7 @@ pub(super) fn in_range(time: TimeUs, kafka_timestamp_ms: Option<i64>) -> bool {
     (TIME_US_MIN..TIME_US_END).contains(&time) && !ahead
 }
 
-/// A time, if `raw` can hold it so that every reader can show it.
+/// The time, if it is one that every reader of `raw` can show.
 pub(super) fn writable(time: TimeUs) -> Option<TimeUs> {
     WRITABLE_US.contains(&time).then_some(time)
 }
@@ -39,7 +40,7 @@ pub(super) fn writable(time: TimeUs) -> Option<TimeUs> {
 #[derive(Debug)]
 pub(super) struct TimeRule {
     form: Form,
-    /// Where no offset is written, in seconds east of UTC.
+    /// The offset that is assumed if none is written, in seconds east of UTC.
     assume_offset: Option<i64>,
 }
 
@@ -67,7 +68,7 @@ impl TimeRule {
     /// Reads the text of a string or number.
     pub(super) fn read(&self, text: &str) -> Option<TimeUs> {
         match &self.form {
-            // No number is ISO 8601: that has a `T` or a blank in it.
+            // No number is ISO 8601, which has a `T` or a blank in it.
             Form::Json => iso8601(text, self.assume_offset).or_else(|| milliseconds(text)),
             Form::AccessLog => access_log(text).or_else(|| iso8601(text, self.assume_offset)),
             Form::Unix(unit) => unix(text, *unit),
@@ -75,7 +76,7 @@ impl TimeRule {
         }
     }
 
-    /// What would have been right in place of `text`.
+    /// What was expected in place of `text`.
     pub(super) fn expected(&self, text: &str) -> String {
         let expected = match &self.form {
             Form::Json if self.assume_offset.is_some() => {
@@ -89,12 +90,12 @@ impl TimeRule {
         self.with_guess(expected, text)
     }
 
-    /// What would have been right in place of `text`, whose time is out of range.
+    /// What was expected in place of `text`, whose time is out of range.
     pub(super) fn expected_in_range(&self, text: &str) -> String {
         self.with_guess("from 2000 to 2099, and at most 24 h after Kafka's timestamp".to_owned(), text)
     }
 
-    /// Adds what the text looks like, where it is a time of another form.
+    /// Adds what the text looks like, if it is a time of another form.
     fn with_guess(&self, expected: String, text: &str) -> String {
         let plausible = |time: Option<TimeUs>| time.is_some_and(|time| in_range(time, None));
         if plausible(self.read(text)) {
@@ -118,7 +119,7 @@ impl TimeRule {
     }
 }
 
-/// `2026-01-13T04:05:06.789+01:00` and its like; `assume_offset` holds where none is written.
+/// Reads `2026-01-13T04:05:06.789+01:00` and the like; `assume_offset` applies if no offset is written.
 pub(super) fn iso8601(text: &str, assume_offset: Option<i64>) -> Option<TimeUs> {
     let bytes = text.as_bytes();
     let extended = bytes.get(4) == Some(&b'-');
@@ -153,7 +154,7 @@ pub(super) fn iso8601(text: &str, assume_offset: Option<i64>) -> Option<TimeUs> 
     instant(date, [hour, minute, second], micros, offset)
 }
 
-/// `17/May/2015:10:05:03 +0000`, or with a fraction: `17/May/2015:10:05:03.123 +0000`
+/// Reads `17/May/2015:10:05:03 +0000`, or with a fraction: `17/May/2015:10:05:03.123 +0000`.
 pub(super) fn access_log(text: &str) -> Option<TimeUs> {
     let (head, rest) = text.as_bytes().split_first_chunk::<20>()?;
     if [head[2], head[6], head[11], head[14], head[17]] != *b"//:::" {
@@ -169,7 +170,8 @@ pub(super) fn access_log(text: &str) -> Option<TimeUs> {
     instant(date, clock, micros, offset(*sign, &[*h1, *h2], &[*m1, *m2])?)
 }
 
-/// A number of `unit` since 1970, as an integer, with a fraction or an exponent. A time beyond i64 is clamped: it is far out of range.
+/// Reads a number of `unit` since 1970: an integer, or with a fraction or an exponent. A time beyond i64 is clamped; it is far
+/// out of range.
 pub(super) fn unix(text: &str, unit: UnixUnit) -> Option<TimeUs> {
     let places = match unit {
         UnixUnit::Seconds => 6,
@@ -186,8 +188,8 @@ pub(super) fn milliseconds(text: &str) -> Option<TimeUs> {
     is_whole.then(|| ms.saturating_mul(1000))
 }
 
-/// The number that `text` writes, times 10^`places`, cut to an integer, and whether nothing was cut off. From the digits themselves: a
-/// float would round. Clamped at the ends of i64.
+/// The number in `text` times 10^`places`, cut to an integer, and whether nothing was cut off. It is read from the digits
+/// themselves, because a float would round. Clamped at the ends of i64.
 fn decimal(text: &str, places: i64) -> Option<(i64, bool)> {
     let magnitude = text.strip_prefix('-').unwrap_or(text);
     let (mantissa, exponent) = match magnitude.split_once(['e', 'E']) {
@@ -200,7 +202,7 @@ fn decimal(text: &str, places: i64) -> Option<(i64, bool)> {
         return None;
     }
     let mut digits = whole.bytes().chain(fraction.bytes()).map(|digit| i64::from(digit - b'0'));
-    // How many digits stand before the point once it has moved.
+    // How many digits are before the point once it has moved.
     let kept = whole.len() as i64 + exponent + places;
     let mut number: i64 = 0;
     let signed = |number: i64| if magnitude.len() == text.len() { number } else { -number };
@@ -218,7 +220,7 @@ fn decimal(text: &str, places: i64) -> Option<(i64, bool)> {
     Some((signed(number), digits.all(|digit| digit == 0)))
 }
 
-/// Clamped where it is of no more use.
+/// Reads an exponent, clamped where a larger one makes no difference.
 fn decimal_exponent(text: &str) -> Option<i64> {
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -228,7 +230,7 @@ fn decimal_exponent(text: &str) -> Option<i64> {
     Some(if text.starts_with('-') { -size } else { size })
 }
 
-/// As the pattern says; `assume_offset` holds where the text has none.
+/// Reads a time by the pattern; `assume_offset` applies if the text has no offset.
 pub(super) fn strftime(text: &str, pattern: &Pattern, assume_offset: Option<i64>) -> Option<TimeUs> {
     let parsed = pattern.parse(text)?;
     let offset = match (parsed.offset().map(i64::from).or(assume_offset), parsed.timestamp()) {
@@ -238,7 +240,7 @@ pub(super) fn strftime(text: &str, pattern: &Pattern, assume_offset: Option<i64>
     };
     let local = parsed.to_naive_datetime_with_offset(i32::try_from(offset).ok()?).ok()?.and_utc();
     let seconds = local.timestamp() - offset;
-    // A leap second is the second before with more than a second's fraction.
+    // A leap second comes as the second before it, with a fraction of a second or more.
     let nanos = i64::from(local.timestamp_subsec_nanos());
     at(seconds, nanos / 1000, nanos >= 1_000_000_000)
 }
@@ -281,7 +283,7 @@ fn instant(days: i64, [hour, minute, second]: [i64; 3], micros: i64, offset: i64
     at(days * DAY_SECONDS + hour * 3600 + minute * 60 + second.min(59) - offset, micros, second == 60)
 }
 
-/// `is_leap`: the leap second that follows this one is meant.
+/// The time in µs. `is_leap`: it is the leap second that follows this second.
 fn at(seconds: i64, micros: i64, is_leap: bool) -> Option<TimeUs> {
     if is_leap && seconds.rem_euclid(DAY_SECONDS) != DAY_SECONDS - 1 {
         return None;

@@ -1,11 +1,13 @@
-//! `[event] unwrap`: takes the text out of a shipper's JSON, before it is read by the job's format.
+//! `[event] unwrap`: takes the text out of a log shipper's JSON, before the job's format parses it.
+//!
+//! In: a JSON object. Out: the text at one place of it, or a [`Rejection`]. State: a buffer that is reused from record to record.
 
 use super::found::{Found, Kind};
 use super::json::Trie;
 use super::reject::{parse_json, rejection, shown};
 use crate::model::{Reason, Rejection};
 
-/// One place of a JSON object; a buffer for its text where that was escaped.
+/// One place of a JSON object, and a buffer for its text if that was escaped.
 #[derive(Debug)]
 pub(super) struct Unwrap {
     trie: Trie,

@@ -1,4 +1,4 @@
-//! What ends a live job without its having been asked to.
+//! The errors that end a live job, and the exit code of each.
 
 use crate::cluster::ClusterError;
 use crate::dataflow::error::CommitError;
@@ -6,22 +6,22 @@ use crate::process::{Exit, HasExit};
 use crate::source::SourceError;
 use crate::table::TableError;
 
-/// What ended a job without its having been asked to.
+/// An error that ends a live job.
 #[derive(Debug, thiserror::Error)]
 pub enum LiveError {
-    /// A table, at the start.
+    /// A table failed at the start.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// The source, at the start.
+    /// The source failed at the start.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The committer, or a worker through it.
+    /// The committer failed, or a worker that reported it to the committer.
     #[error(transparent)]
     Commit(#[from] CommitError),
-    /// The other processes of the job.
+    /// Another process of the job failed or was lost.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-    /// The system gave no thread.
+    /// The system could not start a thread.
     #[error("the system gave no thread: {0}; raise the limit of processes, or use fewer workers")]
     Thread(String),
 }

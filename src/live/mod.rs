@@ -1,8 +1,9 @@
-//! A live job: check, fence, read, feed, run, end; in this process alone, or in one of several.
+//! A live job: check, fence, read, feed, run, end; in one process or in several.
 //!
-//! Process 0 leads: it reads the tables ([`start`]) and hands all others what their workers ([`workers`]) start from, once all are there;
-//! its committer commits for all. The tables are the only state: a restart is a start. The first failure of a worker, a thread or
-//! another process ends the job; nothing that was not committed can be seen by anybody.
+//! In: the job, its tables and source, a request to end. Out: commits, and how the job ended. Process 0 leads: it reads the
+//! tables ([`start`]) and, once all processes are there, sends the others what their workers ([`workers`]) start from; its
+//! committer commits for all. State: the tables are the only state, so a restart is the same as a start. Failure: the first
+//! failure of a worker, a thread or another process ends the job; what was not committed is visible to nobody.
 
 mod error;
 mod start;
@@ -30,16 +31,16 @@ pub use start::Live;
 use start::{Lead, Start, check, lead};
 use workers::{Ends, Workers, committer_ends};
 
-/// How long the end waits for checkpoints under way. Ended in the middle, what writes them panics.
+/// How long the end waits for checkpoints that are being written. The code that writes them panics if it is ended in the middle.
 const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long the orderly end of several processes waits for all workers to have ended. All is published by then.
+/// How long the orderly end of several processes waits for all workers to end. Everything is published by then.
 const WORKERS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs a job until it is asked to end, in this process alone.
 ///
 /// # Errors
-/// [`LiveError`]; nothing that was not committed can be seen by anybody, and the next start goes on from the tables.
+/// [`LiveError`]; what was not committed is visible to nobody, and the next start resumes from the tables.
 pub fn run(live: Live, request: watch::Receiver<Request>) -> Result<(), LiveError> {
     let (root, progress) = (live.root.clone(), Arc::clone(&live.progress));
     let run = |runtime: &Runtime| {
@@ -50,10 +51,10 @@ pub fn run(live: Live, request: watch::Receiver<Request>) -> Result<(), LiveErro
     on_runtime(&root, &progress, run, |_| ())
 }
 
-/// Runs this process of a job over several until all are asked to end, or one of them is lost.
+/// Runs this process of a job with several processes until all are asked to end, or one of them is lost.
 ///
 /// # Errors
-/// [`LiveError`], as [`run`]; [`LiveError::Cluster`] for what another process ended with.
+/// [`LiveError`], as for [`run`]; [`LiveError::Cluster`] if another process has ended with an error.
 pub fn run_as(member: Member, live: Live, request: watch::Receiver<Request>) -> Result<(), LiveError> {
     let (root, progress) = (live.root.clone(), Arc::clone(&live.progress));
     let run = |runtime: &Runtime| match member.index() {
@@ -66,7 +67,7 @@ pub fn run_as(member: Member, live: Live, request: watch::Receiver<Request>) -> 
     })
 }
 
-/// `ended` hears of the end at once, before checkpoints are waited for.
+/// Runs the job on a new runtime. `ended` is called as soon as the job has ended, before checkpoints are waited for.
 fn on_runtime(
     root: &Root,
     progress: &Progress,
@@ -87,7 +88,7 @@ fn on_runtime(
     }
     ended(&result);
     runtime.block_on(root.finish(CHECKPOINT_PATIENCE));
-    // Uploads of a job that has failed are of no use to anybody.
+    // The uploads of a failed job are of no use.
     runtime.shutdown_background();
     result
 }
@@ -114,16 +115,16 @@ fn run_alone(
         Err(error) => Err(error),
     };
     if let Err(error) = &result {
-        // Before the workers have ended, whatever they are at.
+        // Reported at once, before the workers have ended.
         progress.fails(&error.to_string());
         abort.store(true, Ordering::Relaxed);
     }
-    // No answer means the same.
+    // A dropped sender also means that the workers have ended.
     runtime.block_on(joined).ok();
     Ok(result?)
 }
 
-/// Process 0: reads for all, commits for all.
+/// Runs process 0, which reads the tables and commits for all processes.
 fn run_leading(
     runtime: &Runtime,
     member: &Member,
@@ -144,13 +145,13 @@ fn run_leading(
     let committer = waiting.committer(lead, live, generation, member.processes(), request)?;
     let committed = async { unless_failed(committer, failed).await.map_err(LiveError::from) };
     runtime.block_on(member.unless_ended(committed))?;
-    // All is published: what is left is to end together.
+    // Everything is published; all processes now end together.
     member.end(Exit::Done, "");
     runtime.block_on(until_joined(joined));
     Ok(())
 }
 
-/// Any other process: workers.
+/// Runs any other process, which has only workers.
 fn run_following(
     runtime: &Runtime,
     member: &Member,
@@ -191,8 +192,8 @@ fn run_following(
     }
 }
 
-/// Commits until all is done; or until a worker, thread or task of this process fails, also while a commit waits for a store that
-/// is away.
+/// Runs the committer until it is done, or until a worker, thread or task of this process fails, even while a commit waits for a
+/// store that is away.
 async fn unless_failed(committer: Committer, mut failed: UnboundedReceiver<Answer>) -> Result<(), CommitError> {
     tokio::select! {
         biased;
@@ -201,7 +202,7 @@ async fn unless_failed(committer: Committer, mut failed: UnboundedReceiver<Answe
     }
 }
 
-/// The first failure; for ever where there is none.
+/// Waits for the first failure; for ever if there is none.
 async fn first(failed: &mut UnboundedReceiver<Answer>) -> CommitError {
     while let Some(answer) = failed.recv().await {
         if let Answer::Failed { exit, what } = answer {
@@ -211,7 +212,7 @@ async fn first(failed: &mut UnboundedReceiver<Answer>) -> CommitError {
     std::future::pending().await
 }
 
-/// All was published when this is waited for: what does not end in time is left.
+/// Waits for the workers to end. Everything is published by then, so workers that do not end in time are left running.
 async fn until_joined(joined: impl Future<Output = Result<(), oneshot::error::RecvError>>) {
     if tokio::time::timeout(WORKERS_PATIENCE, joined).await.is_err() {
         tracing::debug!("workers did not end in time, left");

@@ -1,8 +1,9 @@
-//! What a live job starts from: the tables, checked, fenced and read.
+//! Prepares the start of a live job: checks, fences and reads the tables.
 //!
-//! In: the job and both tables, which are made where there are none. Out: [`Start`] for the workers of all processes, [`Lead`] for the
-//! committer. Nothing is fenced before all that can be checked was checked. Each table's state is read after its own fence, so what
-//! is read is what this writer goes on from. State: none is kept; a start that fails has at most taken a generation.
+//! In: the job and both tables, which are created if they do not exist. Out: [`Start`] for the workers of all processes, [`Lead`]
+//! for the committer. Ordering: nothing is fenced before everything that can be checked was checked. Each table's state is read
+//! after its own fence, so it is the state that this writer continues from. State: none. Failure: a start that fails has changed
+//! no rows; at most it has taken a generation, and recorded the job's settings and logic.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,13 +30,13 @@ pub struct Live {
     pub job: Job,
     /// Where its tables are.
     pub root: Root,
-    /// Worker threads.
+    /// Number of worker threads in this process.
     pub workers: usize,
-    /// The time.
+    /// The clock.
     pub clock: Clock,
     /// Where records come from.
     pub source: Arc<dyn SourceFactory>,
-    /// What the process says of itself.
+    /// The numbers that the process reports about itself.
     pub progress: Arc<Progress>,
 }
 
@@ -46,7 +47,7 @@ struct Tables {
     buckets: u32,
 }
 
-/// What the workers of a process start from: read by the process that leads, the same for all.
+/// What the workers of a process start from: the leading process reads it, and it is the same for all.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Start {
     pub(super) generation: i64,
@@ -55,18 +56,18 @@ pub(super) struct Start {
     /// Live files of `counts`.
     pub(super) live: Vec<File>,
     pub(super) feed: FeedRows,
-    /// Where each partition goes on.
+    /// Where reading of each partition resumes.
     pub(super) partitions: Vec<PartitionStart>,
 }
 
-/// What only the process that leads has: it commits.
+/// What only the leading process has, because it commits.
 pub(super) struct Lead {
     pub(super) raw: Table,
     pub(super) counts: Table,
     pub(super) layout: Layout,
-    /// Epochs of the archive that are to be fed, with their rows.
+    /// Epochs of the archive that are to be fed, with their numbers of rows.
     pub(super) to_feed: BTreeMap<Epoch, u64>,
-    /// Bytes of updates that may come of them before some must be published.
+    /// Bytes of updates that these rows may make before some must be published.
     pub(super) feed_bytes_max: u64,
     pub(super) last_ingested_at: TimeUs,
 }
@@ -76,11 +77,11 @@ pub(super) async fn check(live: &Live) -> Result<(), LiveError> {
     ask(live, |source| source.check()).await
 }
 
-/// Checks, fences, reads. The source was checked.
+/// Checks, fences and reads the tables. The source must have been checked.
 pub(super) async fn lead(live: &Live, processes: usize) -> Result<(Lead, Start), LiveError> {
     let budget_bytes = live.job.settings.budget_bytes(processes);
     let mut tables = open(live, budget_bytes).await?;
-    // Before the fence, so that a start that must be refused does not end the job that runs.
+    // Before the fence, so that a start that must be refused does not end a running job.
     belong_together(&mut tables).await?;
     let resumed_from = resume(live, &tables.raw.state).await?;
     changes_from(&tables, &live.job)?;
@@ -116,7 +117,7 @@ pub(super) async fn lead(live: &Live, processes: usize) -> Result<(Lead, Start),
     Ok((Lead { raw, counts, layout, to_feed: feed.epochs(), feed_bytes_max, last_ingested_at }, start))
 }
 
-/// Decides where the source goes on, by how far `raw` has come; returns that.
+/// Lets the source decide where it resumes, by the progress that `raw` records. Returns that progress.
 async fn resume(live: &Live, raw: &State) -> Result<Txns, LiveError> {
     let progress = progress_of(raw);
     let txns = progress.clone();
@@ -124,7 +125,7 @@ async fn resume(live: &Live, raw: &State) -> Result<Txns, LiveError> {
     Ok(progress)
 }
 
-/// Asks the source, which blocks, on a thread of its own: the start must hear meanwhile that another process is lost.
+/// Calls the source, which blocks, on a thread of its own, so that the start learns meanwhile if another process is lost.
 async fn ask(
     live: &Live,
     question: impl FnOnce(&dyn SourceFactory) -> Result<(), SourceError> + Send + 'static,
@@ -134,7 +135,7 @@ async fn ask(
     Ok(asked.map_err(|error| SourceError::Bug(of_task("asking the source", error)))??)
 }
 
-/// Reads both tables, making them where there are none. `budget_bytes`: of all processes.
+/// Reads both tables, and creates them if they do not exist. `budget_bytes`: that of all processes.
 async fn open(live: &Live, budget_bytes: u64) -> Result<Tables, TableError> {
     let now_ms = live.clock.now_ms();
     let raw_log = Log::new(&live.root, "raw");
@@ -160,19 +161,19 @@ async fn open(live: &Live, budget_bytes: u64) -> Result<Tables, TableError> {
     })
 }
 
-/// Takes both tables for a new generation: `raw` hands it out, then `counts`. A table that holds an equal or higher one ends
-/// us. Each state is up to date with its own fence.
+/// Takes both tables for a new generation: first `raw`, which assigns it, then `counts`, which fails if it has an equal or higher
+/// one. Each state is then up to date with its own fence.
 async fn take(tables: &mut Tables, now_ms: i64) -> Result<i64, TableError> {
     let Tables { raw, counts, .. } = tables;
     let generation = raw.log.fence(&mut raw.state, 0, now_ms).await?;
     counts.log.fence(&mut counts.state, generation, now_ms).await
 }
 
-/// Lets both tables say how long the job keeps what is superseded and how they are laid out, and `counts` how much may be
-/// unpublished, where that has changed since the last start.
+/// Records, if it has changed since the last start, in both tables how long the job keeps dead files and how the tables are laid
+/// out, and in `counts` how many bytes may be unpublished.
 async fn keep(tables: &mut Tables, live: &Live, budget_bytes: u64) -> Result<(), TableError> {
     let Tables { raw, counts, .. } = tables;
-    // What is unpublished may have been held by a job of a larger budget, until nothing is.
+    // As long as something is unpublished, a job with a larger budget may have held it.
     let is_level = counts::lane_epochs(&counts.state).iter().all(|lane| *lane == raw.state.txn(raw::EPOCH) as Epoch);
     let held = counts::pending_bytes_max(&counts.state).filter(|_| !is_level).unwrap_or(0);
     let pending = counts::pending_properties(budget_bytes.max(held));
@@ -185,17 +186,17 @@ async fn keep(tables: &mut Tables, live: &Live, budget_bytes: u64) -> Result<(),
     Ok(())
 }
 
-/// From which epoch on the job's logic counts, where that is not on record yet.
+/// The epoch from which on the job's logic counts, if that is not on record yet.
 ///
 /// # Errors
-/// [`TableError::Invalid`] when another logic is on record and lanes have not absorbed all that is archived: the rest is that
-/// logic's to count.
+/// [`TableError::Invalid`] if another logic is on record and lanes have not absorbed all that is archived: the rest must be
+/// counted with that logic.
 fn changes_from(tables: &Tables, job: &Job) -> Result<Option<Epoch>, TableError> {
     let ours = Fingerprint::of(&job.logic);
     let (since, theirs) = match Ledger::of(&tables.counts.state).newest() {
         Some((_, theirs)) if theirs == ours => return Ok(None),
         Some(newest) => newest,
-        // New tables; or they are of a build that kept no ledger, and then they are taken to be of this logic.
+        // The tables are new; or a build that kept no ledger made them, and they are assumed to be counted with this logic.
         None => return Ok(Some(1)),
     };
     let newest = tables.raw.state.txn(raw::EPOCH) as Epoch;
@@ -213,9 +214,9 @@ fn changes_from(tables: &Tables, job: &Job) -> Result<Option<Epoch>, TableError>
     )))
 }
 
-/// Puts the job's logic on record, where it is another one: its text beside the tables, then from which epoch on it counts.
+/// Puts the job's logic on record, if it is another one: its text beside the tables, then the epoch from which on it counts.
 async fn record_logic(tables: &mut Tables, live: &Live, generation: i64) -> Result<(), TableError> {
-    // Who was fenced may have committed since it was looked at.
+    // The writer that was fenced may have committed since the ledger was read.
     while let Some(from) = changes_from(tables, &live.job)? {
         ledger::keep(&live.root, &live.job.logic).await?;
         let ours = Fingerprint::of(&live.job.logic);
@@ -234,12 +235,12 @@ async fn record_logic(tables: &mut Tables, live: &Live, generation: i64) -> Resu
     Ok(())
 }
 
-/// The application transactions of `raw` that the source goes on from.
+/// The application transactions of `raw` from which the source resumes.
 fn progress_of(raw: &State) -> Txns {
     raw.txns.iter().filter(|(id, _)| *id != WRITER_GENERATION).map(|(id, value)| (id.clone(), *value)).collect()
 }
 
-/// Refuses `counts` that has taken in epochs that `raw` does not have.
+/// Refuses a table `counts` with epochs that `raw` does not have.
 ///
 /// # Errors
 /// [`TableError::Corrupt`].
@@ -247,7 +248,7 @@ async fn belong_together(tables: &mut Tables) -> Result<(), TableError> {
     let Tables { raw, counts, .. } = tables;
     let ahead = counts::lane_epochs(&counts.state).into_iter().max().unwrap_or(0);
     if ahead > raw.state.txn(raw::EPOCH) as Epoch {
-        // It was read first: a job that runs may have committed to both since then.
+        // `raw` was read first: a running job may have committed to both tables since then.
         raw.log.refresh(&mut raw.state).await?;
     }
     let newest = raw.state.txn(raw::EPOCH) as Epoch;
@@ -268,8 +269,8 @@ fn feed_plan(raw_table: &Table, absorbed: [Epoch; Lane::ALL.len()]) -> Result<Fe
     FeedPlan::new(raw_table.log.clone(), &raw_table.state, after, newest)
 }
 
-/// The least graces of all logics on record: a lane's `complete_until` may be of an earlier one, and with a longer grace than it was
-/// made with it would be taken for a time that has not come yet, until which no epoch ends.
+/// The shortest graces of all logics on record. An earlier logic may have set a lane's `complete_until`. With a longer grace than
+/// that logic's, the `ingested_at` computed from it could lie in the future, and no epoch would end until then.
 async fn least_graces_us(live: &Live, counts_state: &State) -> Result<[TimeUs; Lane::ALL.len()], TableError> {
     let mut least = lane_graces_us(&live.job.logic);
     let ours = Fingerprint::of(&live.job.logic);
@@ -281,7 +282,7 @@ async fn least_graces_us(live: &Live, counts_state: &State) -> Result<[TimeUs; L
     Ok(least)
 }
 
-/// The newest `ingested_at` that the tables know of: it never goes back, whatever the clock does.
+/// The newest `ingested_at` that the tables know of. It never goes back, whatever the clock does.
 fn last_ingested_at(
     raw_state: &State,
     counts_state: &State,

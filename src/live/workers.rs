@@ -1,7 +1,8 @@
 //! The workers of a process, and the committer beside worker 0.
 //!
-//! In: what the job starts from. Out: the dataflow on every worker thread, the archiver's thread, the channels between worker 0 and
-//! the committer. A worker that fails or panics says so to whoever waits for the job, which ends it: a sibling would wait for ever.
+//! In: what the job starts from. Out: the dataflow on every worker thread, the archiver's thread, the channels between worker 0
+//! and the committer. State: none beyond these. Failure: a worker that fails or panics reports it to the code that waits for the
+//! job, which ends the job; otherwise the other workers would wait for ever.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
@@ -30,7 +31,7 @@ use crate::source::SourceFactory;
 use crate::source::feed::{Archive, FeedPlan};
 use crate::table::{Log, TableError, counts, raw};
 
-/// Ends of the channels between the committer and worker 0 that the committer will take.
+/// The committer's ends of its channels to worker 0, until the committer is made.
 pub(super) struct Waiting {
     orders: Sender<Order>,
     answers: UnboundedReceiver<Answer>,
@@ -46,7 +47,7 @@ pub(super) fn committer_ends() -> (CommitterEnds, Waiting) {
 }
 
 impl Waiting {
-    /// The committer, when worker 0 runs.
+    /// Makes the committer, once worker 0 runs.
     pub(super) fn committer(
         self,
         lead: Lead,
@@ -86,13 +87,13 @@ impl Waiting {
 
 /// The workers' ends of the channels to the committer.
 pub(super) struct Ends {
-    /// Where the committer is: worker 0's.
+    /// Worker 0's ends, in the process of the committer.
     pub(super) committer: Option<CommitterEnds>,
-    /// Is told of what fails beside the dataflow.
+    /// Failures outside the dataflow are reported here.
     pub(super) failures: UnboundedSender<Answer>,
 }
 
-/// What each worker thread takes its part from.
+/// What the worker threads of a process are started with.
 pub(super) struct Workers {
     pub(super) setup: Setup,
     source: Arc<dyn SourceFactory>,
@@ -104,7 +105,7 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Those of a process.
+    /// Prepares the workers of a process.
     pub(super) fn new(
         runtime: &Runtime,
         live: &Live,
@@ -146,7 +147,8 @@ impl Workers {
         })
     }
 
-    /// A worker's life. A panic is told to the committer, which ends the job: a sibling would wait for ever.
+    /// Runs a worker until it ends. A failure or panic is reported, and ends the job; otherwise the other workers would wait for
+    /// ever.
     pub(super) fn run(&self, worker: &mut Worker) {
         let who = format!("worker {}", worker.index());
         let failed = match caught_in(&who, || self.steps(worker)) {
@@ -154,7 +156,7 @@ impl Workers {
             Ok(Err(error)) => Answer::failed(&error),
             Err(panic) => Answer::failed(&TableError::Bug(panic)),
         };
-        // A job that has ended has said why.
+        // A job that has ended has reported why.
         self.failures.send(failed).ok();
         drop_dataflows(worker);
     }

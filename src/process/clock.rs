@@ -1,4 +1,7 @@
-//! The clock as a value: the system's, or one that a test holds.
+//! The clock as a value: the system's, or one that a test controls.
+//!
+//! Out: the time in µs since 1970 UTC, cut to whole milliseconds. Time: the system's clock may go back; callers that need a time
+//! that never does keep the newest one themselves. State: only the test's clock has one, its time. Failure: none.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -6,26 +9,26 @@ use tokio::sync::watch;
 
 use crate::model::TimeUs;
 
-/// Tells the time in whole milliseconds, so that `ingested_at`, statistics and `complete_until` agree.
+/// A source of the time, in whole milliseconds so that `ingested_at`, statistics and `complete_until` agree.
 #[derive(Clone, Debug)]
 pub enum Clock {
-    /// The system's.
+    /// The system's clock.
     System,
-    /// A test's.
+    /// A test's clock.
     Manual(ManualClock),
 }
 
-/// A clock that stands until it is moved; clones share it.
+/// A clock that shows the same time until it is set; clones share it.
 #[derive(Clone, Debug)]
 pub struct ManualClock(watch::Sender<TimeUs>);
 
 impl ManualClock {
-    /// A clock that stands at `time`.
+    /// A clock that shows `time`.
     pub fn at(time: TimeUs) -> Self {
         ManualClock(watch::Sender::new(time))
     }
 
-    /// Moves the clock.
+    /// Sets the clock.
     pub fn set(&self, time: TimeUs) {
         self.0.send_replace(time);
     }
@@ -48,7 +51,7 @@ impl Clock {
         self.now() / 1000
     }
 
-    /// Returns when the clock shows `time` or later.
+    /// Waits until the clock shows `time` or later.
     pub async fn reaches(&self, time: TimeUs) {
         match self {
             Clock::System => {
@@ -58,7 +61,7 @@ impl Clock {
                 }
             }
             Clock::Manual(clock) => {
-                // The sender is ours, so it is not closed.
+                // The clock holds the sender, so the channel is not closed.
                 clock.0.subscribe().wait_for(|now| *now >= time).await.map(drop).unwrap_or_default();
             }
         }

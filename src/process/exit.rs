@@ -1,17 +1,18 @@
-//! Exit codes, in one place: they say what whoever started a command does next.
+//! Exit codes, in one place: each tells the caller of a command what to do next.
 //!
 //! | code | meaning | start it again? |
 //! |---|---|---|
 //! | 0 | done, or stopped in order | no |
-//! | 1 | failed: a refusal, a damaged table, a bug; the last line says which | yes, and look |
+//! | 1 | failed: a refusal, a damaged table or a bug; the last line says which | yes, and investigate |
 //! | 2 | wrong command line | no |
 //! | 3 | `verify` and `replay run --detailed-exitcode`: differences found; `check --detailed-exitcode`: records rejected | no |
-//! | 75 | it may pass: Kafka or the storage does not answer, credentials have expired or were withdrawn, another process of the job was lost | yes |
+//! | 75 | may pass: Kafka or storage does not answer, credentials expired or were withdrawn, a process of the job was lost | yes
+//! |
 //! | 76 | another copy has taken over | no |
-//! | 78 | configuration: job file, keys, bucket, or a topic, a table or another process that does not fit | no: correct it |
+//! | 78 | configuration: the job file, keys or bucket, or a topic, table or other process that does not match | no: correct it |
 //!
-//! Every error of a command says its own by [`HasExit`], and an error that holds another one says that one's: so the same cause
-//! has the same code in all commands. What a store's refusals mean is decided in `table::refusal`.
+//! Every error of a command implements [`HasExit`]. An error that wraps another one returns that one's exit, so the same cause
+//! has the same code in all commands. `table::refusal` decides what a store's refusals mean. Pure: no state.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,22 +21,22 @@ use serde::{Deserialize, Serialize};
 pub enum Exit {
     /// Done, or stopped in order.
     Done,
-    /// Somebody has to look.
+    /// Failed: somebody has to investigate.
     Failed,
-    /// The command line.
+    /// The command line is wrong.
     Usage,
-    /// What was compared differs.
+    /// Differences were found, or rejected records.
     Differences,
-    /// It may pass: start again.
+    /// The failure may pass: start again.
     TryAgain,
     /// Another copy has taken over: do not start this one again.
     Fenced,
-    /// Somebody has to correct the job file or what it names: starting again does not help.
+    /// Somebody has to correct the job file or what it names; starting again does not help.
     Configuration,
 }
 
 impl Exit {
-    /// The process' exit code.
+    /// The process's exit code.
     pub const fn code(self) -> u8 {
         match self {
             Exit::Done => 0,

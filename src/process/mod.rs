@@ -1,7 +1,8 @@
-//! One process: how it ends, what becomes of its panics, what its clock shows.
+//! A process: its exit codes, its panics, its locks and its clock.
 //!
-//! Nothing here knows what the process works on. The clock is a value, so that a test holds it; a lock outlives the panic of the thread
-//! that held it; each panic is one line of log and ends the job, or is reported and tried again; each error says how its command ends.
+//! Nothing here knows what the process works on. The clock is a value, so that a test can control it. A lock can be taken even if
+//! the thread that held it panicked. Each panic is logged in one line, and either ends the job or is caught and the work is tried
+//! again. Each error says how its command ends.
 
 mod clock;
 mod exit;

@@ -1,8 +1,9 @@
-//! What becomes of a panic: one line of log, and never a thread or task that is silently gone.
+//! What happens on a panic: it is logged in one line, and no thread or task ends silently.
 //!
-//! [`install`] says each panic in one line, with a backtrace only where `RUST_BACKTRACE` asks for one. [`guarded`] is the last net
-//! around what a record goes through: a panic is said once for each place in the code, not for each record. [`caught`] and
-//! [`caught_in`] turn the panic of a task or thread into a text for whoever waits for it, who ends the job with it.
+//! [`install`] logs each panic in one line, with a backtrace only if `RUST_BACKTRACE` asks for one. [`guarded`] is the last
+//! safety net around the processing of a record: a panic is logged once for each place in the code, not for each record.
+//! [`caught`] and [`caught_in`] turn the panic of a task or thread into a text for the code that waits for it, which usually ends
+//! the job with it. State: the places that were logged, bounded by the places in the code.
 
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -17,14 +18,14 @@ use tokio::task::JoinError;
 use super::lock;
 
 thread_local! {
-    /// How many [`guarded`] the thread is in.
+    /// How many nested calls of [`guarded`] the thread is in.
     static GUARDED: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Places whose panics under guard were said.
+/// Places whose panics inside [`guarded`] were logged.
 static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// From here on a panic is one line of log.
+/// Installs a panic hook that logs each panic in one line.
 pub fn install() {
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map_or_else(|| "a place that is not known".to_owned(), ToString::to_string);
@@ -47,14 +48,14 @@ fn report(thread: Option<&str>, place: &str, message: &str, backtrace: &Backtrac
     tracing::error!("thread {thread} panicked at {place}: {message}{once}; this is a bug: please report it{backtrace}");
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub fn said(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")
 }
 
-/// Runs what a record goes through; a panic in it becomes its message. What `work` leaves half done must be made anew before it
-/// is used again.
+/// Runs a step of processing a record; a panic in it is returned as its message. State that `work` may have left half changed
+/// must be rebuilt before it is used again.
 pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     struct Leaves;
     impl Drop for Leaves {
@@ -67,23 +68,23 @@ pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| said(panic.as_ref()).to_owned())
 }
 
-/// Runs a thread's work, which is not used again after a panic; a panic in it becomes a text that names `who`.
+/// Runs a thread's work; a panic in it becomes a text that names `who`. The state of `work` must not be used after a panic.
 ///
 /// # Errors
-/// That text.
+/// That text, after a panic.
 pub fn caught_in<T>(who: &str, work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| of(who, panic.as_ref()))
 }
 
-/// The same for a task.
+/// As [`caught_in`], for a task.
 ///
 /// # Errors
-/// That text.
+/// That text, after a panic.
 pub async fn caught<T>(who: &str, work: impl Future<Output = T>) -> Result<T, String> {
     AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| of(who, panic.as_ref()))
 }
 
-/// Why a task has no result: it panicked, or the process ends.
+/// Why a task has no result: it panicked, or was cancelled because the process ends.
 pub fn of_task(who: &str, error: JoinError) -> String {
     match error.try_into_panic() {
         Ok(panic) => of(who, panic.as_ref()),
@@ -91,7 +92,7 @@ pub fn of_task(who: &str, error: JoinError) -> String {
     }
 }
 
-/// A panic as a text that names who panicked.
+/// A panic as a text that names the thread or task that panicked.
 pub fn of(who: &str, panic: &(dyn Any + Send)) -> String {
     format!("{who} panicked: {}", said(panic))
 }
@@ -140,7 +141,8 @@ mod tests {
         }
     }
 
-    /// A hundred records that the decoder fails on in two places are two lines; a thread's panic is one line each time.
+    /// A hundred records on which the decoder panics in two places make two lines; each panic of a thread makes a line of its
+    /// own.
     #[test]
     fn panics_under_guard_are_said_once_for_each_place() {
         let log = Log::default();

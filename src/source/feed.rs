@@ -1,9 +1,10 @@
-//! Feeds records from the archive to one worker: what lanes have not absorbed, after a restart.
+//! Feeds records from the archive to one worker after a restart: those that lanes have not absorbed.
 //!
-//! In: files of `raw`, and up to which epoch to feed, portion after portion as the committer orders it. Out: the rows of a portion,
-//! newest epoch first, as records that carry their own epoch and `ingested_at`, and down to which epoch all were given, so that
-//! fast lanes are ready first. State: one file's bytes and a few chunks, bounded by the channel: it is read no faster than the
-//! worker takes it. Failure: said to the source operator, which holds its capability.
+//! In: files of `raw`, and the epochs to feed, portion by portion as the committer orders them. Out: the rows of a portion, as
+//! records that carry their own epoch and `ingested_at`; and, between them, down to which epoch all rows were given. Ordering:
+//! the newest epoch first, so that fast lanes are ready first. State: one file's bytes and a few chunks. The channel bounds them:
+//! files are read no faster than the worker takes the chunks. Failure: it is reported to the source operator, which holds its
+//! capability. Restart: what to feed is decided again from the tables.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
@@ -28,7 +29,7 @@ pub struct FeedPlan {
     rows: FeedRows,
 }
 
-/// The same without the way to the table, for the other processes of the job.
+/// The same without access to the table, to be sent to the other processes of the job.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FeedRows {
     files: Vec<FeedFile>,
@@ -44,10 +45,10 @@ struct FeedFile {
 }
 
 impl FeedPlan {
-    /// The live files of `raw` that hold such rows, newest first.
+    /// A plan to feed the rows of epochs `after + 1 ..= up_to`: the live files of `raw` that hold such rows, newest first.
     ///
     /// # Errors
-    /// [`TableError::Corrupt`] when a file's statistics do not say its epochs.
+    /// [`TableError::Corrupt`] if a file's statistics do not say its epochs.
     pub fn new(log: Log, raw: &State, after: Epoch, up_to: Epoch) -> Result<FeedPlan, TableError> {
         let mut files = Vec::new();
         if after < up_to {
@@ -62,7 +63,7 @@ impl FeedPlan {
         Ok(FeedPlan::of(log, FeedRows { files, after, up_to }))
     }
 
-    /// These rows of the table with that log.
+    /// A plan to feed these rows of the table with this log.
     pub fn of(log: Log, rows: FeedRows) -> FeedPlan {
         FeedPlan { log, rows }
     }
@@ -72,12 +73,12 @@ impl FeedPlan {
         &self.rows
     }
 
-    /// Files to read.
+    /// Number of files to read.
     pub fn files(&self) -> usize {
         self.rows.files.len()
     }
 
-    /// Epochs, ascending, with their rows; those of a file that holds several stand with its newest.
+    /// Epochs, ascending, with their numbers of rows. All rows of a file that holds several epochs are listed under its newest.
     pub fn epochs(&self) -> BTreeMap<Epoch, u64> {
         let mut epochs = BTreeMap::new();
         for FeedFile { greatest, file, .. } in &self.rows.files {
@@ -86,7 +87,8 @@ impl FeedPlan {
         epochs
     }
 
-    /// A worker's share of the rows of epochs `after + 1 ..= up_to`: each file goes to the worker that has least.
+    /// A worker's share of the rows of epochs `after + 1 ..= up_to`: each file goes to the worker that has the fewest rows so
+    /// far.
     fn share(&self, worker: usize, workers: usize, after: Epoch, up_to: Epoch) -> FeedPlan {
         let (after, up_to) = (after.max(self.rows.after), up_to.min(self.rows.up_to));
         let mut rows = vec![0; workers];
@@ -102,13 +104,13 @@ impl FeedPlan {
     }
 }
 
-/// A worker's way to the archive.
+/// A worker's access to the archive.
 pub struct Archive {
     /// What all workers are fed.
     pub plan: FeedPlan,
-    /// The worker, and how many there are.
+    /// The worker's number, and how many workers there are.
     pub worker: (usize, usize),
-    /// For storage.
+    /// Runs storage requests.
     pub runtime: tokio::runtime::Handle,
     /// Wakes the worker.
     pub waker: Waker,
@@ -121,7 +123,7 @@ impl Archive {
         let share = self.plan.share(worker, workers, after, up_to);
         let (sender, receiver) = sync_channel(CHUNKS_WAITING);
         if share.files() == 0 {
-            // Known at once: what waits for the feed need not wait for a thread. The channel has room, and its receiver is here.
+            // Reported at once, without a thread. The channel has room and its receiver exists, so this does not fail.
             sender.send(Message::DownTo(0)).ok();
             return Feed { receiver };
         }
@@ -129,7 +131,7 @@ impl Archive {
         self.runtime.spawn_blocking(move || {
             let read = caught_in("the feed from the archive", || share.read(&handle, &sender, &waker));
             if let Err(error) = read.unwrap_or_else(|panic| Err(TableError::Bug(panic))) {
-                // A worker that is gone needs no end.
+                // If the worker is gone, nobody needs this message.
                 sender.send(Message::Failed(error)).ok();
             }
             drop(sender);
@@ -157,7 +159,7 @@ impl FeedPlan {
             let reading = runtime.spawn(async move { read_file(log.store().as_ref(), &of).await });
             let read = match block_on(reading) {
                 Ok(read) => read,
-                // When the job ends: nobody waits for the rest.
+                // The job is ending, and nobody waits for the rest.
                 Err(error) if error.is_cancelled() => return Ok(()),
                 Err(error) => return Err(TableError::Bug(of_task("reading the archive", error))),
             };
@@ -169,7 +171,7 @@ impl FeedPlan {
                 waker();
             }
         }
-        // A worker that is gone needs no end.
+        // If the worker is gone, nobody needs this message.
         sender.send(Message::DownTo(0)).ok();
         Ok(())
     }
@@ -192,15 +194,15 @@ pub enum Fed {
     Chunk(Records),
     /// Nothing yet; the waker will be called.
     Wait,
-    /// All rows of later epochs of the portion were given; 0 is its end.
+    /// All rows of later epochs of the portion were given; 0 means all of the portion.
     DownTo(Epoch),
 }
 
 impl Feed {
-    /// The next chunk, if it is there.
+    /// What comes next, if it is available.
     ///
     /// # Errors
-    /// What the reading failed with.
+    /// The error that reading failed with.
     pub fn take(&mut self) -> Result<Fed, TableError> {
         match self.receiver.try_recv() {
             Ok(Message::Chunk(records)) => Ok(Fed::Chunk(records)),
@@ -222,7 +224,7 @@ mod tests {
     use super::*;
     use crate::table::Root;
 
-    /// While the store is away a file is asked for again and again; a job that ends meanwhile ends the thread in order.
+    /// While the store is away, a file is requested again and again. If the job ends meanwhile, the thread ends in order.
     #[test]
     fn reading_ends_with_the_runtime() {
         let options = [
@@ -259,7 +261,7 @@ mod tests {
         assert!(feed.take().is_err(), "it is not the end of the rows");
     }
 
-    /// Each file of a portion has one reader, and nobody reads much more than another.
+    /// Each file of a portion has one reader, and no worker reads much more than another.
     #[test]
     fn a_portion_is_shared_out() {
         let root = Root::open("memory://", &Default::default()).expect("it works");
@@ -274,7 +276,7 @@ mod tests {
                 stats: String::new(),
             },
         };
-        // Newest first; two files of an epoch, a large one and a small one, and one of several epochs.
+        // Newest first: two files for each epoch, a large one and a small one, and then a file with several epochs.
         let mut files: Vec<_> =
             (6..=9).rev().flat_map(|epoch| [file(epoch, epoch, 100), file(epoch, epoch, 3)]).collect();
         files.push(file(2, 6, 50));

@@ -1,9 +1,10 @@
 //! Where records come from: the topic ([`kafka`]), the archive ([`feed`]), or a script in a test ([`script`]).
 //!
-//! A [`SourceFactory`] belongs to a process: it checks the topics and decides where each partition goes on, both before workers
-//! start. It makes a [`RecordSource`] for each worker, which never blocks: it returns some records, stamped with the open epoch,
-//! and at the end of an epoch how far each partition was read. Order: Kafka's, within a partition. Failure: [`SourceError`], by
-//! what the caller does next.
+//! A [`SourceFactory`] belongs to a process. Before the workers start, it checks the topics and decides where reading of each
+//! partition resumes. It makes a [`RecordSource`] for each worker, which never blocks: it returns some records, stamped with the
+//! open epoch, and at the end of an epoch how far each partition was read. Ordering: that of Kafka, within a partition. State:
+//! how far each partition was read. Failure: [`SourceError`], by what the caller does next. Restart: reading resumes where `raw`
+//! ends.
 
 pub mod feed;
 pub mod kafka;
@@ -18,13 +19,13 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Epoch, Records, TimeUs};
 use crate::process::{Exit, HasExit};
 
-/// Application transactions of `raw`: how far it has come, by name.
+/// Application transactions of `raw`, by name: they say how far it has come.
 pub type Txns = BTreeMap<String, i64>;
 
 /// Wakes a worker's source operator from any thread.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
 
-/// What is written beside every record on arrival.
+/// What every record is stamped with when it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     /// The open epoch.
@@ -42,20 +43,20 @@ pub struct PartitionStart {
     pub partition: i32,
     /// The first offset to read.
     pub offset: i64,
-    /// Where the partition ended when that was decided: what a drain reads up to.
+    /// Where the partition ended when this was decided; a drain reads up to it.
     pub end: i64,
-    /// Not in `raw` yet: the first commit pins it.
+    /// Whether this offset is not in `raw` yet; the first commit records it.
     pub pin: bool,
 }
 
-/// Where reading of a partition has come to.
+/// How far a partition was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     /// Topic.
     pub topic: String,
     /// Partition.
     pub partition: i32,
-    /// All below it is read, or is no record; where the partition starts, if nothing was read.
+    /// Everything below it was read, or is no record. If nothing was read: where reading starts.
     pub next_offset: i64,
     /// `None` if nothing was read.
     pub last: Option<LastRead>,
@@ -66,7 +67,7 @@ pub struct Position {
 pub struct LastRead {
     /// Its offset.
     pub offset: i64,
-    /// 63 bits of its md5.
+    /// 63 bits of its MD5 hash.
     pub check: i64,
 }
 
@@ -76,10 +77,10 @@ pub enum SourceError {
     /// The user must change something: names, offsets in doubt, a compacted topic.
     #[error("{0}")]
     Invalid(String),
-    /// It may pass: the brokers are away, the topic is not there yet.
+    /// The failure may pass: the brokers do not answer, for example.
     #[error("{0}")]
     Retry(String),
-    /// A fault of ours.
+    /// A bug in Floodmark.
     #[error("{0}; this is a bug: please report it")]
     Bug(String),
 }
@@ -96,16 +97,16 @@ impl HasExit for SourceError {
 
 /// One worker's share of the topics. Never blocks.
 pub trait RecordSource {
-    /// Appends some records, bounded, with this stamp. Whether there may be more at once.
+    /// Appends a bounded number of records with this stamp. Returns whether more may be available at once.
     ///
     /// # Errors
-    /// See [`SourceError`]; the worker holds its capability and the job stops.
+    /// See [`SourceError`]; the worker holds its capability and the job ends.
     fn read(&mut self, stamp: Stamp, records: &mut Records) -> Result<bool, SourceError>;
 
-    /// The epoch ends: partitions that moved or were found since the last call.
+    /// At the end of an epoch: the partitions that were read further, or were found, since the last call.
     fn take_positions(&mut self) -> Vec<Position>;
 
-    /// The epoch ends: whether every partition was read to its end since the last call.
+    /// At the end of an epoch: whether every partition was read to its end since the last call.
     fn take_at_end(&mut self) -> bool;
 
     /// Whether every partition was read up to where it ended at the start.
@@ -114,34 +115,36 @@ pub trait RecordSource {
 
 /// Makes the sources of a job's workers.
 pub trait SourceFactory: Send + Sync {
-    /// Once, before the workers start and before anything is fenced: checks the topics. Blocks.
+    /// Checks the topics. Called once, before the workers start and before anything is fenced. Blocks.
     ///
     /// # Errors
     /// See [`SourceError`].
     fn check(&self) -> Result<(), SourceError>;
 
-    /// Once, when `raw` is ours: decides where each partition goes on, by the application transactions of `raw`. Blocks.
+    /// Decides where reading of each partition resumes, by the application transactions of `raw`. Called before `raw` is fenced,
+    /// and again after that if they have changed. Blocks.
     ///
     /// # Errors
     /// See [`SourceError`].
     fn resume(&self, txns: &Txns) -> Result<(), SourceError>;
 
-    /// Where each partition goes on, as [`SourceFactory::resume`] has decided it: for the other processes of the job.
+    /// Where reading of each partition resumes, as [`SourceFactory::resume`] has decided; for the other processes of the job.
     fn starts(&self) -> Vec<PartitionStart> {
         Vec::new()
     }
 
-    /// In another process than the one that has decided it.
+    /// Sets where reading of each partition resumes, as another process has decided.
     fn start_at(&self, starts: Vec<PartitionStart>) {
         drop(starts);
     }
 
-    /// Of each partition that is read in this process, the records that were not read yet; where it ends is as old as the open epoch.
+    /// For each partition that this process reads, the number of records that were not read yet. The ends that this is computed
+    /// from are as old as the open epoch.
     fn lags(&self) -> Vec<((String, i32), u64)> {
         Vec::new()
     }
 
-    /// A worker's share.
+    /// Makes the source of a worker.
     ///
     /// # Errors
     /// See [`SourceError`].

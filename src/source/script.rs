@@ -1,5 +1,7 @@
-//! A source for tests: records that a test hands over, as if they lay in a topic. Keeps what it was given, so that a second
-//! start reads on where `raw` ends, as Kafka would.
+//! A source for tests: a topic in memory, to which a test appends records.
+//!
+//! In: records from a test. Out: the same records, as if they came from Kafka. Ordering: that of the test, within a partition.
+//! State: all records are kept, so that a second start resumes where `raw` ends, as with Kafka. Failure: none.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,19 +14,19 @@ use crate::table::raw;
 /// The only topic of a script.
 pub const TOPIC: &str = "script";
 
-/// Bytes of one turn, as of Kafka's.
+/// Bytes read in one turn, as from Kafka.
 const TURN_BYTES: usize = 1 << 20;
 
 /// A record as a test writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScriptRecord {
-    /// Kafka timestamp in milliseconds, any number; none, or −1, where there is none.
+    /// Kafka timestamp in milliseconds, any number; `None` or −1 for none.
     pub timestamp_ms: Option<i64>,
     /// Value.
     pub value: Option<Vec<u8>>,
 }
 
-/// What is beside a record's value and timestamp.
+/// The parts of a record besides its value and timestamp.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Envelope {
     /// Key.
@@ -96,7 +98,7 @@ impl SourceFactory for Script {
     }
 }
 
-/// What one worker reads of a script.
+/// One worker's share of a script.
 struct ScriptShare {
     script: Script,
     next: BTreeMap<i32, i64>,

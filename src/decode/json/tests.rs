@@ -1,4 +1,4 @@
-//! Places that are found, and what is refused.
+//! Which places are found, and what is refused.
 
 use super::*;
 use proptest::prelude::*;
@@ -111,7 +111,7 @@ fn what_is_not_one_object_is_refused_with_its_place() {
         (r#"{"x"#, 3, "'\"' that ends a string"),
         ("{} {}", 3, "the end of the value"),
         ("{}x", 2, "the end of the value"),
-        // What is asked for.
+        // What is requested.
         (r#"{"a":01}"#, 6, "',' or '}'"),
         (r#"{"a":1.}"#, 7, "a digit"),
         (r#"{"a":.5}"#, 5, "a value"),
@@ -131,7 +131,7 @@ fn what_is_not_one_object_is_refused_with_its_place() {
         (r#"{"a":"\u+123"}"#, 6, "an escape that JSON knows"),
         (r#"{"a":"\ud83d\uzzzz"}"#, 12, "an escape that JSON knows"),
         ("{\"a\":\"x\ny\"}", 7, "no control character that is not escaped"),
-        // On the way to what is asked for.
+        // On the way to what is requested.
         (r#"{"b":{"c":1,}}"#, 12, "a key in quotes"),
         (r#"{"b":[1,]}"#, 8, "a value"),
         (r#"{"b":[1 2]}"#, 8, "',' or ']'"),
@@ -164,7 +164,7 @@ fn what_is_wrong_where_nobody_looks_does_no_harm() {
     ] {
         assert_eq!(read(&["/a"], input), a("1"), "{input}");
     }
-    // A wanted object in which nothing is wanted is only there or not.
+    // The inside of a requested object is not checked if nothing in it is requested.
     let found = read(&["/a"], r#"{"a":{"b":NaN}}"#).expect("JSON");
     assert_eq!(found, [(Kind::Composite, r#"{"b":NaN}"#.to_owned())]);
     assert_eq!(read(&["/a/b"], r#"{"a":NaN}"#), Some(vec![(Kind::Missing, String::new())]));
@@ -253,7 +253,7 @@ fn any_json() -> impl Strategy<Value = serde_json::Value> {
     })
 }
 
-/// All that is not ASCII as `\uXXXX`.
+/// Writes everything that is not ASCII as `\uXXXX`.
 fn in_ascii(json: &str) -> String {
     let units = |letter: char| {
         let mut buffer = [0; 2];
@@ -263,7 +263,7 @@ fn in_ascii(json: &str) -> String {
 }
 
 proptest! {
-    /// What is found is what another parser finds, in valid JSON of any shape.
+    /// In valid JSON of any shape, the walk finds what another parser finds.
     #[test]
     fn the_walk_agrees_with_a_tree(
         value in any_json(),
@@ -298,7 +298,7 @@ proptest! {
         read(&["/a", "/a/b", "/b/0"], &format!("{{\"a\":{input}}}"));
     }
 
-    /// A value that is asked for is taken where another parser takes it, and nowhere else.
+    /// A requested value is accepted if another parser accepts it, and only then.
     #[test]
     fn what_is_asked_for_is_as_strict_as_another_parser(value in "[-+0-9.eE]{1,6}|true|nul{1,3}|\"([a\\\\nbx/\"\n]|\\\\u00[0-9a-g]{2}){0,4}\"|[NaI]{1,3}") {
         let input = format!("{{\"a\":{value}}}");
@@ -309,7 +309,7 @@ proptest! {
         prop_assert_eq!(read(&["/a"], &input).is_some(), theirs.is_some(), "{}", input);
     }
 
-    /// Bytes of any kind between good ones: no panic, and an explanation whose place lies in the value.
+    /// Any bytes between good ones cause no panic, and their explanation names a place inside the value.
     #[test]
     fn any_bytes_are_read_or_explained(mut value in Just(br#"{"a":"\ud83d\ude00\n","b":{"c":[1,{"d":"e"}]},"x":-1.5e3}"#.to_vec()), changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6)) {
         for (at, byte) in changes {

@@ -3,7 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 
-/// The texts of `names`, by the known names first, in a line of a format.
+/// The texts of `names` in a line of a format; a name is looked for among the known names first.
 fn texts(format: &str, names: &[&str], line: &str) -> Result<Vec<String>, BadLine> {
     let format = LineFormat::parse(format).unwrap_or_else(|(found, expected)| panic!("{found}; {expected}"));
     let own: Vec<&str> = names.iter().copied().filter(|name| format.variable_named(name).is_some()).collect();
@@ -50,7 +50,7 @@ fn combined_lines_of_both_servers() {
     check(APACHE, line, &fields);
     check(&format!("log_format main '{COMBINED}';"), line, &fields);
     check(&format!("LogFormat \"{APACHE}\" combined"), line, &fields);
-    // What follows does not reject.
+    // Whatever follows does not reject the line.
     check(COMBINED, &format!("{line} 0.003 [x] \"\r\n"), &fields);
     check(APACHE, &format!("{line}rt=1"), &fields);
 }
@@ -223,7 +223,7 @@ proptest! {
             let name = format!("http_v{index}");
             let variable = if server == Escapes::Apache { format!("%{{V{index}}}i") } else { format!("${name}") };
             let quote = if *is_quoted { "\"" } else { "" };
-            // Without quotes a text must not hold what follows it.
+            // A text without quotes must not contain what follows it.
             let text = if *is_quoted { text } else { word };
             format.push_str(&format!("{quote}{variable}{quote}{between}"));
             line.push_str(&format!("{quote}{}{quote}{between}", escaped(server, text)));

@@ -1,8 +1,9 @@
-//! Events as other systems' users reported them, through the web-analytics job: each value that is counted, each rejection in its words.
+//! Events as users of other systems reported them, through the web-analytics job: each value that is counted, each rejection with
+//! its message.
 
 use super::*;
 
-/// Sent a second after the event that most of them are.
+/// Kafka's timestamp: a second after the time of most of the events.
 const SENT_MS: i64 = NOW_US / 1000 + 1000;
 
 /// The job file, with `changes` made to it.

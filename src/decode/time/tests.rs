@@ -72,7 +72,7 @@ fn iso_8601_in_all_its_forms() {
         ("", None),
     ] {
         assert_eq!(iso8601(text, None), expected, "{text}");
-        // An offset that is written holds.
+        // An offset that is written takes precedence.
         if expected.is_some() {
             assert_eq!(iso8601(text, Some(3600)), expected, "{text}");
         }

@@ -1,8 +1,8 @@
-//! The client: how it is set up, what it complains of, and the questions that every part asks.
+//! The Kafka client: its configuration, its complaints, and the requests that several modules make.
 //!
-//! In: a job's properties. Out: consumers; topics with their numbers of partitions; offsets of partitions, all in one question.
-//! A question blocks for [`ASK`] at most, and ends within seconds where the brokers refuse the client: what they refuse today they
-//! refuse tomorrow. State: what each client complained of last.
+//! In: a job's properties. Out: consumers; topics with their numbers of partitions; offsets of partitions, all in one request.
+//! Time: a request blocks for [`ASK`] at most. It ends within seconds if the brokers refuse the client, because a later attempt
+//! would be refused too. State: the last complaint of each client. Failure: [`SourceError`], with that complaint.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, mpsc};
@@ -20,51 +20,52 @@ use crate::process::lock;
 use crate::process::panics::caught_in;
 use crate::source::SourceError;
 
-/// How long a question to the brokers may take.
+/// How long a request to the brokers may take.
 pub(super) const ASK: Duration = Duration::from_secs(15);
 
-/// How often the client is heard while it waits for an answer.
+/// How often the client's events are polled during a request.
 const LISTEN: Duration = Duration::from_millis(20);
 
-/// How long another broker may still answer, when one has refused the client.
+/// How long another broker may still answer after one has refused the client.
 const REFUSED: Duration = Duration::from_secs(2);
 
-/// How often the client's same complaint is repeated.
+/// How often the same complaint of a client is logged.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
-/// What a job is told of Kafka unless it says otherwise. Bounded queues: the broker is the buffer.
+/// The client's properties, unless the job sets others. Queues are bounded: the broker is the buffer.
 const DEFAULTS: [(&str, &str); 9] = [
     ("enable.auto.commit", "false"),
     ("enable.auto.offset.store", "false"),
     ("auto.offset.reset", "error"),
     ("enable.partition.eof", "true"),
-    // With the default of a second, a full queue costs up to a second of reading.
+    // With the default of a second, reading stops for up to a second after a queue was full.
     ("fetch.queue.backoff.ms", "5"),
-    // While a partition's queue is full the client asks for the others alone. Where these are at their ends the broker takes so
-    // long to answer, and nothing of the full one comes before: with the default of 500 one partition of most records halved the rate.
+    // While a partition's queue is full, the client fetches only the others. If these are at their ends, the broker waits this
+    // long before it answers, and nothing of the full partition comes meanwhile: with the default of 500, one partition with most
+    // of the records halved the rate.
     ("fetch.wait.max.ms", "50"),
     ("queued.min.messages", "20000"),
     ("queued.max.messages.kbytes", "32768"),
     ("socket.keepalive.enable", "true"),
 ];
 
-/// Says what the client says, but not the same hundreds of times.
+/// Logs what the client reports, but not the same hundreds of times.
 pub(crate) struct Context {
-    /// Says nothing: the answer says it.
+    /// Whether to log nothing, because the answer reports it.
     silent: bool,
-    /// How long a question may take.
+    /// How long a request may take.
     patience: Duration,
-    /// What proves who we are may expire, and be renewed: a token or a ticket, not a password.
+    /// Whether the credentials may expire and be renewed: a token or a ticket, not a password.
     expires: bool,
     said: Mutex<Option<(Instant, String)>>,
     complaints: Mutex<Complaints>,
 }
 
-/// Since the last answer.
+/// Complaints since the last answer.
 #[derive(Clone, Default)]
 struct Complaints {
     last: Option<String>,
-    /// What does not pass by itself, and what to correct.
+    /// A complaint that does not pass by itself, and what to correct.
     refusal: Option<String>,
 }
 
@@ -87,7 +88,7 @@ impl ClientContext for Context {
             return;
         }
         let mut complaints = lock(&self.complaints);
-        // That all brokers are down follows from each one's own cause, and says less.
+        // "All brokers are down" follows from what is wrong with each of them, and says less.
         if code != Some(RDKafkaErrorCode::AllBrokersDown) || complaints.last.is_none() {
             complaints.last = Some(reason.to_owned());
         }
@@ -106,13 +107,14 @@ impl ClientContext for Context {
 
 impl ConsumerContext for Context {}
 
-/// The end of a partition comes as an error; and no group is joined, so no right to one is missed.
+/// Whether an error means nothing: the end of a partition comes as an error, and since no group is joined, no right to one is
+/// needed.
 pub(super) fn is_nothing(code: RDKafkaErrorCode) -> bool {
     matches!(code, RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::GroupAuthorizationFailed)
 }
 
-/// What to correct, where a complaint does not pass by itself. What breaks in the middle of a handshake may: then the reason is one
-/// of the client's own, or of the transport.
+/// What to correct, if a complaint does not pass by itself. A handshake that breaks off may pass; its reason is then an error of
+/// the client's own, or of the transport.
 fn refusal(code: RDKafkaErrorCode, reason: &str, expires: bool) -> Option<&'static str> {
     match code {
         RDKafkaErrorCode::Authentication if !expires && !reason.contains("Local: ") => {
@@ -131,14 +133,14 @@ fn refusal(code: RDKafkaErrorCode, reason: &str, expires: bool) -> Option<&'stat
 
 pub(crate) type KafkaConsumer = BaseConsumer<Context>;
 
-/// How a job's client is set up.
+/// The configuration of a job's client.
 pub(crate) fn client_config(job: &Job) -> ClientConfig {
     let mut client = ClientConfig::new();
     client.set("client.id", "floodmark").set("group.id", format!("floodmark-{}", job.name));
     for (key, value) in DEFAULTS {
         client.set(key, value);
     }
-    // A job file that sets one of those that exactness stands on was refused.
+    // A job file that sets a property on which exactness depends was refused before.
     for (key, value) in &job.source.kafka {
         client.set(key, value);
     }
@@ -153,7 +155,7 @@ pub(super) fn consumer(client: &ClientConfig) -> Result<Arc<KafkaConsumer>, Sour
     made(client, false, ASK).map(Arc::new)
 }
 
-/// One that logs nothing of its own, and whose questions take so long at most.
+/// A client that logs nothing of its own, and whose requests take at most `patience`.
 ///
 /// # Errors
 /// As [`consumer`].
@@ -161,7 +163,7 @@ pub(super) fn silent_consumer(client: &ClientConfig, patience: Duration) -> Resu
     made(client, true, patience).map(Arc::new)
 }
 
-/// One that wakes who reads it.
+/// A client that calls `wake` when there is something to read.
 ///
 /// # Errors
 /// As [`consumer`].
@@ -182,19 +184,19 @@ fn made(client: &ClientConfig, silent: bool, patience: Duration) -> Result<Kafka
     })
 }
 
-/// Asks the brokers. The question blocks, on a thread of its own; meanwhile the client is heard, which knows long before the
-/// question's time is up that the brokers refuse it.
+/// Makes a request to the brokers. The request blocks on a thread of its own. Meanwhile the client's events are polled, because
+/// they report a refusal long before the request times out.
 ///
 /// # Errors
-/// [`SourceError::Invalid`] where the brokers refuse the client or what it asks for; [`SourceError::Retry`] where they do not
-/// answer, both with the client's last complaint; [`SourceError::Bug`] where the question panics.
+/// [`SourceError::Invalid`] if the brokers refuse the client or what it asks for; [`SourceError::Retry`] if they do not answer,
+/// both with the client's last complaint; [`SourceError::Bug`] if the request panics.
 pub(super) fn ask<T: Send + 'static>(
     consumer: &Arc<KafkaConsumer>,
     question: impl FnOnce(&KafkaConsumer) -> KafkaResult<T> + Send + 'static,
 ) -> Result<T, SourceError> {
     let (sender, answer) = mpsc::channel();
     let asked = Arc::clone(consumer);
-    // Who no longer waits needs no answer.
+    // If the caller no longer waits, nobody needs the answer.
     let body = move || sender.send(caught_in("asking the brokers", || question(&asked))).unwrap_or_default();
     thread::Builder::new().name("ask".to_owned()).spawn(body).map_err(|error| {
         SourceError::Retry(format!(
@@ -225,12 +227,12 @@ pub(super) fn ask<T: Send + 'static>(
     }
 }
 
-/// Lets the client say what it has to say; one with partitions has them in queues of their own.
+/// Polls the client's events. Records of partitions that were split off come in queues of their own.
 pub(super) fn listen(consumer: &KafkaConsumer) {
     while consumer.poll(Duration::ZERO).is_some() {}
 }
 
-/// Why there is no answer, by what the client complained of last; `what`: of which partition, or nothing.
+/// Why there is no answer, by the client's last complaint. `what`: the partition that was asked for, or empty.
 pub(super) fn unanswered(consumer: &KafkaConsumer, what: &str, error: &KafkaError) -> SourceError {
     let Complaints { last, refusal } = consumer.context().complaints();
     if let Some(code) = error.rdkafka_error_code().filter(is_denial) {
@@ -250,12 +252,12 @@ pub(super) fn unanswered(consumer: &KafkaConsumer, what: &str, error: &KafkaErro
     ))
 }
 
-/// It gives no queue for a partition.
+/// The error if the client gives no queue for a partition.
 pub(super) fn no_queue(topic: &str, partition: i32) -> SourceError {
     SourceError::Retry(format!("the Kafka client gives no queue for {topic}/{partition}; start again"))
 }
 
-/// The client's own word for what it could not do.
+/// The error if the client itself fails.
 pub(super) fn failed(error: &KafkaError) -> SourceError {
     SourceError::Retry(format!("the Kafka client: {error}; start again"))
 }
@@ -265,7 +267,7 @@ fn is_denial(code: &RDKafkaErrorCode) -> bool {
     matches!(code, TopicAuthorizationFailed | GroupAuthorizationFailed | ClusterAuthorizationFailed)
 }
 
-/// A topic that the brokers deny, in words.
+/// The error if the brokers deny a topic.
 pub(super) fn denied(topic: &str, code: RDKafkaErrorCode) -> Option<SourceError> {
     is_denial(&code).then(|| {
         SourceError::Invalid(format!(
@@ -275,12 +277,12 @@ pub(super) fn denied(topic: &str, code: RDKafkaErrorCode) -> Option<SourceError>
     })
 }
 
-/// Index among the topics → how many partitions it has.
+/// The number of partitions of each topic, by its index in `topics`.
 ///
 /// # Errors
-/// See [`ask`]; [`SourceError::Invalid`] where there is no such topic, or no right to it.
+/// See [`ask`]; [`SourceError::Invalid`] if a topic does not exist, or may not be read.
 pub(super) fn partitions(consumer: &Arc<KafkaConsumer>, topics: &[String]) -> Result<BTreeMap<u16, i32>, SourceError> {
-    // All topics are asked for: asking for one by name could make it.
+    // All topics are requested: a request for one by name could create it.
     let all = ask(consumer, |consumer| {
         let metadata = consumer.fetch_metadata(None, consumer.context().patience)?;
         let count =
@@ -297,7 +299,8 @@ pub(super) fn partitions(consumer: &Arc<KafkaConsumer>, topics: &[String]) -> Re
     Ok(found)
 }
 
-/// Why a topic is not among all: it is not there, or hidden from us, which only its name tells. Our consumers let none be made.
+/// Why a topic is not in the list of all: it does not exist, or it is hidden from this user. Only a request by name can tell;
+/// these consumers do not allow it to create the topic.
 fn missing(consumer: &Arc<KafkaConsumer>, topic: &str) -> Result<SourceError, SourceError> {
     let name = topic.to_owned();
     let code = ask(consumer, move |consumer| {
@@ -311,8 +314,9 @@ fn missing(consumer: &Arc<KafkaConsumer>, topic: &str) -> Result<SourceError, So
     }))
 }
 
-/// The offsets of partitions at a place: [`Offset::Beginning`], [`Offset::End`], or a time in milliseconds as [`Offset::Offset`]. One
-/// question for all. A partition that is not in the answer has none: no record is that young, or nobody leads it.
+/// The offsets of partitions at a position: [`Offset::Beginning`], [`Offset::End`], or a time in milliseconds as
+/// [`Offset::Offset`]. One request for all. A partition that is not in the answer has no such offset: no record is that recent,
+/// or it has no leader.
 ///
 /// # Errors
 /// See [`ask`].
@@ -338,7 +342,7 @@ pub(super) fn offsets(
     })
 }
 
-/// Whether it is librdkafka's mock cluster (`floodmark dev broker`).
+/// Whether the cluster is librdkafka's mock cluster (`floodmark dev broker`).
 pub(super) fn is_embedded(consumer: &Arc<KafkaConsumer>) -> bool {
     let cluster = ask(consumer, |consumer| Ok(consumer.client().fetch_cluster_id(consumer.context().patience)));
     cluster.is_ok_and(|cluster| cluster.is_some_and(|cluster| cluster.starts_with("mockCluster")))
@@ -360,7 +364,7 @@ mod tests {
         );
     }
 
-    /// Reasons as librdkafka 2.12 gives them.
+    /// The reasons are worded as in librdkafka 2.12.
     #[test]
     fn what_brokers_refuse_is_told_from_what_may_pass() {
         use RDKafkaErrorCode::{AllBrokersDown, Authentication, BrokerTransportFailure, SSL};

@@ -1,9 +1,10 @@
-//! The partitions of a job's topics, as one process knows them: which there are, where they end, how far they were read.
+//! What one process knows of the partitions of a job's topics: which there are, where they end, how far they were read.
 //!
-//! A thread of the process asks the brokers: for new partitions at an interval, and for the ends of all partitions when an epoch begins.
-//! In: the brokers' answers; from the workers, how far they have read. Out: new partitions, for the workers, which are woken; the ends
-//! by which a worker sees that it has read everything that came before the epoch; lags, for the metrics. State: one entry for each
-//! partition. Failure: a question without an answer, or a panic, is logged and asked again; reading goes on meanwhile.
+//! A thread of the process asks the brokers for new partitions at an interval, and for the ends of all partitions when an epoch
+//! begins. In: the brokers' answers; from the workers, how far they have read. Out: new partitions, for the workers, which are
+//! woken; the ends, from which a worker sees that it has read everything that came before the epoch; lags, for the metrics.
+//! State: one entry for each partition. Failure: a request that fails or panics is logged and made again; reading continues
+//! meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
@@ -19,21 +20,21 @@ use crate::process::lock;
 use crate::process::panics::caught_in;
 use crate::source::{PartitionStart, SourceError, Waker};
 
-/// The partitions, as far as they are known; grows.
+/// The partitions that are known; their number only grows.
 #[derive(Default)]
 pub(super) struct Known {
     pub(super) starts: Mutex<Vec<PartitionStart>>,
     pub(super) count: AtomicUsize,
     pub(super) wakers: Mutex<Vec<Waker>>,
-    /// Where partitions ended in the newest epoch that was asked for.
+    /// Where partitions ended in the newest epoch for which the ends were requested.
     pub(super) ends: Mutex<Ends>,
     /// How far the partitions of this process were read.
     pub(super) read_up_to: Mutex<Vec<Arc<ReadUpTo>>>,
-    /// Asks for the ends of an epoch; made by the first worker.
+    /// Requests the ends for an epoch; the first worker creates it.
     pub(super) ask: Mutex<Option<mpsc::Sender<Epoch>>>,
 }
 
-/// How far a partition was read, for who wants to know its lag.
+/// How far a partition was read, from which its lag is computed.
 pub(super) struct ReadUpTo {
     pub(super) topic: u16,
     pub(super) partition: i32,
@@ -43,7 +44,7 @@ pub(super) struct ReadUpTo {
 }
 
 impl ReadUpTo {
-    /// Records that were not read yet. `end`: of the open epoch, if the brokers have said it.
+    /// Number of records that were not read yet. `end`: the end in the open epoch, if the brokers have reported it.
     pub(super) fn lag(&self, end: Option<i64>) -> u64 {
         if self.at_end.load(Ordering::Relaxed) {
             return 0;
@@ -53,8 +54,8 @@ impl ReadUpTo {
     }
 }
 
-/// Ends of partitions, asked for after an epoch had begun: whoever has read that far has read all that came before it. A
-/// partition that rests says so by an event; one that never rests is known by this.
+/// Ends of partitions, requested after an epoch had begun: a worker that has read this far has read everything that came before
+/// the epoch. If a partition pauses, the client reports its end by an event; for one that never pauses, these ends are needed.
 #[derive(Default)]
 pub(super) struct Ends {
     pub(super) epoch: Epoch,
@@ -62,7 +63,7 @@ pub(super) struct Ends {
 }
 
 impl Known {
-    /// Starts the thread that asks the brokers, once in a process: for new partitions at an interval, for ends at each epoch.
+    /// Starts the thread that asks the brokers, once per process: for new partitions at an interval, for ends at each epoch.
     pub(super) fn ask_brokers(self: &Arc<Known>, client: &ClientConfig, topics: &[String], interval: Duration) {
         let mut ask = lock(&self.ask);
         if ask.is_some() {
@@ -115,8 +116,8 @@ impl Known {
     }
 }
 
-/// Asks for new partitions at an interval, and for the ends of each epoch that comes, as long as the job is there. `connect`: without a
-/// client nothing is known, so the next question tries again; so it does after a panic, as nothing is lost with an answer.
+/// Asks for new partitions at an interval, and for the ends at each epoch that comes, as long as the job exists. `connect` makes
+/// the client; if it fails, or a request panics, the next request makes a new one. Nothing is lost with a single answer.
 fn ask_on(
     known: &Weak<Known>,
     epochs: &mpsc::Receiver<Epoch>,
@@ -178,7 +179,8 @@ mod tests {
         assert_eq!(place(120, true).lag(Some(150)), 0, "records of aborted transactions are no lag");
     }
 
-    /// A certificate that is being replaced, for example: what can not be made now can be made later. A panic is no end either.
+    /// A client that can not be made now, because a certificate is being replaced for example, can be made later. A panic does
+    /// not end the thread either.
     #[test]
     fn who_gets_no_client_or_panics_tries_again() {
         let broker = rdkafka::mocking::MockCluster::new(1).expect("an embedded broker");

@@ -1,7 +1,8 @@
-//! The first record of a partition from an offset on, of many partitions at once.
+//! Finds the first record of a partition from an offset on, for many partitions at once.
 //!
-//! In: partitions with offsets. Out: for each the record that comes first, or that there is none up to the end: markers of
-//! transactions and records of aborted ones are none. Blocks. A client of its own, which fetches little beyond.
+//! In: partitions with offsets. Out: for each, the record that comes first, or that there is none up to the end. Markers of
+//! transactions and records of aborted transactions do not count. Time: blocks. State: a client of its own, which fetches little
+//! more than is needed. Failure: [`SourceError`].
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use super::client::{denied, failed, listen, no_queue, silent_consumer, unanswere
 use super::record::LastRecord;
 use crate::source::SourceError;
 
-/// Between two looks at the queues.
+/// How long to wait before the queues are polled again.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// A partition, from an offset on.
@@ -25,10 +26,10 @@ pub(super) struct From {
     pub(super) offset: i64,
 }
 
-/// The first records, in the same order.
+/// The first records, in the order of `from`.
 ///
 /// # Errors
-/// [`SourceError::Invalid`] where a topic may not be read; [`SourceError::Retry`] where one has not answered in time.
+/// [`SourceError::Invalid`] if a topic may not be read; [`SourceError::Retry`] if a partition has not answered in time.
 pub(super) fn first_records(
     client: &ClientConfig,
     from: &[From],
@@ -53,10 +54,10 @@ pub(super) fn first_records(
         for (index, queue) in waiting {
             match queue.poll(Duration::ZERO) {
                 Some(Ok(message)) => found[index] = Some(LastRecord::of(&message)),
-                // It ends without one.
+                // The partition ends without a record.
                 Some(Err(KafkaError::PartitionEOF(_))) => {}
                 Some(Err(error)) => match error.rdkafka_error_code() {
-                    // It begins later now, and what comes then is another record.
+                    // The partition begins later now, and its first record is another one.
                     Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {}
                     code => match code.and_then(|code| denied(&from[index].topic, code)) {
                         Some(denied) => return Err(denied),

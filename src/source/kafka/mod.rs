@@ -1,8 +1,10 @@
-//! Kafka as a source: partitions assigned by hand, resumed where `raw` ends, and checked to be the same topic as before.
+//! Kafka as a source. Partitions are assigned without a consumer group, and resumed where `raw` ends, once the topic is known to
+//! be the same as before.
 //!
-//! In: the job's topics. Out: records, a bounded number per partition and turn. Order: Kafka's, per partition. State: for each
-//! partition the next offset, whether its end was seen, and a copy of its last record for the check. The client's queues are
-//! bounded; when they are full it stops fetching, and the broker keeps the rest. Restart: from the offsets in `raw`.
+//! In: the job's topics. Out: records, a bounded number per partition and turn. Ordering: that of Kafka, within a partition.
+//! State: for each partition the next offset, whether its end was seen, and a copy of its last record for the check. The client's
+//! queues are bounded: when they are full it stops fetching, and the rest stays in the broker. Failure: the client reconnects to
+//! brokers that go away; any other error ends the job. Restart: from the offsets in `raw`.
 
 mod client;
 mod ends;
@@ -32,7 +34,7 @@ use first::{From, first_records};
 use resume::Resume;
 use share::Share;
 
-/// How often new partitions are looked for, unless the job sets `topic.metadata.refresh.interval.ms`.
+/// How often to look for new partitions, unless the job sets `topic.metadata.refresh.interval.ms`.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The job's topics.
@@ -46,7 +48,8 @@ pub struct Kafka {
 }
 
 impl Kafka {
-    /// The topics of a job. `accept_gap`: go on where offsets of `raw` and topic do not fit, from what is there.
+    /// The topics of a job. `accept_gap`: if the offsets in `raw` do not match the topic, continue with the records that are
+    /// there.
     pub fn new(job: &Job, accept_gap: bool) -> Kafka {
         let discovery_interval = (job.source.kafka.get("topic.metadata.refresh.interval.ms"))
             .and_then(|ms| ms.parse().ok())
@@ -66,7 +69,7 @@ impl Kafka {
     }
 }
 
-/// Topic and partition → the offset that the next record will get. Blocks, for as long as two questions may take.
+/// The end of each partition: the offset that its next record will get. Blocks for as long as two requests may take.
 ///
 /// # Errors
 /// See [`SourceError`].
@@ -80,7 +83,7 @@ pub(crate) fn ends_of(client: &ClientConfig, topics: &[String], patience: Durati
     offsets(&consumer, counts.iter().flat_map(named).collect(), Offset::End)
 }
 
-/// Those of these partitions that hold no record from the offset on. Blocks.
+/// Those of these partitions that hold no record from their offset on. Blocks.
 ///
 /// # Errors
 /// See [`SourceError`].

@@ -1,4 +1,7 @@
-//! A message as a record, and what is remembered of a partition's last one.
+//! Turns a message into a record, and keeps what is remembered of a partition's last one.
+//!
+//! In: messages. Out: records with their headers; a copy of the last record, and its check. Pure: no state. Failure: none; a
+//! header whose name is not UTF-8 gets the name U+FFFD and no value.
 
 use md5::{Digest, Md5};
 use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp};
@@ -26,8 +29,8 @@ impl LastRecord {
     }
 }
 
-/// 63 bits of the md5 of a record: timestamp (8 bytes, big-endian, −1 for none), then key and value, each as length (8 bytes,
-/// −1 for null) and bytes.
+/// The check of a record: 63 bits of the MD5 hash of its timestamp (8 bytes, big-endian, −1 for none), then key and value, each
+/// as length (8 bytes, big-endian, −1 for null) and bytes.
 pub(super) fn check_of(record: &LastRecord) -> i64 {
     let mut md5 = Md5::new();
     md5.update(record.timestamp_ms.to_be_bytes());
@@ -41,7 +44,7 @@ pub(super) fn check_of(record: &LastRecord) -> i64 {
     (u64::from_be_bytes(*first) >> 1) as i64
 }
 
-/// Appends it.
+/// Appends a message as a record.
 pub(super) fn push(records: &mut Records, stamp: Stamp, topic: u16, message: &BorrowedMessage<'_>) {
     records.push(record_of(message, stamp, topic), headers_of(message));
 }
@@ -74,7 +77,7 @@ pub(crate) fn headers_of<'m>(
     let headers = message.headers();
     let count = headers.map_or(0, Headers::count);
     (0..count).map(move |index| {
-        // The client panics on a header name that is not UTF-8; the record must go through all the same.
+        // The client panics on a header name that is not UTF-8; the record must be processed anyway.
         let header = guarded(|| headers.and_then(|headers| headers.try_get(index)));
         match header {
             Ok(Some(header)) => (header.key.as_bytes(), header.value),

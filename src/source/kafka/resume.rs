@@ -1,7 +1,8 @@
-//! Where each partition goes on: at the next offset of `raw`, if the topic is the one that was archived and nothing was deleted.
+//! Decides where reading of each partition resumes: at the next offset in `raw`, if the topic is the one that was archived and
+//! nothing was deleted.
 //!
-//! In: the application transactions of `raw`; what the brokers say, in a few questions for all partitions together. Out: a start for
-//! each partition, or why there is none. Blocks while it asks.
+//! In: the application transactions of `raw`; the brokers' answers to a few requests for all partitions together. Out: a start
+//! for each partition, or why there is none. Time: blocks. State: none. Failure: [`SourceError`]; nothing was read then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use crate::job::Start;
 use crate::source::{PartitionStart, SourceError, Txns};
 use crate::table::raw;
 
-/// What is asked before a job reads.
+/// What the decision needs besides `raw`.
 pub(super) struct Resume<'a> {
     pub(super) client: &'a ClientConfig,
     pub(super) topics: &'a [String],
@@ -31,11 +32,11 @@ pub(super) struct Resume<'a> {
 type Logs = BTreeMap<(String, i32), (i64, i64)>;
 
 impl Resume<'_> {
-    /// Where each partition goes on.
+    /// Where reading of each partition resumes.
     ///
     /// # Errors
-    /// [`SourceError::Invalid`] where records are missing, or are not those that were archived, unless that is accepted; where the
-    /// brokers refuse us. [`SourceError::Retry`] where they do not answer.
+    /// [`SourceError::Invalid`] if records are missing or are not those that were archived, unless that is accepted, or if the
+    /// brokers refuse the client. [`SourceError::Retry`] if they do not answer.
     pub(super) fn decide(&self, txns: &Txns) -> Result<Vec<PartitionStart>, SourceError> {
         let consumer = consumer(self.client)?;
         let counts = partitions(&consumer, self.topics)?;
@@ -76,7 +77,7 @@ impl Resume<'_> {
                     None => match self.start {
                         Start::Earliest => low,
                         Start::Latest => high,
-                        // Without an answer no record is that young.
+                        // Without an answer no record is that recent.
                         Start::Time { .. } => by_time.get(&key).copied().unwrap_or(high),
                     },
                 };
@@ -103,7 +104,7 @@ impl Resume<'_> {
         (0..count).map(move |partition| (name.clone(), partition))
     }
 
-    /// First offsets and ends of all partitions, in two questions.
+    /// First offsets and ends of all partitions, in two requests.
     fn logs(&self, consumer: &Arc<KafkaConsumer>, counts: &BTreeMap<u16, i32>) -> Result<Logs, SourceError> {
         let all: Vec<(String, i32)> = counts.iter().flat_map(|(topic, count)| self.named(*topic, *count)).collect();
         let lows = offsets(consumer, all.clone(), Offset::Beginning)?;
@@ -118,11 +119,11 @@ impl Resume<'_> {
         all.into_iter().map(log).collect()
     }
 
-    /// Reads each partition's last archived record again and compares it with what `raw` remembers of it. Where it is another
-    /// one, `starts` are set to the partition's oldest record. Of a topic without such a record one partition is read at its end:
-    /// who may ask for offsets may not always read.
+    /// Reads the last archived record of each partition again, and compares it with its check in `raw`. If it is another record,
+    /// the partition's start is set to its oldest record. For a topic without such a record, one partition is read at its end: a
+    /// user who may ask for offsets is not always allowed to read.
     fn read_again(&self, txns: &Txns, logs: &Logs, starts: &mut [PartitionStart]) -> Result<Vec<String>, SourceError> {
-        // With index among the starts, and the check of the record that should be there.
+        // The index among the starts, and the check of the record that should be there.
         let mut wanted: Vec<(usize, Option<i64>)> = Vec::new();
         let mut from = Vec::new();
         let mut read: BTreeSet<u16> = BTreeSet::new();
@@ -149,7 +150,7 @@ impl Resume<'_> {
         let found = first_records(self.client, &from, ASK)?;
         let mut doubts = Vec::new();
         for ((index, check), (from, found)) in wanted.into_iter().zip(from.into_iter().zip(found)) {
-            // Another offset than asked for: that record is gone, by retention.
+            // A record at another offset means that retention has deleted the one that was asked for.
             let Some(found) = found.filter(|found| found.offset == from.offset) else { continue };
             if check.is_some_and(|check| check != check_of(&found)) {
                 let From { topic, partition, offset } = from;
@@ -164,12 +165,12 @@ impl Resume<'_> {
         Ok(doubts)
     }
 
-    /// `cleanup.policy=compact` loses records that were counted.
+    /// Refuses topics with `cleanup.policy=compact`, which loses records that were counted.
     ///
     /// # Errors
-    /// [`SourceError::Invalid`] for such a topic. Where its settings are not known, that is said.
+    /// [`SourceError::Invalid`] for such a topic. If its settings are not known, a warning is logged instead.
     pub(super) fn refuse_compacted(&self, consumer: &Arc<KafkaConsumer>) -> Result<(), SourceError> {
-        // It has no settings, and would be asked until time is up.
+        // It has no such settings, and the request would time out.
         if is_embedded(consumer) {
             return Ok(());
         }
@@ -198,7 +199,7 @@ fn policy_of(topic: &str, described: ConfigResourceResult) -> Result<(), SourceE
              change the topic's setting or choose another topic"
         ))),
         Ok(Some(_)) => Ok(()),
-        // So the client says that it was denied.
+        // This is how the client reports that it was denied.
         Ok(None) | Err(RDKafkaErrorCode::TopicAuthorizationFailed) => {
             unknown("the brokers do not say them: the job's user has no right to DESCRIBE_CONFIGS on it")
         }

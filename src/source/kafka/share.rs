@@ -1,7 +1,9 @@
 //! One worker's share: its partitions, read a bounded number of records at a time.
 //!
-//! In: partitions as they become known. Out: records, and at the end of an epoch how far they were read. State: for each partition
-//! its queue, the next offset, whether its end was seen, and a copy of its last record for the check.
+//! In: partitions as they become known. Out: records, and at the end of an epoch how far the partitions were read. Ordering: that
+//! of Kafka within a partition; partitions take turns. State: for each partition its queue, the next offset, whether its end was
+//! seen, and a copy of its last record for the check. Failure: [`SourceError`]; brokers that go away come back by themselves.
+//! Restart: reading resumes where `raw` ends.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -22,10 +24,10 @@ use crate::model::{Epoch, Records};
 use crate::process::lock;
 use crate::source::{LastRead, PartitionStart, Position, RecordSource, SourceError, Stamp, Waker};
 
-/// Taken from one partition in a turn, so that none starves the others.
+/// Records taken from one partition in a turn, so that none starves the others.
 const PARTITION_TURN: usize = 512;
 
-/// Bytes of one turn.
+/// Bytes read in one turn.
 const TURN_BYTES: usize = 1 << 20;
 
 /// One worker's partitions.
@@ -38,14 +40,14 @@ pub(super) struct Share {
     worker: usize,
     workers: usize,
     waker: Waker,
-    /// A client each time that partitions were found: once at the start, then seldom.
+    /// One client for each time that partitions were found: at the start, then rarely.
     clients: Vec<Arc<KafkaConsumer>>,
     partitions: Vec<Partition>,
-    /// The partition to begin with, so that all get their turn.
+    /// The partition that the next turn begins with, so that all get their turn.
     turn: usize,
-    /// The open epoch, whose ends were asked for.
+    /// The open epoch, whose ends were requested.
     epoch: Epoch,
-    /// The brokers were away in this epoch: an end that was seen may be old.
+    /// Whether the brokers were away in this epoch: an end that was seen may be old.
     trouble: bool,
 }
 
@@ -56,7 +58,7 @@ struct Partition {
     next_offset: i64,
     end_at_start: i64,
     moved: bool,
-    /// At its end now; was so in this epoch; was so ever.
+    /// Whether it is at its end now; then, whether it was in this epoch; then, whether it ever was.
     at_end: bool,
     end_seen: bool,
     ended: bool,
@@ -65,7 +67,7 @@ struct Partition {
 }
 
 impl Share {
-    /// A share with nothing in it yet; of this one of so many workers.
+    /// A share with no partitions yet, for one of so many workers.
     pub(super) fn new(
         client: &ClientConfig,
         topics: &[String],
@@ -90,7 +92,7 @@ impl Share {
         }
     }
 
-    /// Assigns what is known and new and ours.
+    /// Assigns the partitions that are newly known and belong to this worker.
     pub(super) fn take_new(&mut self) -> Result<(), SourceError> {
         if self.known.count.load(Ordering::Acquire) == self.seen {
             return Ok(());
@@ -113,7 +115,7 @@ impl Share {
             )
             .map_err(|error| failed(&error))?;
         }
-        // Before the assignment: what is fetched before its queue is split off comes by the client's main queue.
+        // Before the assignment: what is fetched before a queue is split off comes in the client's main queue.
         for start in new {
             let name = &self.topics[usize::from(start.topic)];
             let mut queue = (consumer.split_partition_queue(name, start.partition))
@@ -148,21 +150,22 @@ impl Share {
         Ok(())
     }
 
-    /// The topic's hash is mixed in, so that small topics do not all fall to the first worker.
+    /// Whether a partition belongs to this worker. The topic's hash is mixed in, so that small topics do not all go to the first
+    /// worker.
     fn is_ours(&self, topic: u16, partition: i32) -> bool {
         let hash = foldhash::quality::FixedState::default().hash_one(&self.topics[usize::from(topic)]);
         hash.wrapping_add(partition as u64) % self.workers as u64 == self.worker as u64
     }
 
-    /// The client passes over markers of transactions, and over records of aborted ones, without a word; but its position is behind
-    /// all that its queues held up to here. So a log that ends with them is read to its end, and no record is missing when
-    /// retention takes them.
+    /// Moves past markers of transactions and records of aborted ones. The client skips these without an event, but its position
+    /// is after everything that its queues have delivered up to now. So a log that ends with them counts as read to its end, and
+    /// nothing seems to be missing when retention deletes them.
     fn pass_markers(&mut self) {
         if !self.partitions.iter().any(|partition| partition.moved || partition.end_seen) {
             return;
         }
         for client in &self.clients {
-            // Without an answer it stays where it is, behind the last record, until the next epoch.
+            // Without an answer, the next offset stays where it is, after the last record, until the next epoch.
             let Ok(positions) = client.position() else { continue };
             let positions = positions.to_topic_map();
             for partition in &mut self.partitions {
@@ -174,13 +177,13 @@ impl Share {
         }
     }
 
-    /// Errors of the client as a whole: brokers that go away come back.
+    /// Reads the errors of each client as a whole. Brokers that go away come back, so most errors are only noted.
     fn hear_clients(&mut self) -> Result<(), SourceError> {
         for client in &self.clients {
             while let Some(event) = client.poll(Duration::ZERO) {
                 let error = match event {
                     Err(error) => error,
-                    // Every partition has a queue of its own. Left here, the record would be lost.
+                    // Every partition has a queue of its own, so no record should come here. To ignore it would lose it.
                     Ok(message) => {
                         return Err(SourceError::Retry(format!(
                             "the record {}/{} at offset {} came outside its partition's queue; start again",
@@ -205,7 +208,7 @@ impl RecordSource for Share {
         if self.epoch != stamp.epoch {
             self.epoch = stamp.epoch;
             if let Some(ask) = &*lock(&self.known.ask) {
-                // It ends before the job only by a panic; without it neither ends nor new partitions would be known.
+                // That thread ends before the job only by a panic. Without it neither ends nor new partitions would be known.
                 ask.send(stamp.epoch).map_err(|_| {
                     SourceError::Retry(
                         "the thread that asks the brokers is gone, the log above says why; start again".to_owned(),
@@ -257,7 +260,7 @@ impl RecordSource for Share {
     }
 
     fn drained(&self) -> bool {
-        // The end is known by its event; a partition that never rests is past it when a later record was read.
+        // The client reports an end by an event; a partition that never pauses is past it once a later record was read.
         self.partitions.iter().all(|partition| partition.ended || partition.next_offset > partition.end_at_start)
     }
 }
@@ -267,7 +270,7 @@ impl Partition {
         let mut last = None;
         let mut more = true;
         for _ in 0..PARTITION_TURN {
-            // `None` can also mean that an event was swallowed: only a second one means that the queue is empty.
+            // `None` can also mean that an event was swallowed: only a second `None` means that the queue is empty.
             let polled = self.queue.poll(Duration::ZERO).or_else(|| self.queue.poll(Duration::ZERO));
             match polled {
                 Some(Ok(message)) => {
@@ -300,7 +303,7 @@ impl Partition {
         Ok(more)
     }
 
-    /// All below this offset was read, or is no record.
+    /// Notes that everything below this offset was read, or is no record.
     fn pass(&mut self, position: i64) {
         if position > self.next_offset {
             (self.next_offset, self.moved) = (position, true);
