@@ -20,16 +20,6 @@ pub enum ReplayError {
     /// A table, or a file beside it, can not be read or written.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// There are no tables.
-    #[error(
-        "{url} holds no table {table}: run the job first (floodmark run JOB), or set tables.url to where its tables are"
-    )]
-    NoTable {
-        /// Where it should be.
-        url: String,
-        /// Its name.
-        table: &'static str,
-    },
     /// It was not published or undone.
     #[error(transparent)]
     Publish(#[from] PublishError),
@@ -84,7 +74,6 @@ impl HasExit for ReplayError {
     fn exit(&self) -> Exit {
         match self {
             ReplayError::Usage(_) => Exit::Usage,
-            ReplayError::NoTable { .. } => Exit::Configuration,
             ReplayError::Job(error) => error.exit(),
             ReplayError::Table(error) => error.exit(),
             ReplayError::Publish(error) => error.exit(),

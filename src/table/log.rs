@@ -62,6 +62,21 @@ impl Log {
         Log { name: name.to_owned(), url, store, answers: root.answers(), background: root.background() }
     }
 
+    /// The log of table `name` below `root`, and its newest version, for a command that needs the table to be there.
+    ///
+    /// # Errors
+    /// [`TableError::Invalid`] if the table does not exist yet, and as [`Log::load`].
+    pub async fn newest(root: &super::store::Root, name: &str) -> Result<(Log, State), TableError> {
+        let log = Log::new(root, name);
+        match log.load().await? {
+            Some(state) => Ok((log, state)),
+            None => Err(TableError::Invalid(format!(
+                "{} holds no table {name}: run the job first (floodmark run JOB), or set tables.url to where its tables are",
+                root.url()
+            ))),
+        }
+    }
+
     /// The table's name.
     pub fn name(&self) -> &str {
         &self.name

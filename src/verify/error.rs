@@ -12,16 +12,6 @@ pub enum VerifyError {
     /// The job file is wrong.
     #[error(transparent)]
     Job(#[from] JobError),
-    /// A table does not exist yet.
-    #[error(
-        "{url} holds no table {table}: run the job first (floodmark run JOB), or set tables.url to where its tables are"
-    )]
-    NoTable {
-        /// Where it should be.
-        url: String,
-        /// Its name.
-        table: &'static str,
-    },
     /// A table can not be read.
     #[error(transparent)]
     Table(#[from] TableError),
@@ -43,7 +33,6 @@ impl HasExit for VerifyError {
     fn exit(&self) -> Exit {
         match self {
             VerifyError::Job(error) => error.exit(),
-            VerifyError::NoTable { .. } => Exit::Configuration,
             VerifyError::Table(error) => error.exit(),
             VerifyError::Spill(_) | VerifyError::Thread(_) | VerifyError::Output(_) | VerifyError::Bug(_) => {
                 Exit::Failed

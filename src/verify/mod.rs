@@ -129,8 +129,8 @@ pub fn run(args: VerifyArgs) -> Result<Verdict, VerifyError> {
 /// [`VerifyError`] when no verdict was reached.
 pub async fn verify(job: &Job, root: &Root, options: Options) -> Result<Report, VerifyError> {
     // `counts` is read first, since `raw` is never behind it.
-    let (counts_log, counts_state) = newest(root, "counts").await?;
-    let (raw_log, raw_state) = newest(root, "raw").await?;
+    let (counts_log, counts_state) = Log::newest(root, "counts").await?;
+    let (raw_log, raw_state) = Log::newest(root, "raw").await?;
     // A job with another logic may have archived rows in between. This version of `counts` does not hold them yet, but their outcomes are
     // checked.
     let mut counts_now = counts_state.clone();
@@ -208,12 +208,4 @@ pub async fn verify(job: &Job, root: &Root, options: Options) -> Result<Report, 
         not_checkable: NotCheckable { cells: not_checkable, because: doubt.because(raw_epoch) },
         notes: rules.notes.clone(),
     })
-}
-
-async fn newest(root: &Root, table: &'static str) -> Result<(Log, State), VerifyError> {
-    let log = Log::new(root, table);
-    let Some(state) = log.load().await? else {
-        return Err(VerifyError::NoTable { url: root.url().to_string(), table });
-    };
-    Ok((log, state))
 }

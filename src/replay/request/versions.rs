@@ -25,11 +25,11 @@ impl Versions {
     /// The newest versions.
     ///
     /// # Errors
-    /// [`ReplayError::NoTable`]; [`TableError`].
-    pub async fn newest(root: &Root) -> Result<Versions, ReplayError> {
+    /// [`TableError`], also if a table does not exist yet.
+    pub async fn newest(root: &Root) -> Result<Versions, TableError> {
         // `counts` is read first, since `raw` is never behind it.
-        let counts = newest(root, "counts").await?;
-        Ok(Versions { raw: newest(root, "raw").await?, counts })
+        let counts = Log::newest(root, "counts").await?;
+        Ok(Versions { raw: Log::newest(root, "raw").await?, counts })
     }
 
     /// The versions of a submission.
@@ -48,14 +48,6 @@ impl Versions {
             counts: load("counts", submission.counts_version).await?,
             raw: load("raw", submission.raw_version).await?,
         })
-    }
-}
-
-async fn newest(root: &Root, table: &'static str) -> Result<(Log, State), ReplayError> {
-    let log = Log::new(root, table);
-    match log.load().await? {
-        Some(state) => Ok((log, state)),
-        None => Err(ReplayError::NoTable { url: root.url().to_string(), table }),
     }
 }
 
