@@ -73,16 +73,20 @@ pub fn complete_until_txn(lane: Lane) -> String {
     format!("complete_until/{}", lane.name())
 }
 
-static FILE_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
-    Arc::new(Schema::new(vec![
+static FILE_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| schema_of_cells(&["event_count"]));
+
+/// The columns that say which cell a row is of, followed by integers of these names.
+pub fn schema_of_cells(integers: &[&str]) -> SchemaRef {
+    let mut fields = vec![
         Field::new("customer_id", DataType::Utf8, false),
         Field::new("window_start", time_type(), false),
         Field::new("window_end", time_type(), false),
         Field::new("dimension", DataType::Utf8, false),
         Field::new("dimension_value", DataType::Utf8, false),
-        Field::new("event_count", DataType::Int64, false),
-    ]))
-});
+    ];
+    fields.extend(integers.iter().map(|name| Field::new(*name, DataType::Int64, false)));
+    Arc::new(Schema::new(fields))
+}
 
 /// The columns of a file: all but the partition columns.
 pub fn file_schema() -> SchemaRef {

@@ -12,7 +12,7 @@ use std::sync::{Arc, LazyLock};
 use arrow::array::{
     ArrayRef, AsArray, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondArray, TimestampMicrosecondBuilder,
 };
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{Int64Type, SchemaRef, TimestampMicrosecondType};
 use bytes::Bytes;
 use object_store::path::Path;
 use parquet::arrow::arrow_writer::ArrowWriter;
@@ -22,10 +22,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Cell, CellParts, Granularity, Period, TimeUs};
 use crate::replay::request::submission::Submission;
-use crate::table::counts::window_ends;
+use crate::table::counts::{schema_of_cells, window_ends};
 use crate::table::fetch::Batches;
 use crate::table::store::{read_file, write_file};
-use crate::table::{Root, TableError, time_type};
+use crate::table::{Root, TableError};
 
 /// Approximate size at which a part ends: it is encoded in memory.
 const PART_BYTES_MAX: usize = 64 << 20;
@@ -35,17 +35,7 @@ const BATCH_ROWS: usize = 8192;
 const BATCH_BYTES: usize = 8 << 20;
 const ROW_GROUP_ROWS: usize = 262_144;
 
-static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
-    Arc::new(Schema::new(vec![
-        Field::new("customer_id", DataType::Utf8, false),
-        Field::new("window_start", time_type(), false),
-        Field::new("window_end", time_type(), false),
-        Field::new("dimension", DataType::Utf8, false),
-        Field::new("dimension_value", DataType::Utf8, false),
-        Field::new("old_count", DataType::Int64, false),
-        Field::new("new_count", DataType::Int64, false),
-    ]))
-});
+static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| schema_of_cells(&["old_count", "new_count"]));
 
 /// The columns of the dataset, except `granularity` and `bucket`, which are in the names of its folders.
 pub fn schema() -> SchemaRef {
