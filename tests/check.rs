@@ -126,6 +126,20 @@ fn a_sample_of_log_lines_is_shown_as_it_was_found() {
     }
 }
 
+/// What is shown first of a sample for lines.toml whose first line is counted.
+const COUNTED_LINE: &str = "\
+lines.toml: job access-log, nothing wrong in the file
+
+line 1: counted
+  customer    my-site
+  event_time  2015-05-17T08:05:03Z  written 17/May/2015:10:05:03 +0200
+  method      GET
+  path        /a
+  status      200
+  minute      2015-05-17T08:05:00Z  method=GET, status=200, total
+  hour        2015-05-17T08:00:00Z  method=GET, path=/a, status=200, total
+";
+
 /// Writes jobs/access-log.toml with more keys in its section `[event]`.
 fn access_log_with(folder: &tempfile::TempDir, keys: &str) {
     let text = fs::read_to_string(folder.path().join("access-log.toml")).expect("a job");
@@ -145,19 +159,7 @@ fn a_sample_in_the_job_s_own_line_format_is_shown_as_it_was_found() {
 "#;
     fs::write(folder.path().join("access.log"), lines).expect("written");
     let found = text(&check(&folder, &["lines.toml", "--sample", "access.log", "--show", "1"]));
-    let expected = "\
-lines.toml: job access-log, nothing wrong in the file
-
-line 1: counted
-  customer    my-site
-  event_time  2015-05-17T08:05:03Z  written 17/May/2015:10:05:03 +0200
-  method      GET
-  path        /a
-  status      200
-  minute      2015-05-17T08:05:00Z  method=GET, status=200, total
-  hour        2015-05-17T08:00:00Z  method=GET, path=/a, status=200, total
-";
-    assert!(found.starts_with(expected), "{found}");
+    assert!(found.starts_with(COUNTED_LINE), "{found}");
     for part in [
         "\nevent_time            2            0              0\n",
         "\nstatus                1            1              0\n",
@@ -182,19 +184,7 @@ fn a_sample_of_lines_inside_json_is_shown_as_it_was_found() {
 "#;
     fs::write(folder.path().join("shipped.json"), lines).expect("written");
     let found = text(&check(&folder, &["lines.toml", "--sample", "shipped.json", "--show", "1"]));
-    let expected = "\
-lines.toml: job access-log, nothing wrong in the file
-
-line 1: counted
-  customer    my-site
-  event_time  2015-05-17T08:05:03Z  written 17/May/2015:10:05:03 +0200
-  method      GET
-  path        /a
-  status      200
-  minute      2015-05-17T08:05:00Z  method=GET, status=200, total
-  hour        2015-05-17T08:00:00Z  method=GET, path=/a, status=200, total
-";
-    assert!(found.starts_with(expected), "{found}");
+    assert!(found.starts_with(COUNTED_LINE), "{found}");
     for part in [
         "\nstatus                1            0              0\n",
         "\n1 rejected: bad_json\n  line 5: expected one JSON object: '{' at byte 0\n",
