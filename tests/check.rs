@@ -67,7 +67,7 @@ fn a_sample_of_json_is_shown_as_it_was_found() {
     fs::write(folder.path().join("events.json"), EVENTS).expect("written");
     let output = check(&folder, &["web-analytics.toml", "--sample", "events.json", "--show", "2"]);
     let expected = "\
-web-analytics.toml: job web-analytics, nothing wrong in the file
+web-analytics.toml: job web-analytics, the file is valid
 
 line 1: counted
   customer    acme
@@ -93,7 +93,7 @@ line 2: rejected
     let found = text(&output);
     assert!(found.starts_with(expected), "{found}");
     for part in [
-        "\ndevice                0            4              0  in no record: is its place right?\n",
+        "\ndevice                0            4              0  found in no record: check its place\n",
         "\naction                2            2              0\n",
         "\n1 rejected: bad_json\n  line 3: expected one JSON object",
         "\n1 rejected: missing_field (customer)\n  line 2: expected a string that is not empty\n          found    \"\"\n",
@@ -128,7 +128,7 @@ fn a_sample_of_log_lines_is_shown_as_it_was_found() {
 
 /// What is shown first of a sample for lines.toml whose first line is counted.
 const COUNTED_LINE: &str = "\
-lines.toml: job access-log, nothing wrong in the file
+lines.toml: job access-log, the file is valid
 
 line 1: counted
   customer    my-site
@@ -259,7 +259,7 @@ fn without_a_sample_the_file_alone_is_checked() {
     let folder = folder();
     let found = text(&check(&folder, &["web-analytics.toml"]));
     for part in [
-        "reads   web (a first start: earliest)\nwrites  tables/web-analytics\n",
+        "reads   web (first start: earliest)\nwrites  tables/web-analytics\n",
         "\npage       page      hour, day, month\n",
         "\ntotal      -         minute, hour, day, week, month, year\n",
     ] {
@@ -285,7 +285,7 @@ fn what_can_not_be_checked_says_why() {
             1,
             "line 1 of no-line is longer than 67,108,864 bytes; expected",
         ),
-        (&["web-analytics.toml", "--sample", "empty"], 1, "empty is empty; expected a record on each line"),
+        (&["web-analytics.toml", "--sample", "empty"], 1, "empty is empty; expected one record per line"),
         (&["web-analytics.toml", "--sample", "0"], 2, "at least 1 record"),
         (&["web-analytics.toml", "--sample", "5", "--gen-format"], 2, "--gen-format: expected a file"),
         (

@@ -29,16 +29,16 @@ pub use facts::{
 /// Options of `floodmark check`.
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "Exit codes: 0 also when records are rejected, as they are data; 78 when the job file is wrong. A record of a file has no \
-    Kafka timestamp (but with --gen-format), so that no event time is too far ahead of it."
+    after_help = "Exit codes: 0 even if records are rejected, because they are data; 78 if the job file is wrong. \
+    Records from a file have no Kafka timestamp (except with --gen-format), so none is rejected because its event time is too far ahead of that."
 )]
 pub struct CheckArgs {
     /// The job file
     #[arg(value_name = "JOB")]
     pub job: PathBuf,
 
-    /// Decode a sample: a file with a record on each line (- is stdin), or the first N records of the job's topics, which are
-    /// taken evenly from the partitions. A file whose name is a number: ./7
+    /// Decode a sample: a file with one record per line (- for stdin), or the first N records of the job's topics,
+    /// taken evenly from the partitions. For a file whose name is a number, write ./7
     #[arg(long, value_name = "FILE|N")]
     pub sample: Option<Sample>,
 
@@ -46,11 +46,11 @@ pub struct CheckArgs {
     #[arg(long, requires = "sample")]
     pub gen_format: bool,
 
-    /// Records of the sample that are shown with all that was found in them
+    /// How many records of the sample to show with everything that was found in them
     #[arg(long, value_name = "N", default_value_t = 3, requires = "sample")]
     pub show: usize,
 
-    /// Exit with 3 when a record of the sample is rejected
+    /// Exit with 3 if a record of the sample is rejected
     #[arg(long, requires = "sample")]
     pub detailed_exitcode: bool,
 
@@ -93,7 +93,7 @@ pub fn run(args: &CheckArgs) -> Result<Exit, CheckError> {
     let job = Job::load(&args.job)?;
     if args.gen_format && matches!(args.sample, Some(Sample::Topics(_))) {
         return Err(CheckError::Usage(
-            "--gen-format: expected a file as --sample; records of a topic are as they are".to_owned(),
+            "--gen-format: expected a file as --sample; it does not apply to records of a topic".to_owned(),
         ));
     }
     let mut check = Check::of(&job, args.job.display().to_string());

@@ -32,7 +32,8 @@ pub(super) fn of_file(job: &Job, file: &Path, gen_format: bool, show: usize) -> 
     let name = if is_stdin { "stdin".to_owned() } else { file.display().to_string() };
     let unreadable = |error: std::io::Error| {
         CheckError::Sample(format!(
-            "--sample: can not read {name}: {error}; expected a file with a record on each line, - for stdin, or a number"
+            "--sample: cannot read {name}: {error}; expected a file with one record per line, - for stdin, or a \
+             number of records"
         ))
     };
     let mut input: Box<dyn BufRead> = if is_stdin {
@@ -52,9 +53,8 @@ pub(super) fn of_file(job: &Job, file: &Path, gen_format: bool, show: usize) -> 
         let number = collector.records() + 1;
         if line.len() as u64 > line_bytes_max {
             let (number, bytes) = (grouped(number), grouped(line_bytes_max));
-            let what = format!(
-                "--sample: line {number} of {name} is longer than {bytes} bytes; expected a record on each line"
-            );
+            let what =
+                format!("--sample: line {number} of {name} is longer than {bytes} bytes; expected one record per line");
             return Err(CheckError::Sample(what));
         }
         let line = line.strip_suffix(b"\n").unwrap_or(&line);
@@ -76,7 +76,7 @@ pub(super) fn of_file(job: &Job, file: &Path, gen_format: bool, show: usize) -> 
     }
     progress.clear();
     if collector.records() == 0 {
-        return Err(CheckError::Sample(format!("--sample: {name} is empty; expected a record on each line")));
+        return Err(CheckError::Sample(format!("--sample: {name} is empty; expected one record per line")));
     }
     Ok(collector.finish())
 }
@@ -98,7 +98,7 @@ pub(super) fn of_topics(job: &Job, records_max: u64, show: usize) -> Result<Samp
     let all: u64 = wanted.values().sum();
     let nothing = || {
         CheckError::Sample(format!(
-            "--sample: {} no records; send some, or give a file with a record on each line",
+            "--sample: {} no records; send some, or give a file with one record per line",
             if topics.len() == 1 {
                 format!("topic {} holds", topics[0])
             } else {
@@ -139,7 +139,7 @@ pub(super) fn of_topics(job: &Job, records_max: u64, show: usize) -> Result<Samp
         if heard.elapsed() > WAIT {
             progress.clear();
             return Err(CheckError::Source(SourceError::Retry(format!(
-                "the brokers sent {} of {} records, and none for {} s; check that they are up, then try again",
+                "the brokers sent {} of {} records, then none for {} s; check that they are up, then try again",
                 grouped(collector.records()),
                 grouped(all),
                 WAIT.as_secs()

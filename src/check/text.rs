@@ -53,7 +53,7 @@ impl Check {
     }
 
     fn write(&self, out: &mut String, paint: Paint) -> std::fmt::Result {
-        writeln!(out, "{}: job {}, nothing wrong in the file", printable(&self.job_file), paint.bold(&self.job))?;
+        writeln!(out, "{}: job {}, the file is valid", printable(&self.job_file), paint.bold(&self.job))?;
         match &self.sample {
             Some(sample) => sample.write(out, paint),
             None => self.write_counts(out, paint),
@@ -61,7 +61,7 @@ impl Check {
     }
 
     fn write_counts(&self, out: &mut String, paint: Paint) -> std::fmt::Result {
-        writeln!(out, "reads   {} (a first start: {})", self.topics.join(", "), self.start)?;
+        writeln!(out, "reads   {} (first start: {})", self.topics.join(", "), self.start)?;
         writeln!(out, "writes  {}", printable(&self.tables_url))?;
         let width = self.dimensions.iter().map(|dimension| dimension.dimension.len()).max().unwrap_or(0).max(9);
         let of = |field: &Option<String>| field.as_deref().unwrap_or("-").to_owned();
@@ -72,7 +72,7 @@ impl Check {
             writeln!(out, "{:width$}  {:field_width$}  {windows}", dimension.dimension, of(&dimension.field))?;
         }
         if !self.unused_fields.is_empty() {
-            writeln!(out, "\nno dimension and no condition uses: {}", self.unused_fields.join(", "))?;
+            writeln!(out, "\nused by no dimension and no condition: {}", self.unused_fields.join(", "))?;
         }
         writeln!(out, "\nNothing was read or written; --sample decodes records of a file or of the topics.")
     }
@@ -117,7 +117,7 @@ impl SampleFacts {
         for facts in &self.fields {
             let [found, missing, empty] =
                 [facts.present_records, facts.missing_records, facts.empty_records].map(grouped);
-            let never = if facts.present_records == 0 { "  in no record: is its place right?" } else { "" };
+            let never = if facts.present_records == 0 { "  found in no record: check its place" } else { "" };
             writeln!(out, "{:width$} {found:>12} {missing:>12} {empty:>14}{}", facts.field, paint.with("33", never))?;
         }
         Ok(())

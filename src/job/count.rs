@@ -24,7 +24,7 @@ pub(super) fn filters(root: &Section<'_>, fields: &[Field]) -> Result<Vec<Filter
         let field = field(&section.need("field", "the name of a field")?, fields)?;
         let filter = Filter { field, condition: condition(&section, &CONDITIONS)? };
         if filters.contains(&filter) {
-            return Err(item.fault("the same condition a second time", "each condition once"));
+            return Err(item.fault("the same condition twice", "each condition once"));
         }
         filters.push(filter);
     }
@@ -49,7 +49,7 @@ fn condition(section: &Section<'_>, known: &[&'static str]) -> Result<Condition,
 
 fn text(value: &Value<'_>) -> Result<String, JobError> {
     if value.is_empty_string() {
-        return Err(value.fault("an empty string", "a string that is not empty; for absent fields, exists = false"));
+        return Err(value.fault("an empty string", "a non-empty string; to match absent fields, use exists = false"));
     }
     value.text()
 }
@@ -89,14 +89,14 @@ fn dimension(name: String, value: &Value<'_>, fields: &[Field]) -> Result<Dimens
         (false, Some(value)) => Some(field(&value, fields)?),
         (false, None) => Some(find(&name, fields).ok_or_else(|| {
             let hint = did_you_mean(&name, fields.iter().map(|field| field.name.as_str()));
-            value.fault("no `field`, and no field of the dimension's own name", format!("field = \"…\"{hint}"))
+            value.fault("no `field`, and no field with the dimension's own name", format!("field = \"…\"{hint}"))
         })?),
     };
     let list = section.need("granularities", "a list of granularities, as in [\"minute\", \"hour\", \"day\"]")?;
     let mut granularities = list.distinct("granularities", granularity)?;
     granularities.sort_unstable();
     if granularities.first().is_none_or(|finest| *finest > Granularity::Day) {
-        return Err(list.fault("only granularities longer than a day", "day, hour or minute among them"));
+        return Err(list.fault("only granularities longer than a day", "at least one of minute, hour, day"));
     }
     Ok(Dimension { name, field, granularities })
 }
@@ -112,7 +112,7 @@ pub(super) fn graces_us(root: &Section<'_>) -> Result<[i64; 3], JobError> {
         for (name, value) in value.entries()? {
             let index = GRACES.iter().position(|(granularity, _)| granularity.name() == name).ok_or_else(|| {
                 let hint = did_you_mean(name, GRACES.map(|(granularity, _)| granularity.name()));
-                let expected = "one of minute, hour, day (week, month and year take every record at once)";
+                let expected = "one of minute, hour, day (week, month and year have no late records)";
                 value.fault("a granularity without grace", format!("{expected}{hint}"))
             })?;
             let default = seconds[index] as u64;

@@ -64,18 +64,16 @@ pub(super) fn read(root: &Section<'_>) -> Result<EventSection, JobError> {
         Format::Json => "{ pointer = \"/…\" }",
         Format::AccessLog => "{ field = \"…\" }",
     };
-    let customer = section.need("customer", &format!("where the customer is found, as in {example}"))?;
+    let customer = section.need("customer", &format!("the place of the customer, as in {example}"))?;
     let (customer, customer_integers) = customer_spec(&customer, &shape)?;
-    let event_time = section.need("event_time", &format!("where the event time is found, as in {example}"))?;
+    let event_time = section.need("event_time", &format!("the place of the event time, as in {example}"))?;
     let Time { places: event_time, format: time_format, assume_offset_seconds } = time(&event_time, &shape)?;
     let mut fields = Vec::new();
     if let Some(value) = section.get("fields") {
         for (name, value) in value.entries()? {
             let name = checked_name(name, &value)?;
             if RESERVED.contains(&name.as_str()) {
-                return Err(
-                    value.fault(format!("the name {name:?}"), "another name: this one has a meaning of its own")
-                );
+                return Err(value.fault(format!("the name {name:?}"), "another name: this one is reserved"));
             }
             let known = ["pointer", "field", "first_of", "transform"];
             let spec = spec(&value.section(&known)?, &shape, &known[..3])?;
@@ -105,7 +103,7 @@ pub(super) fn checked_name(name: &str, value: &Value<'_>) -> Result<String, JobE
         || !name.starts_with(|first: char| first.is_ascii_lowercase())
         || !name.bytes().all(legal)
     {
-        let expected = format!("a name of at most {NAME_BYTES_MAX} of a-z, 0-9 and `_` that begins with a letter");
+        let expected = format!("at most {NAME_BYTES_MAX} characters from a-z, 0-9 and `_`, beginning with a letter");
         return Err(value.fault(format!("the name {name:?}"), expected));
     }
     Ok(name.to_owned())
@@ -114,13 +112,13 @@ pub(super) fn checked_name(name: &str, value: &Value<'_>) -> Result<String, JobE
 /// The format of lines: its text, as in the server's configuration, and the text parsed.
 fn line(value: &Value<'_>, format: Format) -> Result<(String, LineFormat), JobError> {
     if format != Format::AccessLog {
-        return Err(value.fault("`line`", "no such key for this format: it describes lines, format = \"access_log\""));
+        return Err(value.fault("`line`", "no such key: it applies only to format = \"access_log\""));
     }
     let text = value.text().map_err(|mut error| {
         if let JobError::Invalid(fault) = &mut error
             && fault.found.contains("${")
         {
-            fault.expected.push_str("; a variable of nginx is written `$name` or `$${name}` here");
+            fault.expected.push_str("; write a variable of nginx as `$name` or `$${name}` here");
         }
         error
     })?;
@@ -134,7 +132,7 @@ fn customer_spec(value: &Value<'_>, shape: &Shape) -> Result<(FieldSpec, bool), 
     let spec = spec(&section, shape, &["constant", "pointer", "field", "first_of"])?;
     let Some(value) = section.get("integers") else { return Ok((spec, false)) };
     if shape.format != Format::Json || matches!(spec, FieldSpec::Constant(_)) {
-        return Err(value.fault("`integers`", "no such key here: it is for customers that are found in JSON"));
+        return Err(value.fault("`integers`", "no such key: it applies only to customers found in JSON"));
     }
     Ok((spec, value.boolean()?))
 }
@@ -143,7 +141,7 @@ fn customer_spec(value: &Value<'_>, shape: &Shape) -> Result<(FieldSpec, bool), 
 fn spec(section: &Section<'_>, shape: &Shape, choices: &[&'static str]) -> Result<FieldSpec, JobError> {
     if section.exactly_one(choices)? == "constant" {
         if let Some(transform) = section.get("transform") {
-            return Err(transform.fault("a transform of a constant", "the constant as it is to be counted"));
+            return Err(transform.fault("a transform of a constant", "no transform: write the transformed constant"));
         }
         return Ok(FieldSpec::Constant(section.need("constant", "a string")?.text()?));
     }
@@ -169,7 +167,7 @@ fn time(value: &Value<'_>, shape: &Shape) -> Result<Time, JobError> {
     let in_line = match (shape.format, &shape.line) {
         (Format::Json, _) => None,
         (Format::AccessLog, None) if places == [Place::Line(LineField::Time)] => None,
-        (Format::AccessLog, None) => return Err(value.fault("another field than `time`", "{ field = \"time\" }")),
+        (Format::AccessLog, None) => return Err(value.fault("a field other than `time`", "{ field = \"time\" }")),
         (Format::AccessLog, Some(line)) => time_in_line(value, &places, line, written.is_some())?,
     };
     let time_format = match &written {
@@ -178,13 +176,13 @@ fn time(value: &Value<'_>, shape: &Shape) -> Result<Time, JobError> {
     };
     let assumed = section.get("assume_offset");
     let needless = match &time_format {
-        TimeFormat::Default if shape.format == Format::AccessLog => Some("an access log writes its offset"),
+        TimeFormat::Default if shape.format == Format::AccessLog => Some("an access log includes the offset"),
         TimeFormat::Default => None,
-        TimeFormat::Unix(_) => Some("a number since 1970 has none"),
-        TimeFormat::Pattern(pattern) => pattern.has_offset().then_some("the pattern reads it"),
+        TimeFormat::Unix(_) => Some("Unix time has no offset"),
+        TimeFormat::Pattern(pattern) => pattern.has_offset().then_some("the pattern reads the offset"),
     };
     if let (Some(why), Some(assumed)) = (needless, &assumed) {
-        return Err(assumed.fault("an offset to assume", format!("none: {why}")));
+        return Err(assumed.fault("an assumed offset", format!("none: {why}")));
     }
     if let (TimeFormat::Pattern(pattern), None) = (&time_format, &assumed)
         && !pattern.has_offset()
@@ -207,8 +205,8 @@ fn time_in_line(
     let times = line.times();
     let [place] = places else { return Err(value.fault("several fields", "one field of the line")) };
     if *place == Place::Line(LineField::Time) && times.len() > 1 {
-        let found = format!("`time`, of which `line` has {}: {}", times.len(), times.join(", "));
-        return Err(value.fault(found, "one of them by its own name"));
+        let found = format!("`time`, but `line` has {} times: {}", times.len(), times.join(", "));
+        return Err(value.fault(found, "one of them by name"));
     }
     Ok(Some(match line.time(place) {
         Some(LineTime::AccessLog | LineTime::Iso8601) => TimeFormat::Default,
@@ -225,10 +223,10 @@ fn time_in_line(
         None if has_format => return Ok(None),
         None => {
             let expected = match times.as_slice() {
-                [] => "`format` beside it, or a variable of the time in `line`, as $time_local or %t".to_owned(),
+                [] => "`format` beside it, or a time variable in `line`, such as $time_local or %t".to_owned(),
                 times => format!("{}, or `format` beside it", times.join(" or ")),
             };
-            return Err(value.fault("a field that is no time of the line", expected));
+            return Err(value.fault("a field that is not a time", expected));
         }
     }))
 }

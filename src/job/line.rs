@@ -31,18 +31,15 @@ impl LineFormat {
     /// Checks that adjacent variables can be told apart, and drops blanks at the end of the line.
     fn finish(&mut self) -> Result<(), Wrong> {
         let Some(last) = self.variables.last_mut() else {
-            let expected = "at least one variable, as $remote_addr (nginx) or %h (Apache)";
+            let expected = "at least one variable, such as $remote_addr (nginx) or %h (Apache)";
             return Err(("a log format without a variable".to_owned(), expected.to_owned()));
         };
         last.then.truncate(last.then.trim_end().len());
         for pair in self.variables.windows(2) {
             let [one, two] = pair else { continue };
             if one.then.is_empty() && two.begins.is_none() && !one.is_mark() {
-                let found = format!("`{}{}` {}: nothing stands between the two", one.written, two.written, one.place);
-                return Err((
-                    found,
-                    "a text between two variables, or no line could tell where the first one ends".to_owned(),
-                ));
+                let found = format!("`{}{}` {}, with nothing between the two", one.written, two.written, one.place);
+                return Err((found, "text between the two variables, which shows where the first one ends".to_owned()));
             }
         }
         Ok(())
@@ -204,7 +201,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_with_its_place() {
         for (text, found, expected) in [
-            ("combined", "\"combined\", in which no variable is", "the string of nginx's log_format"),
+            ("combined", "\"combined\", which contains no variable", "the string of nginx's log_format"),
             ("$status $", "`$` without a name at column 9 of the string", "the name of a variable"),
             ("$status ${host", "`${host` without its `}` at column 9", "the name of a variable"),
             ("%h %y", "`%y` at column 4 of the string", "a directive of Apache's mod_log_config"),
@@ -213,25 +210,25 @@ mod tests {
             ("%h %{Referer", "`%{Referer` without its `}` at column 4", "`%{NAME}` and a letter"),
             ("%h %i", "`%i` at column 4", "`%{NAME}i`: i needs a name"),
             ("%h %{x}T", "`%{x}T` at column 4", "`%T`, `%{s}T`"),
-            ("%h%l", "`%h%l` at column 1 of the string: nothing stands between", "a text between two variables"),
-            ("$host $status$request", "`$status$request` at column 7", "a text between"),
-            ("%q%>s", "`%q%>s` at column 1", "a text between"),
-            ("log_format main", "`log_format` that ends at column 16", "the format in quotes"),
+            ("%h%l", "`%h%l` at column 1 of the string, with nothing between", "text between the two variables"),
+            ("$host $status$request", "`$status$request` at column 7", "text between"),
+            ("%q%>s", "`%q%>s` at column 1", "text between"),
+            ("log_format main", "`log_format` and nothing after it at column 16", "the format in quotes"),
             ("log_format main '$status' $host", "`$host` at column 27", "another string in quotes"),
             (
                 "log_format main\n '$status",
-                "a string that is not ended, which begins with `'` at line 2, column 2",
-                "a `'` behind it",
+                "an unterminated string that begins with `'` at line 2, column 2",
+                "a closing `'`",
             ),
             (
                 "log_format a '$status'; log_format b '$host';",
-                "`log_format` behind the statement at column 25",
-                "one log_format",
+                "`log_format` after the statement at column 25",
+                "a single log_format",
             ),
             ("escape=xml $status", "`escape=xml` at column 1", "`escape=default`"),
-            ("LogFormat combined", "`combined` at column 11", "the format in quotes, not a name"),
-            ("CustomLog logs/access_log combined", "`combined` at column 27", "the format in quotes"),
-            ("$status\n$host", "a line break at line 1, column 8", "one line"),
+            ("LogFormat combined", "`combined` at column 11", "the format itself in quotes"),
+            ("CustomLog logs/access_log combined", "`combined` at column 27", "the format itself in quotes"),
+            ("$status\n$host", "a line break at line 1, column 8", "a single line"),
             ("log_format a 'x';", "a log format without a variable", "at least one variable"),
         ] {
             let (what, instead) = LineFormat::parse(text).expect_err(text);

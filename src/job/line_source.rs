@@ -14,7 +14,7 @@ pub(super) fn read(text: &str) -> Result<(Escapes, Pieces), Wrong> {
     let server = match statement.server {
         Some(server) => server,
         None => which_server(&statement.body).ok_or_else(|| {
-            let found = format!("{:?}, in which no variable is", source.shown());
+            let found = format!("{:?}, which contains no variable", source.shown());
             (found, "the string of nginx's log_format ($remote_addr …) or of Apache's LogFormat (%h …)".to_owned())
         })?,
     };
@@ -107,8 +107,8 @@ impl Source {
                 at = self.skip(at + self.word(at).chars().count(), server == Server::Nginx);
             }
             if at >= self.0.len() {
-                let expected = "the format in quotes, as it stands in the server's configuration";
-                return self.wrong(&format!("`{}` that ends", self.word(begin)), at, expected);
+                let expected = "the format in quotes, as in the server's configuration";
+                return self.wrong(&format!("`{}` and nothing after it", self.word(begin)), at, expected);
             }
         }
         let mut escapes = None;
@@ -133,12 +133,12 @@ impl Source {
             Some('\'') => self.strings(at, server, &mut body)?,
             Some('"') if is_statement || self.is_one_string(at) => self.strings(at, server, &mut body)?,
             _ if server == Some(Server::Apache) => {
-                return self.wrong(&format!("`{}`", self.word(at)), at, "the format in quotes, not a name of one");
+                return self.wrong(&format!("`{}`", self.word(at)), at, "the format itself in quotes, not its name");
             }
             _ => {
                 self.unescape(at, self.0.len(), &mut body);
                 if let Some((at, _)) = body.iter().find(|(at, _)| matches!(self.0[*at], '\n' | '\r')) {
-                    let expected = "one line; strings in quotes, `'…' '…'`, are put together";
+                    let expected = "a single line; strings in quotes, `'…' '…'`, are joined";
                     return self.wrong("a line break", *at, expected);
                 }
                 if is_statement && body.last().is_some_and(|(_, c)| *c == ';') {
@@ -171,9 +171,9 @@ impl Source {
                 '\'' | '"' => {
                     let Some(end) = self.string_end(at) else {
                         return self.wrong(
-                            &format!("a string that is not ended, which begins with `{c}`"),
+                            &format!("an unterminated string that begins with `{c}`"),
                             at,
-                            format!("a `{c}` behind it"),
+                            format!("a closing `{c}`"),
                         );
                     };
                     self.unescape(at + 1, end, body);
@@ -187,9 +187,9 @@ impl Source {
                     return match self.0.get(rest) {
                         None => Ok(()),
                         Some(_) => self.wrong(
-                            &format!("`{}` behind the statement", self.word(rest)),
+                            &format!("`{}` after the statement", self.word(rest)),
                             rest,
-                            "one log_format alone",
+                            "a single log_format",
                         ),
                     };
                 }
@@ -236,7 +236,7 @@ impl Source {
             let name: String =
                 body[at..].iter().map(|(_, c)| *c).take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
             at += name.len();
-            let expected = "the name of a variable, as `$status` or `${status}`";
+            let expected = "the name of a variable, such as `$status` or `${status}`";
             if braces && body.get(at).is_none_or(|(_, c)| *c != '}') {
                 return self.wrong(&format!("`${{{name}` without its `}}`"), begin, expected);
             }
@@ -264,7 +264,11 @@ impl Source {
             let (mut argument, mut original) = (None, None);
             let letter = loop {
                 let Some((_, c)) = body.get(at) else {
-                    return self.wrong("`%` without a letter", begin, "a directive, as `%h`; `%%` for a plain `%`");
+                    return self.wrong(
+                        "`%` without a letter",
+                        begin,
+                        "a directive, such as `%h`; `%%` for a plain `%`",
+                    );
                 };
                 at += 1;
                 match c {

@@ -45,19 +45,19 @@ impl Pattern {
         let lacks = |what: &str, expected: &str| Err((format!("{text:?}, {what}"), expected.to_owned()));
         let Some(parsed) = parsed else {
             return lacks(
-                "which can not read what it writes",
+                "which cannot parse its own output",
                 "separators between its parts, as in \"%d.%m.%Y %H:%M:%S\"",
             );
         };
         if parsed.timestamp().is_none() {
             if parsed.to_naive_date().is_err() {
                 return lacks(
-                    "at whose end no whole date is known",
+                    "which does not give a complete date",
                     "year, month and day, as in \"%d.%m.%Y %H:%M:%S\"",
                 );
             }
             if parsed.to_naive_time().is_err() {
-                return lacks("at whose end no time of day is known", "hour and minute, as in %H:%M, or %I:%M %p");
+                return lacks("which does not give a time of day", "hour and minute, as in %H:%M, or %I:%M %p");
             }
         }
         pattern.has_offset = parsed.offset().is_some() || parsed.timestamp().is_some();
@@ -127,12 +127,12 @@ fn bad_specifier(text: &str) -> (String, String) {
         if StrftimeItems::new(rest).next().is_none_or(|item| item == Item::Error) {
             let end = rest.char_indices().nth(1).map_or(rest.len(), |(index, letter)| index + letter.len_utf8());
             let character = text[..at].chars().count() + 1;
-            let found = format!("{text:?}, whose `{}` at character {character} is no specifier", &rest[..end]);
-            return (found, "specifiers of strftime, as in \"%d.%m.%Y %H:%M:%S\"; %% for a plain %".to_owned());
+            let found = format!("{text:?}, whose `{}` at character {character} is not a specifier", &rest[..end]);
+            return (found, "strftime specifiers, as in \"%d.%m.%Y %H:%M:%S\"; %% for a plain %".to_owned());
         }
         at += if rest.starts_with("%%") { 2 } else { 1 };
     }
-    (format!("{text:?}"), "a pattern of strftime, as in \"%d.%m.%Y %H:%M:%S\"".to_owned())
+    (format!("{text:?}"), "a strftime pattern, as in \"%d.%m.%Y %H:%M:%S\"".to_owned())
 }
 
 #[cfg(test)]
@@ -142,18 +142,18 @@ mod tests {
     #[test]
     fn what_can_not_yield_a_time_is_refused_with_its_place() {
         for (pattern, found) in [
-            ("%d.%m.%Y %Q", "whose `%Q` at character 10 is no specifier"),
-            ("é %%%!", "whose `%!` at character 5 is no specifier"),
-            ("%Y-%m-%d %", "whose `%` at character 10 is no specifier"),
-            ("%Y-%m-%d", "no time of day"),
-            ("%Y-%m-%d %H", "no time of day"),
-            ("%Y-%m-%d %I:%M", "no time of day"),
-            ("%H:%M:%S", "no whole date"),
-            ("%m-%d %H:%M", "no whole date"),
-            ("%f", "no whole date"),
-            ("%Y-%m-%d %H:%M:%S %f%f", "can not read what it writes"),
-            ("", "no whole date"),
-            ("now", "no whole date"),
+            ("%d.%m.%Y %Q", "whose `%Q` at character 10 is not a specifier"),
+            ("é %%%!", "whose `%!` at character 5 is not a specifier"),
+            ("%Y-%m-%d %", "whose `%` at character 10 is not a specifier"),
+            ("%Y-%m-%d", "a time of day"),
+            ("%Y-%m-%d %H", "a time of day"),
+            ("%Y-%m-%d %I:%M", "a time of day"),
+            ("%H:%M:%S", "a complete date"),
+            ("%m-%d %H:%M", "a complete date"),
+            ("%f", "a complete date"),
+            ("%Y-%m-%d %H:%M:%S %f%f", "cannot parse its own output"),
+            ("", "a complete date"),
+            ("now", "a complete date"),
         ] {
             let (said, expected) = Pattern::new(pattern).expect_err(pattern);
             assert!(said.contains(found) && !expected.is_empty(), "{pattern}: {said}");

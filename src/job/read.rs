@@ -23,7 +23,7 @@ impl<'a> File<'a> {
         DeTable::parse(self.text).map_err(|error| {
             let mut place = error.span().map(|span| self.place(span.start));
             place = place.or(Some(self.place(self.text.len())));
-            self.fault(place, "", "text that is not TOML", &format!("TOML: {}", error.message()))
+            self.fault(place, "", &format!("invalid TOML: {}", error.message()), "valid TOML")
         })
     }
 
@@ -171,7 +171,7 @@ impl<'a> Value<'a> {
         let DeValue::String(text) = self.raw else { return Err(self.not("a string")) };
         let text = self.expanded(text)?;
         if text.is_empty() {
-            return Err(self.fault("an empty string", "a string that is not empty"));
+            return Err(self.fault("an empty string", "a non-empty string"));
         }
         Ok(text)
     }
@@ -229,7 +229,7 @@ impl<'a> Value<'a> {
     pub(super) fn list(&self, what: &str) -> Result<Vec<Value<'a>>, JobError> {
         let DeValue::Array(items) = self.raw else { return Err(self.not(format!("a list of {what}"))) };
         if items.is_empty() {
-            return Err(self.fault("an empty list", format!("a list of at least one of {what}")));
+            return Err(self.fault("an empty list", format!("a non-empty list of {what}")));
         }
         Ok(items
             .iter()
@@ -253,7 +253,7 @@ impl<'a> Value<'a> {
         for value in self.list(what)? {
             let item = read(&value)?;
             if items.contains(&item) {
-                return Err(value.fault(format!("{} a second time", value.describe()), "each one once"));
+                return Err(value.fault(format!("{} twice", value.describe()), "each one once"));
             }
             items.push(item);
         }

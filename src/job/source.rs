@@ -93,7 +93,7 @@ fn properties(prefix: &str, value: &Value<'_>, out: &mut BTreeMap<String, String
     for (name, value) in value.entries()? {
         let name = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
         if OWN_PROPERTIES.contains(&name.as_str()) {
-            return Err(value.fault("a property that the source sets itself", "that it is left out"));
+            return Err(value.fault("a property that the source sets itself", "it to be left out"));
         }
         if value.is_table() {
             properties(&name, &value, out)?;
@@ -101,7 +101,7 @@ fn properties(prefix: &str, value: &Value<'_>, out: &mut BTreeMap<String, String
         }
         let text = value.option()?;
         if !text.is_empty() && out.insert(name, text).is_some() {
-            return Err(value.fault("the same property, quoted and not", "each property once"));
+            return Err(value.fault("the same property twice, quoted and unquoted", "each property once"));
         }
     }
     Ok(())

@@ -64,7 +64,7 @@ pub(super) fn read(root: &Section<'_>) -> Result<Tables, JobError> {
     if !buckets.is_power_of_two() {
         let value = section.need("buckets", "a power of two")?;
         let (lower, upper) = (buckets.next_power_of_two() / 2, buckets.next_power_of_two());
-        return Err(value.fault(buckets.to_string(), format!("a power of two, as {lower} or {upper}")));
+        return Err(value.fault(buckets.to_string(), format!("a power of two, such as {lower} or {upper}")));
     }
     let mut options = BTreeMap::new();
     if let Some(value) = section.get("options") {
@@ -73,7 +73,7 @@ pub(super) fn read(root: &Section<'_>) -> Result<Tables, JobError> {
                 let hint = super::error::did_you_mean(name, OPTIONS);
                 return Err(value.fault(
                     "an option that this store does not know",
-                    format!("an option as object_store names it{hint}"),
+                    format!("an option name of object_store{hint}"),
                 ));
             }
             let text = value.option()?;
@@ -106,10 +106,10 @@ fn url(value: &Value<'_>) -> Result<String, JobError> {
             return Err(value.fault(format!("the scheme {scheme:?}"), expected));
         }
         let parsed =
-            url::Url::parse(&text).map_err(|error| value.fault(format!("a URL that is not one ({error})"), "a URL"))?;
+            url::Url::parse(&text).map_err(|error| value.fault(format!("an invalid URL ({error})"), "a valid URL"))?;
         // In Azure, `abfss://container@account` names a place. Elsewhere, what is before an `@` is a secret.
         if parsed.password().is_some() || (!parsed.username().is_empty() && !scheme.starts_with("abfs")) {
-            return Err(value.fault("a user or password inside the URL", "them in [tables.options]"));
+            return Err(value.fault("a user or password in the URL", "them in [tables.options]"));
         }
         if parsed.query().is_some() || parsed.fragment().is_some() {
             return Err(value.fault("a URL with `?` or `#`", "a URL without them"));

@@ -207,7 +207,7 @@ fn what_is_wrong_is_said_with_its_place() {
         (
             "customer = { pointer = \"/customer\" }",
             "",
-            "test.toml:8:2: event.customer: found nothing; expected where the customer is found, as in { pointer = \"/…\" }",
+            "test.toml:8:2: event.customer: found nothing; expected the place of the customer, as in { pointer = \"/…\" }",
         ),
         ("event_time = { pointer = \"/time\" }", "", "test.toml:8:2: event.event_time: found nothing"),
         ("format = \"json\"", "", "test.toml:8:2: event.format: found nothing"),
@@ -224,13 +224,13 @@ fn what_is_wrong_is_said_with_its_place() {
         (
             "[\"events\"]",
             "[]",
-            "test.toml:3:1: source.topics: found an empty list; expected a list of at least one of topics",
+            "test.toml:3:1: source.topics: found an empty list; expected a non-empty list of topics",
         ),
         ("[\"events\"]", "\"events\"", "source.topics: found the string \"events\"; expected a list of topics"),
         (
             "[\"events\"]",
             "[\"events\", \"events\"]",
-            "test.toml:3:21: source.topics[1]: found the string \"events\" a second time; expected each one once",
+            "test.toml:3:21: source.topics[1]: found the string \"events\" twice; expected each one once",
         ),
         ("[\"events\"]", "[\"ev*\"]", "test.toml:3:11: source.topics[0]: found \"ev*\""),
         ("[\"events\"]", "[\"\"]", "source.topics[0]: found an empty string"),
@@ -258,7 +258,7 @@ fn what_is_wrong_is_said_with_its_place() {
         (
             "\"tables/test\"",
             "\"tables/test\"\nbuckets = 6",
-            "test.toml:8:1: tables.buckets: found 6; expected a power of two, as 4 or 8",
+            "test.toml:8:1: tables.buckets: found 6; expected a power of two, such as 4 or 8",
         ),
         (
             "\"tables/test\"",
@@ -312,7 +312,7 @@ fn what_is_wrong_is_said_with_its_place() {
         (
             "{ pointer = \"/customer\" }",
             "{ first_of = [\"/a\", \"/a\"] }",
-            "event.customer.first_of[1]: found the string \"/a\" a second time",
+            "event.customer.first_of[1]: found the string \"/a\" twice",
         ),
         (
             "{ pointer = \"/customer\" }",
@@ -328,7 +328,7 @@ fn what_is_wrong_is_said_with_its_place() {
         (
             "{ pointer = \"/customer\" }",
             "{ constant = \"c\", integers = true }",
-            "event.customer.integers: found `integers`; expected no such key here",
+            "event.customer.integers: found `integers`; expected no such key: it applies only to customers found in JSON",
         ),
         (
             "{ pointer = \"/customer\" }",
@@ -343,12 +343,12 @@ fn what_is_wrong_is_said_with_its_place() {
         (
             "{ pointer = \"/time\" }",
             "{ pointer = \"/time\", format = \"%d.%m.%Q\" }",
-            "test.toml:11:35: event.event_time.format: found \"%d.%m.%Q\", whose `%Q` at character 7 is no specifier; expected specifiers of strftime",
+            "test.toml:11:35: event.event_time.format: found \"%d.%m.%Q\", whose `%Q` at character 7 is not a specifier; expected strftime specifiers",
         ),
         (
             "{ pointer = \"/time\" }",
             "{ pointer = \"/time\", format = \"%d.%m.%Y %H\" }",
-            "event.event_time.format: found \"%d.%m.%Y %H\", at whose end no time of day is known; expected hour and minute",
+            "event.event_time.format: found \"%d.%m.%Y %H\", which does not give a time of day; expected hour and minute",
         ),
         (
             "{ pointer = \"/time\" }",
@@ -358,12 +358,12 @@ fn what_is_wrong_is_said_with_its_place() {
         (
             "{ pointer = \"/time\" }",
             "{ pointer = \"/time\", format = \"%d.%m.%Y %H:%M %z\", assume_offset = \"Z\" }",
-            "event.event_time.assume_offset: found an offset to assume; expected none: the pattern reads it",
+            "event.event_time.assume_offset: found an assumed offset; expected none: the pattern reads the offset",
         ),
         (
             "{ pointer = \"/time\" }",
             "{ pointer = \"/time\", format = \"unix_ms\", assume_offset = \"Z\" }",
-            "event.event_time.assume_offset: found an offset to assume; expected none: a number since 1970 has none",
+            "event.event_time.assume_offset: found an assumed offset; expected none: Unix time has no offset",
         ),
         (
             "{ pointer = \"/time\" }",
@@ -385,7 +385,7 @@ fn what_is_wrong_is_said_with_its_place() {
         (
             "[event.fields.action]",
             "[event.fields.Action]",
-            "event.fields.Action: found the name \"Action\"; expected a name of at most 64 of a-z",
+            "event.fields.Action: found the name \"Action\"; expected at most 64 characters from a-z, 0-9",
         ),
         // Conditions.
         (
@@ -398,10 +398,10 @@ fn what_is_wrong_is_said_with_its_place() {
         (
             "exists = true",
             "equals = \"\"",
-            "where[0].equals: found an empty string; expected a string that is not empty; for absent fields, exists = false",
+            "where[0].equals: found an empty string; expected a non-empty string; to match absent fields, use exists = false",
         ),
         ("exists = true", "in = []", "where[0].in: found an empty list"),
-        ("exists = true", "in = [\"a\", \"a\"]", "where[0].in[1]: found the string \"a\" a second time"),
+        ("exists = true", "in = [\"a\", \"a\"]", "where[0].in[1]: found the string \"a\" twice"),
         (
             "exists = true",
             "exists = true\nequals = \"a\"",
@@ -417,13 +417,13 @@ fn what_is_wrong_is_said_with_its_place() {
         (
             "exists = true",
             "exists = true\n[[where]]\nexists = true\nfield = \"action\"",
-            "where[1]: found the same condition a second time",
+            "where[1]: found the same condition twice",
         ),
         // Dimensions, granularities, settings.
         (
             "[dimensions.action]",
             "[dimensions.acton]",
-            "dimensions.acton: found no `field`, and no field of the dimension's own name; expected field = \"…\"; did you mean `action`?",
+            "dimensions.acton: found no `field`, and no field with the dimension's own name; expected field = \"…\"; did you mean `action`?",
         ),
         ("[dimensions.action]", "[dimensions.\"a b\"]\nfield = \"action\"", "dimensions.a b: found the name \"a b\""),
         (
@@ -440,12 +440,12 @@ fn what_is_wrong_is_said_with_its_place() {
         (
             "[\"hour\", \"minute\"]",
             "[\"hour\", \"hour\"]",
-            "dimensions.action.granularities[1]: found the string \"hour\" a second time",
+            "dimensions.action.granularities[1]: found the string \"hour\" twice",
         ),
         (
             "[\"hour\", \"minute\"]",
             "[\"month\", \"week\"]",
-            "dimensions.action.granularities: found only granularities longer than a day; expected day, hour or minute among them",
+            "dimensions.action.granularities: found only granularities longer than a day; expected at least one of minute, hour, day",
         ),
         (
             "[\"hour\", \"minute\"]",
@@ -455,12 +455,12 @@ fn what_is_wrong_is_said_with_its_place() {
         (
             "[dimensions.action]",
             "[granularities.houre]\n[dimensions.action]",
-            "granularities.houre: found a granularity without grace; expected one of minute, hour, day (week, month and year take every record at once); did you mean `hour`?",
+            "granularities.houre: found a granularity without grace; expected one of minute, hour, day (week, month and year have no late records); did you mean `hour`?",
         ),
         (
             "[dimensions.action]",
             "[granularities.month]\n[dimensions.action]",
-            "granularities.month: found a granularity without grace; expected one of minute, hour, day (week, month and year take every record at once)",
+            "granularities.month: found a granularity without grace; expected one of minute, hour, day (week, month and year have no late records)",
         ),
         (
             "[dimensions.action]",
@@ -506,16 +506,12 @@ fn what_is_wrong_is_said_with_its_place() {
         (
             "\"events\"",
             "\"${NONE}\"",
-            "test.toml:3:11: source.topics[0]: found `${NONE}`, which is not set in the environment; expected that NONE is set, or a default: `${NONE:-…}`",
+            "test.toml:3:11: source.topics[0]: found `${NONE}`, which is not set in the environment; expected a value for NONE in the environment, or a default: `${NONE:-…}`",
         ),
         ("\"events\"", "\"${NONE\"", "source.topics[0]: found `${` without its `}`"),
-        (
-            "name = \"test\"",
-            "name = \"test\"\nname = \"test\"",
-            "test.toml:2:1: found text that is not TOML; expected TOML: duplicate key",
-        ),
-        ("[tables]", "[tables", "found text that is not TOML"),
-        ("\"127.0.0.1:9092\"", "\"hunter3", "found text that is not TOML"),
+        ("name = \"test\"", "name = \"test\"\nname = \"test\"", "test.toml:2:1: found invalid TOML: duplicate key"),
+        ("[tables]", "[tables", "found invalid TOML"),
+        ("\"127.0.0.1:9092\"", "\"hunter3", "found invalid TOML"),
     ] {
         let error = error(&changed(from, to));
         assert!(error.contains(expected), "{to:?}\n  says      {error}\n  should be {expected}");
@@ -540,7 +536,7 @@ fn access_logs_have_fields_in_place_of_pointers() {
             "\"virtualhost\"",
             "event.customer.field: found \"virtualhost\"; expected one of virtual_host, client,",
         ),
-        ("{ field = \"time\" }", "{ field = \"status\" }", "event.event_time: found another field than `time`"),
+        ("{ field = \"time\" }", "{ field = \"status\" }", "event.event_time: found a field other than `time`"),
         (
             "field = \"method\"",
             "pointer = \"/method\"",
@@ -585,7 +581,7 @@ fn event_times_are_read_as_the_job_says() {
 #[test]
 fn columns_count_characters() {
     let error = error("name = \"é\" x");
-    assert!(error.starts_with("test.toml:1:12: found text that is not TOML"), "{error}");
+    assert!(error.starts_with("test.toml:1:12: found invalid TOML"), "{error}");
 }
 
 #[test]
@@ -688,13 +684,13 @@ fn what_is_wrong_with_lines_is_said() {
         ),
         (
             format!("line = '${{remote_addr}} $msec'\n{time}"),
-            "event.line: found `${remote_addr}`, which is not set in the environment; expected that remote_addr is set, or a default: `${remote_addr:-…}`; a variable of nginx is written `$name` or `$${name}` here",
+            "event.line: found `${remote_addr}`, which is not set in the environment; expected a value for remote_addr in the environment, or a default: `${remote_addr:-…}`; write a variable of nginx as `$name` or `$${name}` here",
         ),
-        (format!("line = 'combined'\n{time}"), "event.line: found \"combined\", in which no variable is"),
+        (format!("line = 'combined'\n{time}"), "event.line: found \"combined\", which contains no variable"),
         (format!("line = ''\n{time}"), "event.line: found an empty string"),
         (
             format!("line = '$remote_addr [$time_local] $msec'\n{time}"),
-            "event.event_time: found `time`, of which `line` has 2: time_local, msec; expected one of them by its own name",
+            "event.event_time: found `time`, but `line` has 2 times: time_local, msec; expected one of them by name",
         ),
         (
             format!("line = '$remote_addr $status'\n{time}"),
@@ -702,11 +698,11 @@ fn what_is_wrong_with_lines_is_said() {
         ),
         (
             "line = '$remote_addr $status'\nevent_time = { field = \"status\" }".to_owned(),
-            "event.event_time: found a field that is no time of the line; expected `format` beside it, or a variable of the time in `line`",
+            "event.event_time: found a field that is not a time; expected `format` beside it, or a time variable in `line`",
         ),
         (
             "line = '$remote_addr $msec'\nevent_time = { field = \"client\" }".to_owned(),
-            "found a field that is no time of the line; expected msec, or `format` beside it",
+            "found a field that is not a time; expected msec, or `format` beside it",
         ),
         (
             "line = '$msec $time_local'\nevent_time = { first_of = [\"msec\", \"time_local\"] }".to_owned(),
@@ -716,10 +712,13 @@ fn what_is_wrong_with_lines_is_said() {
             format!("line = '%h %{{%F %T}}t'\n{time}"),
             "event.event_time: found \"%F %T\", which reads no offset; expected `assume_offset` beside it",
         ),
-        (format!("line = '%h %{{%F}}t'\n{time}"), "event.event_time: found the time in `line`: \"%F\", at whose end"),
+        (
+            format!("line = '%h %{{%F}}t'\n{time}"),
+            "event.event_time: found the time in `line`: \"%F\", which does not give",
+        ),
         (
             "line = '$remote_addr $msec'\nevent_time = { field = \"time\", assume_offset = \"Z\" }".to_owned(),
-            "event.event_time.assume_offset: found an offset to assume; expected none",
+            "event.event_time.assume_offset: found an assumed offset; expected none",
         ),
         (format!("unwrap = \"message\"\n{time}"), "event.unwrap: found \"message\"; expected a JSON pointer"),
     ] {
@@ -727,7 +726,7 @@ fn what_is_wrong_with_lines_is_said() {
         assert!(error.contains(expected), "{event}\n{error}");
     }
     let error = error(&changed("format = \"json\"", "format = \"json\"\nline = '$msec'"));
-    assert!(error.contains("event.line: found `line`; expected no such key for this format"), "{error}");
+    assert!(error.contains("event.line: found `line`; expected no such key: it applies only to format"), "{error}");
 }
 
 #[test]
@@ -758,8 +757,9 @@ fn options_that_the_store_does_not_know_are_refused() {
         ("az://container/path", "acount_name", "account_name"),
     ] {
         let said = error(&tables(url, option));
-        let expected =
-            format!("tables.options.{option}: found an option that this store does not know; expected an option as");
+        let expected = format!(
+            "tables.options.{option}: found an option that this store does not know; expected an option name of object_store"
+        );
         assert!(said.contains(&expected) && said.ends_with(&format!("did you mean `{meant}`?")), "{said}");
     }
     good(&tables("s3://bucket/path", "AWS_SECRET_ACCESS_KEY"));
