@@ -459,7 +459,7 @@ def test_the_manifests_are_valid(folder):
     (folder / "hosts").write_text(by_kind["ConfigMap"]["data"]["hosts"])
     args[args.index(job)] = str(ROOT / "jobs/web-analytics.toml")
     done = subprocess.run(args, capture_output=True, text=True, env=environment | {"FLOODMARK_HOSTFILE": str(folder / "hosts")})
-    assert done.returncode == 78 and "found none of FLOODMARK_CLUSTER_SECRET" in done.stderr, done
+    assert done.returncode == 78 and "found neither of FLOODMARK_CLUSTER_SECRET" in done.stderr, done
 
 
 if __name__ == "__main__":

@@ -296,7 +296,7 @@ fn options_that_do_not_fit_are_said() {
     let place = with_jobs(2);
     for (arguments, code, says) in [
         (vec!["--processes", "2"], 2, "--processes 2 needs --process-index, from 0 to 1"),
-        (vec!["--process-index", "1"], 2, "say how many with --processes"),
+        (vec!["--process-index", "1"], 2, "give their number with --processes"),
         (vec!["--processes", "2", "--process-index", "1", "--hostfile", "/no/such"], 78, "--hostfile /no/such"),
     ] {
         let said = place.spawn(replay(&place, "usage", &arguments)).expect_exit(code);

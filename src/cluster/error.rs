@@ -16,7 +16,7 @@ pub enum ClusterError {
     #[error("{0}")]
     Retry(String),
     /// It was asked to stop before all processes were there; nothing was begun.
-    #[error("stopped while waiting for the other processes; nothing was begun")]
+    #[error("stopped while waiting for the other processes; nothing was started")]
     Stopped,
     /// All processes end.
     #[error("{}", .0.what)]

@@ -24,7 +24,7 @@ use crate::process::panics::caught_in;
 use crate::process::{Exit, lock};
 
 /// Why a process can not listen at its own address. It may pass, if a name service is behind.
-const NO_ADDRESS: &str = "that is no address of this machine: correct the hostfile or --process-index";
+const NO_ADDRESS: &str = "that is not an address of this machine: correct the hostfile or --process-index";
 
 /// The most handshakes at once. Further connections are closed; a member tries again.
 const HANDSHAKES_MAX: usize = 64;
@@ -136,7 +136,9 @@ pub(super) fn gather(
 }
 
 fn no_thread(error: io::Error) -> ClusterError {
-    ClusterError::Retry(format!("the system gave no thread: {error}"))
+    ClusterError::Retry(format!(
+        "the system could not start a thread: {error}; raise the process limit, then start again"
+    ))
 }
 
 impl Gathering {
@@ -208,7 +210,7 @@ impl Gathering {
             }
             if waited >= say_at {
                 say_at = waited + SAY_AGAIN;
-                tracing::info!("{}", self.waiting(&missing, waited));
+                tracing::info!("{}, {} s so far", self.waiting(&missing), waited.as_secs());
             }
             thread::sleep(LOOK_AGAIN);
         }
@@ -230,14 +232,14 @@ impl Gathering {
                     if error.kind() == io::ErrorKind::AddrNotAvailable {
                         *lock(&self.refused) = Some(NO_ADDRESS.to_owned());
                     }
-                    lock(&self.trouble).insert(index, format!("can not listen there: {error}"));
+                    lock(&self.trouble).insert(index, format!("cannot listen there: {error}"));
                 }
             }
         }
         let Some(accepting) = &door.listener else { return };
         while let Ok((stream, from)) = accepting.accept() {
             if self.handshakes.load(Ordering::Acquire) >= HANDSHAKES_MAX {
-                tracing::debug!(%from, "too many connections at once, let go");
+                tracing::debug!(%from, "too many connections at once; connection closed");
                 continue;
             }
             self.handshakes.fetch_add(1, Ordering::AcqRel);
@@ -245,13 +247,13 @@ impl Gathering {
             let hear = move || {
                 // No connection may end the job; a member tries again.
                 if let Err(panic) = caught_in("answering a connection", || gathering.answer(stream, from)) {
-                    tracing::error!(%from, "{panic}; the connection is let go");
+                    tracing::error!(%from, "{panic}; the connection is closed");
                 }
                 gathering.handshakes.fetch_sub(1, Ordering::AcqRel);
             };
             if let Err(error) = thread::Builder::new().name("answer".to_owned()).spawn(hear) {
                 self.handshakes.fetch_sub(1, Ordering::AcqRel);
-                tracing::warn!(%error, "no thread to answer a connection");
+                tracing::warn!(%error, "could not start a thread to answer a connection");
             }
         }
     }
@@ -262,7 +264,8 @@ impl Gathering {
         match heard {
             Ok((Verdict::Welcome, purpose, theirs)) => self.join(stream, purpose, &theirs),
             Ok((Verdict::Taken, _, theirs)) => {
-                tracing::info!(%from, process = theirs.index, "another process with this index is here, told to wait");
+                let process = theirs.index;
+                tracing::info!(%from, process, "another process with this index is connected; this one waits");
             }
             Ok((Verdict::Differs, _, theirs)) => self.differs(&theirs, &from.to_string()),
             Err(HelloError::Refused(why)) => {
@@ -276,7 +279,7 @@ impl Gathering {
                 if self.stray_said.swap(true, Ordering::Relaxed) {
                     tracing::debug!(%from, why, "stray connection");
                 } else {
-                    tracing::info!(%from, why, "stray connection let go; more are only logged at debug");
+                    tracing::info!(%from, why, "stray connection closed; further ones are logged only at debug");
                 }
             }
         }
@@ -295,7 +298,7 @@ impl Gathering {
 
     fn join(&self, stream: TcpStream, purpose: Purpose, theirs: &Card) {
         if let Err(error) = tune(&stream) {
-            tracing::warn!(%error, process = theirs.index, "a connection can not be set up");
+            tracing::warn!(%error, process = theirs.index, "could not set up a connection");
             return;
         }
         let mut seats = lock(&self.seats);
@@ -308,7 +311,7 @@ impl Gathering {
 
     fn differs(&self, theirs: &Card, place: &str) {
         if let Some(what) = self.card.differences(theirs) {
-            let what = format!("process {} at {place} is of another job or build: {what}", theirs.index);
+            let what = format!("process {} at {place} belongs to another job or build: {what}", theirs.index);
             self.ended.set(End { exit: Exit::Configuration, what });
         }
     }
@@ -322,18 +325,20 @@ impl Gathering {
                 match said {
                     Ok(Verdict::Taken) => {
                         let since = *taken.get_or_insert_with(Instant::now);
-                        lock(&self.trouble).insert(peer, "our index is taken there".to_owned());
+                        lock(&self.trouble)
+                            .insert(peer, "another process with our index is connected there".to_owned());
                         if since.elapsed() > TAKEN_MAX {
                             let (ours, theirs) = (self.membership.index, self.membership.name_of(peer));
                             let what = format!(
-                                "{theirs} has another process {ours}: two were started with --process-index {ours}"
+                                "{theirs} is already connected to another process {ours}: two processes were started \
+                                 with --process-index {ours}"
                             );
                             self.ended.set(End { exit: Exit::Configuration, what });
                         }
                     }
                     Ok(_) => taken = None,
                     Err(HelloError::Refused(why)) => {
-                        let what = format!("{} refuses: {why}", self.membership.name_of(peer));
+                        let what = format!("cannot connect to {}: {why}", self.membership.name_of(peer));
                         self.ended.set(End { exit: Exit::Configuration, what });
                     }
                     Err(HelloError::Stray(why) | HelloError::Broken(why)) => {
@@ -410,7 +415,7 @@ impl Gathering {
         (0..self.card.processes).map(&mut take).collect()
     }
 
-    fn waiting(&self, missing: &[usize], waited: Duration) -> String {
+    fn waiting(&self, missing: &[usize]) -> String {
         const NAMED: usize = 3;
         let trouble = lock(&self.trouble);
         let why = |peer: &usize| trouble.get(peer).map_or_else(String::new, |why| format!(" ({why})"));
@@ -422,13 +427,13 @@ impl Gathering {
         }
         if whom.is_empty() {
             // All are connected to us, but not yet to process 0.
-            whom.push("process 0 to have all".to_owned());
+            whom.push("process 0 to be connected to all processes".to_owned());
         }
-        format!("waiting for {}, {} s", whom.join(", "), waited.as_secs())
+        format!("waiting for {}", whom.join(", "))
     }
 
     fn give_up(&self, missing: &[usize], waited: Duration) -> ClusterError {
-        let waiting = self.waiting(missing, waited);
+        let waiting = format!("{} after {} s", self.waiting(missing), waited.as_secs());
         match &*lock(&self.refused) {
             Some(refused) if !missing.is_empty() => ClusterError::Invalid(format!("gave up {waiting}; {refused}")),
             _ => ClusterError::Retry(format!("gave up {waiting}")),
@@ -437,11 +442,11 @@ impl Gathering {
 }
 
 fn connect(host: &str) -> Result<TcpStream, HelloError> {
-    let mut last = "its name has no address".to_owned();
+    let mut last = "its host name has no address".to_owned();
     for address in host.to_socket_addrs().map_err(|error| HelloError::Broken(error.to_string()))? {
         match TcpStream::connect_timeout(&address, CONNECT_MAX) {
             // The system may connect a socket to itself.
-            Ok(stream) if stream.local_addr().ok() == Some(address) => last = "nobody listens there".to_owned(),
+            Ok(stream) if stream.local_addr().ok() == Some(address) => last = "nothing listens there".to_owned(),
             Ok(stream) => return Ok(stream),
             Err(error) => last = error.to_string(),
         }

@@ -110,7 +110,7 @@ pub(super) enum HelloError {
 impl From<io::Error> for HelloError {
     fn from(error: io::Error) -> Self {
         HelloError::Broken(match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "it said nothing in time".to_owned(),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "it did not answer in time".to_owned(),
             io::ErrorKind::UnexpectedEof => "it closed the connection".to_owned(),
             _ => error.to_string(),
         })
@@ -140,7 +140,7 @@ impl Timed<'_> {
     fn card(&mut self) -> Result<Vec<u8>, HelloError> {
         let length = usize::from(u16::from_be_bytes(self.array()?));
         if length > CARD_MAX {
-            return Err(HelloError::Stray(format!("a card of {length} bytes")));
+            return Err(HelloError::Stray(format!("its card has {length} bytes, expected at most {CARD_MAX}")));
         }
         let mut card = vec![0; length];
         self.read_exact(&mut card)?;
@@ -151,12 +151,15 @@ impl Timed<'_> {
     fn hello(&mut self) -> Result<[u8; HELLO], HelloError> {
         let magic = self.array::<{ MAGIC.len() }>()?;
         if magic != MAGIC {
-            return Err(HelloError::Stray(format!("it began with \"{}\"", magic.escape_ascii())));
+            return Err(HelloError::Stray(format!(
+                "it began with \"{}\", which is not our protocol",
+                magic.escape_ascii()
+            )));
         }
         let version = self.array::<2>()?;
         let found = u16::from_be_bytes(version);
         if found != VERSION {
-            return Err(HelloError::Refused(format!("version of the handshake: found {found}, expected {VERSION}")));
+            return Err(HelloError::Refused(format!("handshake version: found {found}, expected {VERSION}")));
         }
         let mut hello = hello([0; 32]);
         hello[MAGIC.len() + 2..].copy_from_slice(&self.array::<32>()?);
@@ -207,7 +210,7 @@ fn message(value: &impl Serialize) -> Vec<u8> {
 
 fn read_card<'c, T: Deserialize<'c>>(card: &'c [u8]) -> Result<T, HelloError> {
     // Its proof is right, so it is of another build.
-    bincode::deserialize(card).map_err(|error| HelloError::Refused(format!("a card of another build: {error}")))
+    bincode::deserialize(card).map_err(|error| HelloError::Refused(format!("its card is of another build: {error}")))
 }
 
 fn done(stream: &TcpStream) -> io::Result<()> {
@@ -239,7 +242,7 @@ pub(super) fn connect(
     let answer = timed.card()?;
     if proof_of(b'A', &answer).verify_slice(&timed.array::<PROOF>()?).is_err() {
         return Err(HelloError::Refused(
-            "its proof of membership does not fit our secret: the secrets differ".to_owned(),
+            "its proof of membership does not match our secret: the secrets differ".to_owned(),
         ));
     }
     done(stream)?;
@@ -273,7 +276,7 @@ pub(super) fn accept(
     if proof_of(b'C', &received).verify_slice(&timed.array::<PROOF>()?).is_err() {
         timed.write_all(&[0]).ok();
         return Err(HelloError::Refused(
-            "its proof of membership does not fit our secret: the secrets differ".to_owned(),
+            "its proof of membership does not match our secret: the secrets differ".to_owned(),
         ));
     }
     let (purpose, theirs_card): (Purpose, Card) = read_card(&received)?;
@@ -426,7 +429,7 @@ mod tests {
     fn who_says_nothing_is_not_waited_for_long() {
         let started = Instant::now();
         let silent = accepts(|mut stream| drop(stream.read_to_end(&mut Vec::new())));
-        assert_eq!(silent, Err(HelloError::Broken("it said nothing in time".to_owned())));
+        assert_eq!(silent, Err(HelloError::Broken("it did not answer in time".to_owned())));
         assert!(started.elapsed() < TIME_MAX * 2, "{:?}", started.elapsed());
     }
 }

@@ -136,7 +136,7 @@ impl Member {
     /// [`ClusterError::Bug`].
     pub fn hand_out(&self, what: &impl Serialize) -> Result<(), ClusterError> {
         let bytes = encode(what)?;
-        tracing::debug!(bytes = bytes.len(), "handed to the other processes");
+        tracing::debug!(bytes = bytes.len(), "sent to the other processes");
         self.watch.hand_out(bytes);
         Ok(())
     }
@@ -156,7 +156,7 @@ impl Member {
     }
 
     fn end_heard(&self) -> ClusterError {
-        let nameless = || End { exit: Exit::TryAgain, what: "the control connections are gone".to_owned() };
+        let nameless = || End { exit: Exit::TryAgain, what: "the control connections have closed".to_owned() };
         ClusterError::Ended(self.ended.get().unwrap_or_else(nameless))
     }
 
@@ -170,7 +170,9 @@ impl Member {
         let locals = ProcessBuilder::new_typed_vector(self.workers, hooks.refill.clone(), hooks.spill.clone());
         let sockets = std::mem::take(&mut *lock(&self.sockets));
         let (builders, guard) = initialize_networking_from_sockets(locals, sockets, self.index(), self.workers, hooks)
-            .map_err(|error| ClusterError::Retry(format!("the network between the processes: {error}")))?;
+            .map_err(|error| {
+                ClusterError::Retry(format!("could not start the network between the processes: {error}; start again"))
+            })?;
         Ok((builders.into_iter().map(AllocatorBuilder::Tcp).collect(), Box::new(guard)))
     }
 
@@ -240,11 +242,13 @@ pub fn execute_in(
 }
 
 fn encode(what: &impl Serialize) -> Result<Vec<u8>, ClusterError> {
-    bincode::serialize(what).map_err(|error| ClusterError::Bug(format!("what other processes need: {error}")))
+    bincode::serialize(what)
+        .map_err(|error| ClusterError::Bug(format!("a message to other processes cannot be encoded: {error}")))
 }
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ClusterError> {
-    bincode::deserialize(bytes).map_err(|error| ClusterError::Bug(format!("what another process says: {error}")))
+    bincode::deserialize(bytes)
+        .map_err(|error| ClusterError::Bug(format!("a message from another process cannot be decoded: {error}")))
 }
 
 /// A hash that distinguishes values, the same in all processes of a build.

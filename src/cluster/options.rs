@@ -22,18 +22,20 @@ const SECRET_FILE: &str = "FLOODMARK_CLUSTER_SECRET_FILE";
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Several processes")]
 pub struct ClusterArgs {
-    /// Processes of the job, each started with the same job file, hostfile and flags, and with the same secret in
-    /// FLOODMARK_CLUSTER_SECRET or in the file that FLOODMARK_CLUSTER_SECRET_FILE names; default: this one alone
+    /// Number of processes of the job. Each is started with the same job file, hostfile and flags, and with the same
+    /// secret, in FLOODMARK_CLUSTER_SECRET or in the file that FLOODMARK_CLUSTER_SECRET_FILE names. Default: this
+    /// process alone
     #[arg(long, value_name = "N", env = "FLOODMARK_PROCESSES", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub processes: Option<u16>,
-    /// Which of them this is, from 0; `hostname`: the number at the end of HOSTNAME, as in a StatefulSet's `floodmark-2`
+    /// Index of this process, from 0; `hostname` takes the number at the end of HOSTNAME, as in a StatefulSet's
+    /// `floodmark-2`
     #[arg(long, value_name = "I", env = "FLOODMARK_PROCESS_INDEX")]
     pub process_index: Option<String>,
-    /// Where they listen: a line `host:port` for each, in the order of their indices; `#` begins a comment. Traffic between
-    /// them is not encrypted: keep it in a network of your own
+    /// File that says where the processes listen: one line `host:port` for each, in the order of their indices; `#`
+    /// begins a comment. Traffic between the processes is not encrypted: keep it in a private network
     #[arg(long, value_name = "FILE", env = "FLOODMARK_HOSTFILE")]
     pub hostfile: Option<PathBuf>,
-    /// How long to wait for the others before giving up with exit code 75
+    /// How long to wait for the other processes before giving up with exit code 75
     #[arg(long, value_name = "SECONDS", env = "FLOODMARK_WAIT_SECONDS", default_value_t = 300)]
     pub wait_seconds: u32,
 }
@@ -69,7 +71,8 @@ impl Secret {
         let bytes = text.trim().as_bytes();
         if bytes.len() < SECRET_BYTES_MIN {
             return Err(ClusterError::Invalid(format!(
-                "the cluster's secret has {} bytes, expected at least {SECRET_BYTES_MIN}; make one with `openssl rand -hex 32`",
+                "the cluster's secret has {} bytes, expected at least {SECRET_BYTES_MIN}; create one with `openssl \
+                 rand -hex 32`",
                 bytes.len()
             )));
         }
@@ -98,7 +101,7 @@ impl ClusterArgs {
             return match (&self.process_index, &self.hostfile) {
                 (None, None) => Ok(None),
                 _ => usage(
-                    "--process-index and --hostfile are for several processes: say how many with --processes"
+                    "--process-index and --hostfile are for several processes: give their number with --processes"
                         .to_owned(),
                 ),
             };
@@ -114,7 +117,9 @@ impl ClusterArgs {
             return Ok(None);
         }
         let Some(hostfile) = &self.hostfile else {
-            return usage(format!("--processes {processes} needs --hostfile, with a line host:port for each process"));
+            return usage(format!(
+                "--processes {processes} needs --hostfile, with a line `host:port` for each process"
+            ));
         };
         let text = std::fs::read_to_string(hostfile)
             .map_err(|error| ClusterError::Invalid(format!("--hostfile {}: {error}", hostfile.display())))?;
@@ -131,7 +136,8 @@ fn index(text: &str, processes: usize, env: &dyn Fn(&str) -> Option<String>) -> 
         let ordinal = name.rsplit_once('-').and_then(|(_, ordinal)| ordinal.parse().ok());
         ordinal.ok_or_else(|| {
             ClusterError::Usage(format!(
-                "--process-index hostname: found HOSTNAME={name:?}, expected a name that ends with a number, as floodmark-0"
+                "--process-index hostname: found HOSTNAME={name:?}, expected a name that ends with a number, such as \
+                 floodmark-0"
             ))
         })?
     } else {
@@ -165,7 +171,7 @@ fn hosts(text: &str, file: &Path, processes: usize) -> Result<Vec<String>, Clust
         };
         match line.rsplit_once(':') {
             Some((host, port)) if legal(host) && port.parse().is_ok_and(|port: u16| port > 0) => {}
-            _ => return fault("host:port, as worker-0.example:7001 or [::1]:7001"),
+            _ => return fault("host:port, such as worker-0.example:7001 or [::1]:7001"),
         }
         if hosts.iter().any(|host| host == line) {
             return fault("each host:port once");
@@ -174,7 +180,8 @@ fn hosts(text: &str, file: &Path, processes: usize) -> Result<Vec<String>, Clust
     }
     if hosts.len() < processes {
         return Err(ClusterError::Invalid(format!(
-            "{}: found {} lines host:port, expected at least {processes}, one for each of --processes {processes}",
+            "{}: found {} lines with host:port, expected at least {processes}: one for each process (--processes \
+             {processes})",
             file.display(),
             hosts.len()
         )));
@@ -192,8 +199,9 @@ fn secret(env: &dyn Fn(&str) -> Option<String>) -> Result<Secret, ClusterError> 
             Secret::new(&text.map_err(|error| ClusterError::Invalid(format!("{SECRET_FILE}={file}: {error}")))?)
         }
         (found, _) => Err(ClusterError::Invalid(format!(
-            "found {} of {SECRET} and {SECRET_FILE}, expected one: several processes prove to each other that they belong together",
-            if found.is_some() { "both" } else { "none" }
+            "found {} of {SECRET} and {SECRET_FILE}, expected one of them: with this secret the processes prove to \
+             each other that they belong together",
+            if found.is_some() { "both" } else { "neither" }
         ))),
     }
 }
@@ -256,7 +264,7 @@ mod tests {
             ("a:1\n::1:70\n", "hosts:2: found \"::1:70\""),
             ("a:1 b:2\n", "hosts:1: found \"a:1 b:2\""),
             ("a:1\n#\na:1\n", "hosts:3: found \"a:1\", expected each host:port once"),
-            ("a:1\n", "hosts: found 1 lines host:port, expected at least 2"),
+            ("a:1\n", "hosts: found 1 lines with host:port, expected at least 2"),
         ] {
             let error = hosts(text, Path::new("hosts"), 2).expect_err(says);
             assert_eq!(error.exit(), Exit::Configuration);
@@ -275,7 +283,7 @@ mod tests {
         assert_eq!(format!("{:?}", secret(&env).expect("right")), "***");
         let both = |name: &str| env(name).or_else(|| from_file(name));
         for (error, says) in [
-            (secret(&|_| None).expect_err("none"), "found none"),
+            (secret(&|_| None).expect_err("none"), "found neither"),
             (secret(&both).expect_err("both"), "found both"),
             (secret(&|name| (name == SECRET).then(|| "short".to_owned())).expect_err("short"), "has 5 bytes"),
             (secret(&|name| (name == SECRET_FILE).then(|| "/no/such".to_owned())).expect_err("no file"), "/no/such"),

@@ -170,8 +170,8 @@ impl Watch {
             on_stop,
         });
         for (peer, stream) in readers {
-            shared.spawn(format!("control-{peer}"), "hearing another process", move |it| it.read(peer, stream))?;
-            shared.spawn(format!("beat-{peer}"), "giving signs of life", move |it| it.beat(peer))?;
+            shared.spawn(format!("control-{peer}"), "reading from another process", move |it| it.read(peer, stream))?;
+            shared.spawn(format!("beat-{peer}"), "sending signs of life", move |it| it.beat(peer))?;
         }
         Ok(Watch { shared, heard: Mutex::new(heard) })
     }
@@ -220,20 +220,20 @@ impl Watch {
             match Panic::of(thread::current().name(), broken.load(Ordering::Acquire)) {
                 Panic::Connection(peer) => {
                     broken.store(true, Ordering::Release);
-                    tracing::debug!(peer, what, "connection for data broke");
+                    tracing::debug!(peer, what, "data connection broke");
                     let shared = Arc::clone(&shared);
                     thread::spawn(move || {
                         thread::sleep(WORD_FROM_ZERO);
-                        shared.lost(peer, "its connection for data broke");
+                        shared.lost(peer, "its data connection broke");
                     });
                 }
                 Panic::Worker => {
-                    tracing::debug!(what, "a worker, after a connection for data broke");
+                    tracing::debug!(what, "a worker, after a data connection broke");
                     loop {
                         thread::park();
                     }
                 }
-                Panic::After => tracing::debug!(what, "after a connection for data broke"),
+                Panic::After => tracing::debug!(what, "after a data connection broke"),
                 Panic::Ours => others(info),
             }
         }));
