@@ -210,7 +210,7 @@ impl Feed {
             Ok(Message::Failed(error)) => Err(error),
             Err(TryRecvError::Empty) => Ok(Fed::Wait),
             Err(TryRecvError::Disconnected) => {
-                Err(TableError::Bug("the thread that reads the archive is gone; see the log above".to_owned()))
+                Err(TableError::Bug("the thread that reads the archive has ended; see the log above".to_owned()))
             }
         }
     }

@@ -100,7 +100,7 @@ fn made_anew_longer() {
     assert!(log.contains("anew-longer/0: the record at offset 99 is not the one that was archived last"), "{log}");
     assert!(log.contains("--accept-gap"), "{log}");
 
-    // "The job goes on with the oldest record that is there."
+    // "The job continues with the oldest record in the topic."
     scene.run(&["--drain", "--accept-gap"]).expect_exit(0);
     assert_eq!(scene.newest_txn("raw", "kafka/anew-longer/0"), 140);
     let checked = scene.check_twice(100);

@@ -99,7 +99,7 @@ impl ClientContext for Context {
         let mut said = lock(&self.said);
         let again = said.as_ref().is_some_and(|(at, last)| at.elapsed() < SAY_AGAIN && last == reason);
         if !again && !self.silent {
-            tracing::warn!(%error, reason, "Kafka client; it goes on trying");
+            tracing::warn!(%error, reason, "error of the Kafka client, which retries");
             *said = Some((Instant::now(), reason.to_owned()));
         }
     }
@@ -200,7 +200,7 @@ pub(super) fn ask<T: Send + 'static>(
     let body = move || sender.send(caught_in("asking the brokers", || question(&asked))).unwrap_or_default();
     thread::Builder::new().name("ask".to_owned()).spawn(body).map_err(|error| {
         SourceError::Retry(format!(
-            "the system gave no thread: {error}; raise the limit of processes, then start again"
+            "the system could not start a thread: {error}; raise the process limit, then start again"
         ))
     })?;
     let mut refused: Option<Instant> = None;
@@ -216,7 +216,9 @@ pub(super) fn ask<T: Send + 'static>(
             Ok(Err(panic)) => return Err(SourceError::Bug(panic)),
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => {
-                return Err(SourceError::Bug("the thread that asks the brokers is gone without a word".to_owned()));
+                return Err(SourceError::Bug(
+                    "the thread that asks the brokers has ended without an answer".to_owned(),
+                ));
             }
         }
         if consumer.context().complaints().refusal.is_some()
@@ -237,7 +239,7 @@ pub(super) fn unanswered(consumer: &KafkaConsumer, what: &str, error: &KafkaErro
     let Complaints { last, refusal } = consumer.context().complaints();
     if let Some(code) = error.rdkafka_error_code().filter(is_denial) {
         return SourceError::Invalid(format!(
-            "the brokers deny what the job asks for: {code}; grant its user DESCRIBE and READ on its topics, or correct \
+            "the brokers deny the job's request: {code}; grant its user DESCRIBE and READ on its topics, or correct \
              \"sasl.username\" in source.kafka"
         ));
     }
@@ -245,21 +247,21 @@ pub(super) fn unanswered(consumer: &KafkaConsumer, what: &str, error: &KafkaErro
         return SourceError::Invalid(format!("the brokers refuse the client: {refusal} in source.kafka"));
     }
     let what = if what.is_empty() { String::new() } else { format!(" for {what}") };
-    let last = last.map_or_else(String::new, |last| format!(" (the client's last complaint: {last})"));
+    let last = last.map_or_else(String::new, |last| format!(" (the client's last error: {last})"));
     SourceError::Retry(format!(
         "the brokers do not answer{what}: {error}{last}; check source.kafka \"bootstrap.servers\" and \
-         \"security.protocol\", and that they are up"
+         \"security.protocol\", and that the brokers are up"
     ))
 }
 
 /// The error if the client gives no queue for a partition.
 pub(super) fn no_queue(topic: &str, partition: i32) -> SourceError {
-    SourceError::Retry(format!("the Kafka client gives no queue for {topic}/{partition}; start again"))
+    SourceError::Retry(format!("the Kafka client returned no queue for {topic}/{partition}; start again"))
 }
 
 /// The error if the client itself fails.
 pub(super) fn failed(error: &KafkaError) -> SourceError {
-    SourceError::Retry(format!("the Kafka client: {error}; start again"))
+    SourceError::Retry(format!("the Kafka client failed: {error}; start again"))
 }
 
 fn is_denial(code: &RDKafkaErrorCode) -> bool {
@@ -271,8 +273,8 @@ fn is_denial(code: &RDKafkaErrorCode) -> bool {
 pub(super) fn denied(topic: &str, code: RDKafkaErrorCode) -> Option<SourceError> {
     is_denial(&code).then(|| {
         SourceError::Invalid(format!(
-            "source.topics: the brokers deny topic {topic:?}: {code}; grant the job's user DESCRIBE and READ on it, or correct the \
-             topic or \"sasl.username\" in the job file"
+            "source.topics: the brokers deny access to topic {topic:?}: {code}; grant the job's user DESCRIBE and \
+             READ on it, or correct the topic or \"sasl.username\" in the job file"
         ))
     })
 }

@@ -76,7 +76,7 @@ impl Known {
         match std::thread::Builder::new().name("ask-brokers".to_owned()).spawn(body) {
             Ok(_) => *ask = Some(sender),
             Err(error) => {
-                tracing::warn!(%error, "no thread to look for new partitions; they are found at the next start")
+                tracing::warn!(%error, "no thread to look for new partitions; the next start finds them")
             }
         }
     }
@@ -95,7 +95,7 @@ impl Known {
                 });
                 *lock(&self.ends) = Ends { epoch, offsets: ends.collect() };
             }
-            Err(error) => tracing::debug!(%error, epoch, "ends of partitions not known for this epoch"),
+            Err(error) => tracing::debug!(%error, epoch, "ends of partitions are unknown for this epoch"),
         }
     }
 
@@ -145,7 +145,7 @@ fn ask_on(
             if discovers {
                 match partitions(&consumer, topics) {
                     Ok(found) => known.add_new(&found, topics),
-                    Err(error) => tracing::warn!(%error, "looking for new partitions"),
+                    Err(error) => tracing::warn!(%error, "could not look for new partitions"),
                 }
             }
             Ok::<_, SourceError>(consumer)
@@ -153,9 +153,9 @@ fn ask_on(
         match asked {
             Ok(Ok(consumer)) => client = Some(consumer),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "no client to look for new partitions and for ends; tried again soon")
+                tracing::warn!(%error, "could not create a client to look for new partitions and ends; retries soon")
             }
-            Err(panic) => tracing::error!("{panic}; the job goes on, and it is tried again soon"),
+            Err(panic) => tracing::error!("{panic}; the job continues, and this is retried soon"),
         }
     }
 }

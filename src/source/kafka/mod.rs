@@ -112,7 +112,7 @@ impl SourceFactory for Kafka {
     fn resume(&self, txns: &Txns) -> Result<(), SourceError> {
         let began = Instant::now();
         let starts = self.resume().decide(txns)?;
-        tracing::debug!(partitions = starts.len(), ms = began.elapsed().as_millis(), "where partitions go on");
+        tracing::debug!(partitions = starts.len(), ms = began.elapsed().as_millis(), "where partitions resume");
         self.start_at(starts);
         Ok(())
     }

@@ -51,8 +51,8 @@ impl Resume<'_> {
             Start::Time { ms } if !first_starts.is_empty() => {
                 if is_embedded(&consumer) {
                     return Err(SourceError::Invalid(
-                        "source.start is a time, but the embedded broker (floodmark dev broker) can not find records by \
-                         their time; set it to \"earliest\" or \"latest\", or take a real broker"
+                        "source.start is a time, but the embedded broker (floodmark dev broker) cannot find records \
+                         by their time; set it to \"earliest\" or \"latest\", or use a real broker"
                             .to_owned(),
                     ));
                 }
@@ -90,8 +90,8 @@ impl Resume<'_> {
             let doubts = doubts.join("; ");
             if !self.accept_gap {
                 return Err(SourceError::Invalid(format!(
-                    "{doubts}. Nothing was read. If this is known and accepted, start once with --accept-gap: the job goes on \
-                     with the oldest record that is there"
+                    "{doubts}. Nothing was read. To accept this, start once with --accept-gap: the job continues with \
+                     the oldest record in the topic"
                 )));
             }
             tracing::warn!(doubts, "accepted by --accept-gap");
@@ -112,7 +112,8 @@ impl Resume<'_> {
         let log = |key: (String, i32)| match (lows.get(&key), highs.get(&key)) {
             (Some(low), Some(high)) => Ok((key, (*low, *high))),
             _ => Err(SourceError::Retry(format!(
-                "the brokers do not say where partition {}/{} begins and ends; check that it has a leader, then start again",
+                "the brokers did not report where partition {}/{} begins and ends; check that it has a leader, then \
+                 start again",
                 key.0, key.1
             ))),
         };
@@ -133,7 +134,11 @@ impl Resume<'_> {
             let said = txns.get(&raw::last_txn(&topic, partition)).copied();
             let offset = said.filter(|last| *last < start.offset).unwrap_or(start.offset - 1);
             if offset < logs[&(topic.clone(), partition)].0 {
-                tracing::info!(topic, partition, "last archived record is no longer in the topic, not checked");
+                tracing::info!(
+                    topic,
+                    partition,
+                    "the last archived record is no longer in the topic, so it was not checked"
+                );
                 continue;
             }
             read.insert(start.topic);
@@ -156,8 +161,8 @@ impl Resume<'_> {
                 let From { topic, partition, offset } = from;
                 let low = logs[&(topic.clone(), partition)].0;
                 doubts.push(format!(
-                    "{topic}/{partition}: the record at offset {offset} is not the one that was archived last; the topic was made \
-                     anew, and all its records from offset {low} on are in doubt"
+                    "{topic}/{partition}: the record at offset {offset} is not the one that was archived last; the topic was \
+                     re-created, and all its records from offset {low} on are in doubt"
                 ));
                 (starts[index].offset, starts[index].pin) = (low, true);
             }
@@ -181,7 +186,7 @@ impl Resume<'_> {
         match futures::executor::block_on(admin.describe_configs(&topics, &options)) {
             Ok(described) => self.topics.iter().zip(described).try_for_each(|(topic, config)| policy_of(topic, config)),
             Err(error) => {
-                tracing::warn!(%error, "the topics' settings can not be asked for; make sure that cleanup.policy is delete");
+                tracing::warn!(%error, "cannot request the topics' settings; make sure that cleanup.policy is delete");
                 Ok(())
             }
         }
@@ -190,7 +195,7 @@ impl Resume<'_> {
 
 fn policy_of(topic: &str, described: ConfigResourceResult) -> Result<(), SourceError> {
     let unknown = |why: &str| {
-        tracing::warn!(topic, why, "this topic's settings are not known; make sure that its cleanup.policy is delete");
+        tracing::warn!(topic, why, "this topic's settings are unknown; make sure that its cleanup.policy is delete");
         Ok(())
     };
     match described.map(|config| config.get("cleanup.policy").and_then(|policy| policy.value.clone())) {
@@ -201,7 +206,7 @@ fn policy_of(topic: &str, described: ConfigResourceResult) -> Result<(), SourceE
         Ok(Some(_)) => Ok(()),
         // This is how the client reports that it was denied.
         Ok(None) | Err(RDKafkaErrorCode::TopicAuthorizationFailed) => {
-            unknown("the brokers do not say them: the job's user has no right to DESCRIBE_CONFIGS on it")
+            unknown("the brokers do not report them: the job's user lacks the permission DESCRIBE_CONFIGS on the topic")
         }
         Err(code) => unknown(&code.to_string()),
     }
@@ -210,14 +215,14 @@ fn policy_of(topic: &str, described: ConfigResourceResult) -> Result<(), SourceE
 fn doubt(topic: &str, partition: i32, next: i64, low: i64, high: i64) -> String {
     if next < low {
         format!(
-            "{topic}/{partition}: offsets {next} to {} were deleted from the topic before they were archived (nothing is lost if \
-             they held only markers of transactions, or records of aborted ones)",
+            "{topic}/{partition}: offsets {next} to {} were deleted from the topic before they were archived (nothing \
+             is lost if they held only transaction markers or records of aborted transactions)",
             low - 1
         )
     } else {
         format!(
-            "{topic}/{partition}: the archive ends before offset {next}, but the topic ends before {high}; it was made anew, and its \
-             offsets {low} to {} are in doubt",
+            "{topic}/{partition}: the archive ends before offset {next}, but the topic ends before {high}; the topic \
+             was re-created, and its offsets {low} to {} are in doubt",
             high - 1
         )
     }

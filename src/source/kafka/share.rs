@@ -186,7 +186,7 @@ impl Share {
                     // Every partition has a queue of its own, so no record should come here. To ignore it would lose it.
                     Ok(message) => {
                         return Err(SourceError::Retry(format!(
-                            "the record {}/{} at offset {} came outside its partition's queue; start again",
+                            "the record {}/{} at offset {} arrived outside its partition's queue; start again",
                             message.topic(),
                             message.partition(),
                             message.offset()
@@ -211,7 +211,7 @@ impl RecordSource for Share {
                 // That thread ends before the job only by a panic. Without it neither ends nor new partitions would be known.
                 ask.send(stamp.epoch).map_err(|_| {
                     SourceError::Retry(
-                        "the thread that asks the brokers is gone, the log above says why; start again".to_owned(),
+                        "the thread that asks the brokers has ended; see the log above, then start again".to_owned(),
                     )
                 })?;
             }
@@ -316,8 +316,8 @@ impl Partition {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
                 SourceError::Retry(format!(
-                    "{place}: this offset is no longer in the topic (retention, or a topic made anew); start again: the start says which \
-                 range is in doubt"
+                    "{place}: this offset is no longer in the topic (retention, or the topic was re-created); start \
+                     again: the next start names the range in doubt"
                 ))
             }
             _ => SourceError::Retry(format!("{place}: {error}; check the topic and the brokers, then start again")),
