@@ -148,7 +148,7 @@ fn stray_connections_do_not_disturb() {
     zero.expect_exit(0);
     drop((silent, half));
     let said = zero.said();
-    assert!(said.contains("stray connection let go"), "{said}");
+    assert!(said.contains("stray connection closed"), "{said}");
     place.is_exact();
 }
 
@@ -245,7 +245,10 @@ fn an_index_is_taken_once() {
     here.iter().for_each(|process| process.awaits("connected"));
     let mut again = place.spawn(place.process(1, &["--drain"]));
     let said = again.expect_exit(78);
-    assert!(said.contains(&format!("process 0 at {} has another process 1", place.hosts[0])), "{said}");
+    assert!(
+        said.contains(&format!("process 0 at {} is already connected to another process 1", place.hosts[0])),
+        "{said}"
+    );
     here.push(place.spawn(place.process(2, &["--drain"])));
     for process in &mut here {
         process.expect_exit(0);
@@ -263,7 +266,7 @@ fn a_process_that_can_not_listen_says_so() {
     zero.env("FLOODMARK_HOSTFILE", &hostfile);
     let said = place.spawn(zero).expect_exit(78);
     assert!(
-        said.contains("192.0.2.1:7000 (can not listen there") && said.contains("no address of this machine"),
+        said.contains("192.0.2.1:7000 (cannot listen there") && said.contains("not an address of this machine"),
         "{said}"
     );
 }
@@ -280,7 +283,7 @@ fn a_refusal_of_process_0_is_everybodys() {
     let mut processes = place.start(&[]);
     for (index, process) in processes.iter_mut().enumerate() {
         let said = process.expect_exit(78);
-        assert!(said.contains("tables.buckets = 16, but the table was made with 8"), "{said}");
+        assert!(said.contains("tables.buckets = 16, but the table was created with 8"), "{said}");
         assert_eq!(said.contains(&format!("process 0 at {}", place.hosts[0])), index > 0, "{said}");
     }
 }
@@ -333,7 +336,7 @@ fn a_broken_connection_between_two_ends_all() {
     }
     for process in &mut processes {
         let said = process.expect_exit(75);
-        assert!(said.contains("is lost: its connection for data broke"), "{said}");
+        assert!(said.contains("is lost: its data connection broke"), "{said}");
     }
     place.drains_exact();
 }
@@ -345,7 +348,7 @@ fn options_that_do_not_fit_are_said() {
         (vec!["--processes", "2"], 2, "--processes 2 needs --process-index, from 0 to 1"),
         (vec!["--processes", "2", "--process-index", "2"], 2, "found 2, expected 0 to 1"),
         (vec!["--processes", "2", "--process-index", "1"], 2, "needs --hostfile"),
-        (vec!["--process-index", "1"], 2, "say how many with --processes"),
+        (vec!["--process-index", "1"], 2, "give their number with --processes"),
         (vec!["--processes", "2", "--process-index", "1", "--hostfile", "/no/such"], 78, "--hostfile /no/such"),
     ] {
         let output = place.floodmark("run", "job.toml").args(&arguments).output().expect("the binary runs");

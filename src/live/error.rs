@@ -22,7 +22,7 @@ pub enum LiveError {
     #[error(transparent)]
     Cluster(#[from] ClusterError),
     /// The system could not start a thread.
-    #[error("the system gave no thread: {0}; raise the limit of processes, or use fewer workers")]
+    #[error("the system could not start a thread: {0}; raise the process limit, or use fewer workers")]
     Thread(String),
 }
 

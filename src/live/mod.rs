@@ -215,7 +215,7 @@ async fn first(failed: &mut UnboundedReceiver<Answer>) -> CommitError {
 /// Waits for the workers to end. Everything is published by then, so workers that do not end in time are left running.
 async fn until_joined(joined: impl Future<Output = Result<(), oneshot::error::RecvError>>) {
     if tokio::time::timeout(WORKERS_PATIENCE, joined).await.is_err() {
-        tracing::debug!("workers did not end in time, left");
+        tracing::debug!("workers did not end in time; left running");
     }
 }
 

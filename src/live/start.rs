@@ -150,7 +150,8 @@ async fn open(live: &Live, budget_bytes: u64) -> Result<Tables, TableError> {
     let buckets = counts::buckets(&counts_state)?;
     if buckets != live.job.tables.buckets {
         return Err(TableError::Invalid(format!(
-            "tables.buckets = {}, but the table was made with {buckets}; put {buckets} into the job file",
+            "tables.buckets = {}, but the table was created with {buckets}; set tables.buckets = {buckets} in the job \
+             file",
             live.job.tables.buckets
         )));
     }
@@ -207,9 +208,10 @@ fn changes_from(tables: &Tables, job: &Job) -> Result<Option<Epoch>, TableError>
     let apart: Vec<String> =
         Lane::ALL.iter().zip(lanes).map(|(lane, epoch)| format!("{} {epoch}", lane.name())).collect();
     Err(TableError::Invalid(format!(
-        "the job counts with another logic ({ours}) than the tables do since epoch {since} ({theirs}), and raw stands at epoch \
-         {newest}, but the lanes at {}: the rest must still be counted with theirs. Stop the running job in order (SIGTERM) and \
-         start this one again; where none runs, first run the former job file with its build and --drain",
+        "the job's logic ({ours}) differs from the logic on record since epoch {since} ({theirs}), and the lanes are \
+         behind: raw is at epoch {newest}, the lanes are at {}. The remaining epochs must be counted with the logic \
+         on record. If a job is running, stop it in order (SIGTERM) and start this one again; otherwise first run the \
+         previous job file with --drain, with the build that it ran with",
         apart.join(", ")
     )))
 }
@@ -224,7 +226,7 @@ async fn record_logic(tables: &mut Tables, live: &Live, generation: i64) -> Resu
         let commit = Commit { txns, ..Commit::default() };
         let counts = &mut tables.counts;
         match counts.log.commit(&mut counts.state, &commit, "SET LOGIC", live.clock.now_ms()).await {
-            Ok(()) => tracing::info!(logic = %ours, from_epoch = from, "logic on record"),
+            Ok(()) => tracing::info!(logic = %ours, from_epoch = from, "logic recorded"),
             Err(TableError::Lost { .. }) => {
                 counts.log.refresh(&mut counts.state).await?;
                 counts.log.check_generation(&counts.state, generation)?;

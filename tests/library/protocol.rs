@@ -721,12 +721,15 @@ fn another_logic_is_refused_while_lanes_are_apart() {
     assert_eq!(code(&refused), 78, "{refused:?}");
     let said = refused.expect_err("refused").to_string();
     let (second, is_kept) = next_logic(&world);
-    assert!(said.contains(&format!("another logic ({second}) than the tables do since epoch 1 ({first})")), "{said}");
     assert!(
-        said.contains(&format!("raw stands at epoch {}, but the lanes at minute {newest}, hour", newest + 1)),
+        said.contains(&format!("the job's logic ({second}) differs from the logic on record since epoch 1 ({first})")),
         "{said}"
     );
-    assert!(said.contains("Stop the running job in order (SIGTERM)") && said.contains("--drain"), "{said}");
+    assert!(
+        said.contains(&format!("raw is at epoch {}, the lanes are at minute {newest}, hour", newest + 1)),
+        "{said}"
+    );
+    assert!(said.contains("stop it in order (SIGTERM)") && said.contains("--drain"), "{said}");
     assert_eq!((versions(&world), steps.steps(), is_kept), (before, vec![], false), "nothing was written");
 
     // The running job has not noticed. Then it is killed, and the recommended way out is used.
@@ -1018,7 +1021,7 @@ fn other_buckets_than_the_table_s_are_refused() {
     let before = world.table("raw").version;
     let result = world.start_with_buckets(16).end();
     assert_eq!(code(&result), 78, "{result:?}");
-    assert!(result.expect_err("refused").to_string().contains("put 2 into the job file"));
+    assert!(result.expect_err("refused").to_string().contains("set tables.buckets = 2 in the job file"));
     assert_eq!(world.table("raw").version, before, "nothing was fenced");
 }
 
