@@ -42,7 +42,7 @@ impl Process {
         eventually("where it answers", || {
             let log = self.log();
             let line =
-                log.iter().find(|line| line["message"].as_str().is_some_and(|it| it.starts_with("answers HTTP")))?;
+                log.iter().find(|line| line["message"].as_str().is_some_and(|it| it.starts_with("serving HTTP")))?;
             line["at"].as_str().map(str::to_owned)
         })
     }

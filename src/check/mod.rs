@@ -30,7 +30,8 @@ pub use facts::{
 #[derive(Args, Clone, Debug)]
 #[command(
     after_help = "Exit codes: 0 even if records are rejected, because they are data; 78 if the job file is wrong. \
-    Records from a file have no Kafka timestamp (except with --gen-format), so none is rejected because its event time is too far ahead of that."
+    Records from a file have no Kafka timestamp (except with --gen-format), so none is rejected because its event \
+    time is too far ahead of that."
 )]
 pub struct CheckArgs {
     /// The job file

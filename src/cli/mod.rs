@@ -26,17 +26,18 @@ use failure::Failure;
 /// Reads raw events from Kafka, keeps per-customer windowed counts exact and current as a Delta Lake table, and archives every
 /// raw byte beside it.
 ///
-/// Exit codes: 0 done, 1 failed, 2 usage, 3 differences found, 75 try again (Kafka or the storage does not answer, expired
-/// credentials, a lost process), 76 another copy has taken over (do not restart), 78 configuration (job file, keys, rights, bucket).
+/// Exit codes: 0 done, 1 failed, 2 usage, 3 differences found, 75 try again (Kafka or storage cannot be reached,
+/// expired credentials, a lost process), 76 another copy has taken over (do not restart), 78 configuration (job file,
+/// credentials, permissions, bucket).
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// What is logged to stderr: error, warn, info, debug, or a filter such as `floodmark=debug`
+    /// Log level on stderr: error, warn, info, debug, or a filter such as `floodmark=debug`
     #[arg(long, global = true, env = "FLOODMARK_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
-    /// How it is logged; json: one object a line, the live line and the last word too
+    /// Log format; json: one object per line, including the live line and the closing sentence
     #[arg(long, global = true, env = "FLOODMARK_LOG_FORMAT", value_enum, default_value_t, value_name = "FORMAT")]
     log_format: LogFormat,
 }
@@ -52,18 +53,19 @@ enum LogFormat {
 enum Command {
     /// Run a job: from Kafka to the tables, until it is stopped
     Run(run::RunArgs),
-    /// Say whether a job file is right, and try it on a sample: what is found in records, what is counted, what is rejected and why
+    /// Check a job file, and try it on a sample: what is found in records, what is counted, what is rejected and why
     Check(CheckArgs),
-    /// Say how a job is doing, from its tables: how fresh, how far behind Kafka, what is pending, what was rejected
+    /// Show how a job is doing, from its tables: how fresh they are, how far behind Kafka, what is pending, what was
+    /// rejected
     Status(StatusArgs),
-    /// Count the archive again, independently, and compare every row of counts
+    /// Recount the archive independently, and compare every row of counts
     Verify(VerifyArgs),
     #[command(subcommand)]
     Replay(ReplayCommand),
-    /// Look after the tables: what was committed, merge small files, delete dead ones, export
+    /// Maintain the tables: show what was committed, merge small files, delete dead ones, export
     #[command(subcommand)]
     Table(TableCommand),
-    /// For trying things out: generated traffic, files into topics, an embedded broker
+    /// Tools for trying things out: generate traffic, send files to topics, run an embedded broker
     #[command(subcommand)]
     Dev(DevCommand),
 }

@@ -28,26 +28,27 @@ use super::failure::Failure;
 /// Options of `floodmark run`.
 #[derive(Args)]
 #[command(
-    after_help = "SIGTERM and SIGINT commit what was read, publish all lanes and exit 0, within settings.shutdown_grace_seconds; \
-    a second one leaves at once. Killing the process at any moment loses nothing and doubles nothing: start it again. Of several \
-    processes, a signal to one is an orderly stop of all, and the loss of one ends all with 75: start them again."
+    after_help = "On SIGTERM or SIGINT the job commits what was read, publishes all lanes and exits with 0, within \
+    settings.shutdown_grace_seconds; a second signal ends it immediately. Killing the process at any moment loses \
+    nothing and counts nothing twice: start it again. With several processes, a signal to one stops all of them in \
+    order, and the loss of one ends all of them with 75: start them again."
 )]
 pub(crate) struct RunArgs {
     /// The job file
     job: PathBuf,
-    /// Worker threads of each process; default: one for each core
+    /// Worker threads per process; default: one per core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: Option<u16>,
-    /// Read every partition up to where it ends now, publish all lanes, and exit 0
+    /// Read every partition up to its current end, publish all lanes, and exit with 0
     #[arg(long)]
     drain: bool,
-    /// Go on where the topic's offsets do not fit the archive's: records were deleted before they were archived, or the topic
-    /// was made anew. The job says which range is in doubt when it refuses
+    /// Start even if the topic's offsets do not match the archive's, because records were deleted before they were
+    /// archived, or the topic was re-created. When the job refuses to start, it names the range in doubt
     #[arg(long)]
     accept_gap: bool,
-    /// Answer HTTP there: /metrics (Prometheus), /healthz (the process is alive), /readyz (the job publishes). A port alone is one
-    /// of 127.0.0.1, 0.0.0.0:PORT is open to all; whoever reaches it can read it. Each process of a host needs its own. Default:
-    /// off
+    /// Serve HTTP at this address: /metrics (Prometheus), /healthz (the process is alive), /readyz (the job publishes).
+    /// A port alone means 127.0.0.1; with 0.0.0.0:PORT, everyone who can reach the port can read it. Each process on a
+    /// host needs its own port. Default: off
     #[arg(long, value_name = "[ADDRESS:]PORT", env = "FLOODMARK_HTTP")]
     http: Option<Listen>,
     #[command(flatten)]
@@ -71,7 +72,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     if let Some(listen) = args.http {
         let process = membership.as_ref().map_or(0, |membership| membership.index);
         let at = monitor::serve(listen, Arc::clone(&progress), Arc::clone(&source) as _, process, &job.settings)?;
-        tracing::info!(%at, "answers HTTP: /metrics, /healthz, /readyz");
+        tracing::info!(%at, "serving HTTP: /metrics, /healthz, /readyz");
     }
     let member = match membership {
         Some(membership) => {
@@ -104,8 +105,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
 
     let outcomes = progress.outcomes();
     let stand = match progress.epochs() {
-        (epoch, _) if commits => format!("raw and all lanes stand at epoch {epoch}"),
-        _ => "all processes have ended in order".to_owned(),
+        (epoch, _) if commits => format!("raw and all lanes are at epoch {epoch}"),
+        _ => "all processes have stopped in order".to_owned(),
     };
     say::line(&format!(
         "floodmark: archived {} records in {}: {} counted, {} filtered, {} rejected; {stand}",
@@ -122,21 +123,21 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
 fn stop_on_signals(request: Arc<watch::Sender<Request>>, root: Root, grace: Duration) -> std::io::Result<()> {
     let stop = Arc::clone(&request);
     let first = move || {
-        tracing::info!(grace_seconds = grace.as_secs(), "stopping: commit, publish all lanes, end");
+        tracing::info!(grace_seconds = grace.as_secs(), "stopping: commit, publish all lanes, then exit");
         stop.send_replace(Request::Stop);
         std::thread::spawn(move || {
             std::thread::sleep(grace);
             let store = root.last_complaint().map(|said| format!(" (the store: {said})")).unwrap_or_default();
             say::error(&format!(
-                "not all could be published within shutdown_grace_seconds = {}{store}; nothing is lost, the next start goes on \
-                 from the archive",
+                "not everything could be published within shutdown_grace_seconds = {}{store}; nothing is lost, the \
+                 next start continues from the archive",
                 grace.as_secs()
             ));
             std::process::exit(Exit::TryAgain.code().into());
         });
     };
     let second = || {
-        say::error("left at once; nothing is lost, the next start goes on from the archive");
+        say::error("stopped immediately; nothing is lost, the next start continues from the archive");
         std::process::exit(130);
     };
     let deaf = move || {

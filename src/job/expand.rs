@@ -38,7 +38,7 @@ pub(super) fn expand(text: &str, env: Environment<'_>) -> Result<String, (String
             (None, None) => {
                 return Err((
                     format!("`${{{name}}}`, which is not set in the environment"),
-                    format!("a value for {name} in the environment, or a default: `${{{name}:-…}}`"),
+                    format!("{name} to be set, or a default: `${{{name}:-…}}`"),
                 ));
             }
         }

@@ -506,7 +506,7 @@ fn what_is_wrong_is_said_with_its_place() {
         (
             "\"events\"",
             "\"${NONE}\"",
-            "test.toml:3:11: source.topics[0]: found `${NONE}`, which is not set in the environment; expected a value for NONE in the environment, or a default: `${NONE:-…}`",
+            "test.toml:3:11: source.topics[0]: found `${NONE}`, which is not set in the environment; expected NONE to be set, or a default: `${NONE:-…}`",
         ),
         ("\"events\"", "\"${NONE\"", "source.topics[0]: found `${` without its `}`"),
         ("name = \"test\"", "name = \"test\"\nname = \"test\"", "test.toml:2:1: found invalid TOML: duplicate key"),
@@ -684,7 +684,7 @@ fn what_is_wrong_with_lines_is_said() {
         ),
         (
             format!("line = '${{remote_addr}} $msec'\n{time}"),
-            "event.line: found `${remote_addr}`, which is not set in the environment; expected a value for remote_addr in the environment, or a default: `${remote_addr:-…}`; write a variable of nginx as `$name` or `$${name}` here",
+            "event.line: found `${remote_addr}`, which is not set in the environment; expected remote_addr to be set, or a default: `${remote_addr:-…}`; write a variable of nginx as `$name` or `$${name}` here",
         ),
         (format!("line = 'combined'\n{time}"), "event.line: found \"combined\", which contains no variable"),
         (format!("line = ''\n{time}"), "event.line: found an empty string"),

@@ -175,7 +175,7 @@ impl FromStr for Granularity {
         Granularity::ALL
             .into_iter()
             .find(|granularity| granularity.name() == name)
-            .ok_or_else(|| format!("no granularity is called {name:?}; there are minute, hour, day, week, month, year"))
+            .ok_or_else(|| format!("found {name:?}; expected one of minute, hour, day, week, month, year"))
     }
 }
 

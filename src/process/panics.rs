@@ -28,7 +28,7 @@ static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 /// Installs a panic hook that logs each panic in one line.
 pub fn install() {
     std::panic::set_hook(Box::new(|info| {
-        let place = info.location().map_or_else(|| "a place that is not known".to_owned(), ToString::to_string);
+        let place = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
         report(std::thread::current().name(), &place, said(info.payload()), &Backtrace::capture());
     }));
 }
@@ -38,9 +38,9 @@ fn report(thread: Option<&str>, place: &str, message: &str, backtrace: &Backtrac
     if guarded && !lock(&SAID).insert(place.to_owned()) {
         return;
     }
-    let thread = thread.unwrap_or("without a name");
+    let thread = thread.unwrap_or("<unnamed>");
     let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
-    let once = if guarded { "; caught, the record is kept, and this place is not said again" } else { "" };
+    let once = if guarded { "; caught: the record is kept, and panics at this place are not logged again" } else { "" };
     let backtrace = match backtrace.status() {
         BacktraceStatus::Captured => format!("\n{backtrace}"),
         _ => String::new(),
@@ -88,7 +88,7 @@ pub async fn caught<T>(who: &str, work: impl Future<Output = T>) -> Result<T, St
 pub fn of_task(who: &str, error: JoinError) -> String {
     match error.try_into_panic() {
         Ok(panic) => of(who, panic.as_ref()),
-        Err(_) => format!("{who} was ended before it was done"),
+        Err(_) => format!("{who} was cancelled before it was done"),
     }
 }
 
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(lines.len(), 4, "{text}");
         assert!(lines[0].contains("thread worker 0 panicked at decode.rs:0:5: left: 0 right: 2; caught"), "{text}");
         assert!(lines[1].contains("at decode.rs:1:5: left: 1"), "{text}");
-        assert!(lines[2].contains("thread without a name panicked at raw.rs:1:5: no room; this is a bug"), "{text}");
+        assert!(lines[2].contains("thread <unnamed> panicked at raw.rs:1:5: no room; this is a bug"), "{text}");
         assert_eq!(lines[2], lines[3]);
     }
 }

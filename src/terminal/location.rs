@@ -11,7 +11,7 @@ use crate::process::{Exit, HasExit};
 use crate::table::{Log, Root, State, TableError};
 
 const EXPECTED: &str =
-    "expected a job file, the folder of a job's tables raw and counts, one of them, or a URL as s3://bucket/path";
+    "expected a job file, the folder of a job's tables raw and counts, one of them, or a URL such as s3://bucket/path";
 
 /// Tables that a command line names.
 pub struct Location {
@@ -91,7 +91,7 @@ impl Location {
     async fn of_url(named: &str) -> Result<Location, LocationError> {
         if url::Url::parse(named).is_ok_and(|url| url.password().is_some()) {
             let what =
-                "a password inside the URL; give it in the environment (AWS_SECRET_ACCESS_KEY …), or in a job file";
+                "found a password in the URL; set it in the environment (AWS_SECRET_ACCESS_KEY …) or in a job file";
             return Err(TableError::Invalid(what.to_owned()).into());
         }
         let options = environment();
@@ -116,7 +116,8 @@ impl Location {
         match log.load().await? {
             Some(state) => Ok((log, state)),
             None => Err(LocationError::Unexpected(format!(
-                "{}: found no table {table} there; {EXPECTED}. A job makes its tables when it is run first: floodmark run JOB",
+                "{}: found no table {table}; {EXPECTED}. A job creates its tables when it runs for the first time: \
+                 floodmark run JOB",
                 self.root.url()
             ))),
         }

@@ -54,7 +54,7 @@ impl StopSignals {
                 second();
             });
             if let Err(panic) = waited {
-                tracing::error!("{panic}; no signal would be heard any more, so it stops in order");
+                tracing::error!("{panic}; signals can no longer be received, so the process stops in order");
                 deaf();
             }
         };
