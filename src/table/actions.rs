@@ -122,7 +122,8 @@ pub(super) fn live_file(found: Found) -> Result<File, String> {
         return Err("its path is absolute, as in a shallow clone".to_owned());
     }
     let stats = found.stats.ok_or("it has no statistics")?;
-    let rows: RowCount = serde_json::from_str(&stats).map_err(|error| format!("its statistics {stats}: {error}"))?;
+    let rows: RowCount =
+        serde_json::from_str(&stats).map_err(|error| format!("its statistics {stats} can not be read: {error}"))?;
     Ok(File { path, size: found.size, rows: rows.num_records, partition: found.partition, stats })
 }
 

@@ -60,12 +60,12 @@ pub(super) fn action_of<'a>(action: &'a StructArray, name: &str) -> Result<Optio
 
 pub(super) fn text<'a>(action: &'a StructArray, name: &str) -> Result<&'a StringArray, String> {
     (action.column_by_name(name).and_then(|column| column.as_string_opt::<i32>()))
-        .ok_or_else(|| format!("expected a column {name} of text"))
+        .ok_or_else(|| format!("expected a text column {name}"))
 }
 
 pub(super) fn int<'a>(action: &'a StructArray, name: &str) -> Result<&'a Int64Array, String> {
     (action.column_by_name(name).and_then(|column| column.as_primitive_opt::<Int64Type>()))
-        .ok_or_else(|| format!("expected a column {name} of integers"))
+        .ok_or_else(|| format!("expected an integer column {name}"))
 }
 
 pub(super) fn partition_of(entries: &StructArray) -> Result<BTreeMap<String, String>, String> {

@@ -138,7 +138,10 @@ pub fn segment_of(file: &File) -> Result<Segment, TableError> {
     };
     segment().ok_or_else(|| TableError::Corrupt {
         table: "counts".to_owned(),
-        what: format!("{}: its partition values {:?} are not a segment's", file.path, file.partition),
+        what: format!(
+            "{}: its partition values {:?} do not name a granularity, a period and a bucket",
+            file.path, file.partition
+        ),
     })
 }
 
@@ -170,8 +173,8 @@ impl Columns {
     pub fn of(batch: &RecordBatch) -> Result<Columns, String> {
         let column = |name: &str, wanted: &DataType| match batch.column_by_name(name) {
             Some(column) if column.data_type() == wanted => Ok(column),
-            Some(column) => Err(format!("column {name} is {}, expected {wanted}", column.data_type())),
-            None => Err(format!("expected a column {name}, found none")),
+            Some(column) => Err(format!("column {name} has type {}, expected {wanted}", column.data_type())),
+            None => Err(format!("column {name} is missing")),
         };
         Ok(Columns {
             customer: column("customer_id", &DataType::Utf8)?.as_string::<i32>().clone(),

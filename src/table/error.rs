@@ -10,7 +10,7 @@ pub enum TableError {
     #[error("{0}")]
     Invalid(String),
     /// Somebody else committed this version first: reload, then decide.
-    #[error("table {table}: version {version} was committed by somebody else")]
+    #[error("table {table}: version {version} was committed by another writer")]
     Lost {
         /// Name of the table.
         table: String,
@@ -19,8 +19,9 @@ pub enum TableError {
     },
     /// A newer writer has taken the table: stop for good.
     #[error(
-        "this process has lost its place: table {table} belongs to writer generation {theirs}, ours is {ours}; \
-         another copy of the job was started later. Nothing of ours was committed after it; do not restart this one"
+        "this process has been superseded: table {table} belongs to writer generation {theirs}, ours is {ours}; \
+         another copy of the job was started later. This process has committed nothing since then; do not restart this \
+         one"
     )]
     Fenced {
         /// Name of the table.
@@ -48,8 +49,8 @@ pub enum TableError {
     },
     /// The table's files contradict each other or the log, or are missing.
     #[error(
-        "table {table} is damaged: {what}. Bring back what is missing, from a copy or from older versions that the store keeps; then \
-         run `floodmark verify`"
+        "table {table} is damaged: {what}. Restore what is missing or damaged from a backup, or from older object \
+         versions if the store keeps them; then run `floodmark verify`"
     )]
     Corrupt {
         /// Name of the table.
@@ -80,7 +81,7 @@ impl TableError {
         match error {
             object_store::Error::NotFound { .. } => TableError::Corrupt {
                 table: table.to_owned(),
-                what: format!("{path} is in the log, but there is no such file"),
+                what: format!("the log names {path}, but this file does not exist"),
             },
             error => TableError::storage(format!("table {table}: reading {path}"), error),
         }

@@ -39,7 +39,7 @@ pub(super) fn lacks(table: &str, file: &File) -> Option<String> {
         return None;
     }
     let bounded = raw::epochs_of(file).is_ok() && raw::ingested_of(file).is_ok();
-    (!bounded).then(|| "its statistics do not bound epoch and ingested_at".to_owned())
+    (!bounded).then(|| "its statistics lack the bounds of epoch and ingested_at".to_owned())
 }
 
 /// Checks that `state` can be read and written correctly.
@@ -54,29 +54,29 @@ pub(super) fn check(table: &str, url: &url::Url, state: &State) -> Result<(), Ta
     if let Some((protocol, by)) = seen.protocol.as_ref().filter(|(protocol, _)| !protocol.is_known()) {
         return refuse(
             by,
-            &format!("a Delta protocol of {}", protocol.said()),
+            &format!("a Delta protocol with {}", protocol.said()),
             &format!(
-                "reader version {READER} and writer version {WRITER}, or no features but {}",
+                "reader version {READER} and writer version {WRITER}, or no features other than {}",
                 FEATURES.join(" and ")
             ),
-            "Take the features off with the program that asked for them (in Spark ALTER TABLE … DROP FEATURE), or go on with a copy of \
-             the tables from before",
+            "Drop the features with the program that enabled them (in Spark ALTER TABLE … DROP FEATURE), or continue \
+             with an earlier copy of the tables",
         );
     }
     check_metadata(table, state, &refuse)?;
     if let Some(((path, _), (why, by))) = seen.unreadable.first_key_value() {
         return refuse(
             by,
-            &format!("file {path}, which can not be read right: {why}"),
-            "Parquet files below the table, with their number of rows, and without deletion vectors",
+            &format!("file {path}, which can not be read correctly: {why}"),
+            "Parquet files in the table's folder, with their number of rows in the log, and without deletion vectors",
             &take_back(by),
         );
     }
     if let Some((path, change)) = seen.changed.iter().find(|(_, change)| !change.taken_in) {
         let found = format!("file {path} {}", if change.added { "added" } else { "removed" });
         let expected = match table {
-            "raw" => "that other programs leave the archive's rows as they are, or delete some",
-            _ => "that only Floodmark changes the files of counts",
+            "raw" => "other programs to leave the archive's rows unchanged, or only to delete rows",
+            _ => "only Floodmark to change the files of counts",
         };
         return refuse(&change.by, &found, expected, &take_back(&change.by));
     }
@@ -85,13 +85,13 @@ pub(super) fn check(table: &str, url: &url::Url, state: &State) -> Result<(), Ta
 
 fn take_back(by: &Origin) -> String {
     if by.checkpoint {
-        return "Restore the version before that change with the program that made it, and start again; or go on with a copy of the tables \
-                from before"
+        return "Restore the version before that change with the program that made it, and start again; or continue \
+            with an earlier copy of the tables"
             .to_owned();
     }
     format!(
-        "Take it back: restore version {before} (in Python DeltaTable(URL).restore({before}), in Spark RESTORE TABLE … TO VERSION AS OF \
-         {before}), and start again",
+        "Undo this change: restore version {before} (in Python DeltaTable(URL).restore({before}), in Spark RESTORE \
+         TABLE … TO VERSION AS OF {before}), and start again",
         before = by.before()
     )
 }
@@ -136,7 +136,7 @@ fn check_metadata(
     {
         return refuse(
             by,
-            &format!("{FORMAT} = {format}: a newer build of Floodmark has made or changed the table"),
+            &format!("{FORMAT} = {format}: a newer build of Floodmark has created or changed the table"),
             &format!("{FORMAT_NEWEST} at most"),
             "Use that build, or a newer one",
         );
@@ -145,18 +145,18 @@ fn check_metadata(
         return refuse(
             by,
             &format!("delta.columnMapping.mode = {mode}"),
-            "columns that are called in the files as in the table",
-            "Set the mode to none with the program that changed it, or go on with a copy of the tables from before",
+            "columns that have the same names in the files as in the table",
+            "Set the mode to none with the program that changed it, or continue with an earlier copy of the tables",
         );
     }
     let Some(definition) = definition_of(table) else { return Ok(()) };
     if property(FORMAT).is_some_and(|format| !format.parse::<u32>().is_ok_and(|format| format > 0)) {
         let found = format!("{FORMAT} = {:?}", property(FORMAT).unwrap_or_default());
-        return refuse(by, &found, "a whole number from 1 on", "Set it to what it was, or take it off");
+        return refuse(by, &found, "a whole number of at least 1", "Set it to its previous value, or remove it");
     }
     if table == "counts" && property("delta.appendOnly") == Some("true") {
         let expected = "a table whose files may be replaced";
-        return refuse(by, "delta.appendOnly = true", expected, "Set it to false: counts lives by replacing files");
+        return refuse(by, "delta.appendOnly = true", expected, "Set it to false: commits to counts replace files");
     }
     let corrupt = |error: &dyn Display| TableError::Corrupt {
         table: table.to_owned(),
@@ -177,7 +177,8 @@ fn check_metadata(
     match differs {
         None => Ok(()),
         Some((found, wanted)) => {
-            let to_do = format!("{}; or, if this is no table of a job, choose another tables.url", take_back(by));
+            let to_do =
+                format!("{}; or, if this table does not belong to a job, choose another tables.url", take_back(by));
             refuse(by, &found, &wanted, &to_do)
         }
     }
@@ -203,7 +204,7 @@ fn columns_differ(found: &[Field], wanted: &[Field]) -> Option<(String, String)>
     }
     let theirs = found.iter().find(|found| wanted.iter().all(|wanted| wanted.name != found.name))?;
     let names: Vec<&str> = wanted.iter().map(|wanted| wanted.name.as_str()).collect();
-    Some((format!("column {}, which is not ours", theirs.name), names.join(", ")))
+    Some((format!("column {}, which is not one of Floodmark's", theirs.name), names.join(", ")))
 }
 
 /// The definition of our table with this name; `None` for a table of another program.

@@ -57,7 +57,7 @@ impl Layout {
             if let Some((_, other)) = self.overlapping(&segment).next() {
                 return Err(TableError::Corrupt {
                     table: "counts".to_owned(),
-                    what: format!("{} and {} are live and overlap", other.path, file.path),
+                    what: format!("files {} and {} are both live, but their periods overlap", other.path, file.path),
                 });
             }
             let files = self.files.entry((segment.granularity, segment.bucket)).or_default();

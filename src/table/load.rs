@@ -205,7 +205,7 @@ impl Log {
                     .map_err(|error| self.corrupt(format!("_delta_log/_last_checkpoint: {error}")))?;
                 if last.parts.is_some_and(|parts| parts > 1) {
                     return Err(TableError::Invalid(format!(
-                        "{}: its checkpoint is in several parts, written by another program; expected a single one",
+                        "{}: another program has written the checkpoint in several parts; expected a single file",
                         self.url
                     )));
                 }
@@ -351,7 +351,7 @@ impl Log {
         tombstones: Option<&mut Tombstones>,
         origin: &Origin,
     ) -> Result<(), String> {
-        let add = action(batch, "add")?.ok_or("it has no column add with a path, which tells of files")?;
+        let add = action(batch, "add")?.ok_or("it has no column add, which lists the files")?;
         let (paths, sizes) = (text(add, "path")?, int(add, "size")?);
         // Some programs can be configured to leave out the text of statistics.
         let stats = add.column_by_name("stats").map(|_| text(add, "stats")).transpose()?;

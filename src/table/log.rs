@@ -121,7 +121,7 @@ impl Log {
             Ok(()) | Err(TableError::Lost { .. }) => {}
             Err(error) => return Err(error),
         }
-        self.load().await?.ok_or_else(|| self.corrupt("it is gone right after it was made".to_owned()))
+        self.load().await?.ok_or_else(|| self.corrupt("it disappeared right after it was created".to_owned()))
     }
 
     /// The properties in which a table of ours records its layout, and which of its columns have statistics in all files.
@@ -258,7 +258,7 @@ impl Log {
                     Ok(there) if there == bytes => return Ok(()),
                     Ok(_) => return Err(TableError::Lost { table: self.name.clone(), version }),
                     Err(error) => {
-                        tracing::warn!(table = self.name, version, %error, "outcome of a commit unknown, asking again; check the store");
+                        tracing::warn!(table = self.name, version, %error, "outcome of a commit unknown, checking again; check the store");
                     }
                 },
                 Err(error) if may_pass(&error) => {
@@ -295,7 +295,7 @@ impl Log {
             {
                 Ok(()) => tracing::debug!(table = log.name, version, "checkpoint written"),
                 Err(error) => {
-                    tracing::warn!(table = log.name, version, %error, "no checkpoint; opening the table stays slower")
+                    tracing::warn!(table = log.name, version, %error, "checkpoint not written; opening the table stays slower")
                 }
             }
         });

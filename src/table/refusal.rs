@@ -156,7 +156,7 @@ pub(super) fn said(error: &StoreError) -> String {
     };
     said = shortened(said.replace(['\r', '\n'], " "));
     if text.contains(INSTANCE_METADATA) {
-        said += " (no access_key_id is given, so this machine was asked for the credentials of its role)";
+        said += " (no access_key_id is given, so the store's client asked for the credentials of this machine's role)";
     }
     said
 }
@@ -213,24 +213,30 @@ impl Display for Refusal {
         };
         let [keys, place] = match url.split_once("://").map(|(scheme, _)| scheme) {
             Some("gs") => [
-                "service_account or service_account_key; in the environment GOOGLE_SERVICE_ACCOUNT",
+                "service_account or service_account_key; without a job file, in the environment: \
+                 GOOGLE_SERVICE_ACCOUNT",
                 "the bucket's name",
             ],
             Some("az" | "abfs" | "abfss") => [
-                "account_name and account_key; in the environment AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY",
-                "account_name; in the environment AZURE_STORAGE_ACCOUNT_NAME",
+                "account_name and account_key; without a job file, in the environment: AZURE_STORAGE_ACCOUNT_NAME, \
+                 AZURE_STORAGE_ACCOUNT_KEY",
+                "account_name; without a job file, in the environment: AZURE_STORAGE_ACCOUNT_NAME",
             ],
             _ => [
-                "access_key_id, secret_access_key and, for temporary keys, session_token; in the environment AWS_ACCESS_KEY_ID, \
-                 AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN",
-                "region, endpoint and allow_http; in the environment AWS_REGION, AWS_ENDPOINT_URL, AWS_ALLOW_HTTP",
+                "access_key_id, secret_access_key and, for temporary keys, session_token; without a job file, in the \
+                 environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN",
+                "region, endpoint and allow_http; without a job file, in the environment: AWS_REGION, AWS_ENDPOINT_URL, \
+                 AWS_ALLOW_HTTP",
             ],
         };
-        let options = "with a job file in [tables.options]:";
+        let options = "in the job file's [tables.options]:";
         write!(f, "{url}: ")?;
         match cause {
             Cause::Folder => {
-                write!(f, "{said}; let the user that runs this {doing} there, or choose another tables.url")
+                write!(
+                    f,
+                    "{said}; give the user that runs this the right to {doing} there, or choose another tables.url"
+                )
             }
             Cause::Expired => write!(
                 f,
@@ -238,17 +244,22 @@ impl Display for Refusal {
             ),
             _ if *was_taken => write!(
                 f,
-                "the store no longer takes our requests ({said}), as it did before: keys or rights were changed meanwhile; start \
-                 again, with the keys that are valid now"
+                "the store no longer accepts our requests ({said}), as it did before: keys or rights were changed \
+                 meanwhile; start again with keys that are valid now"
             ),
             Cause::Keys => write!(f, "the store refuses the keys ({said}); correct them, {options} {keys}"),
-            Cause::Bucket => write!(f, "there is no such bucket ({said}); correct tables.url, or make the bucket"),
+            Cause::Bucket => write!(f, "there is no such bucket ({said}); correct tables.url, or create the bucket"),
             Cause::Endpoint => {
-                write!(f, "this is not where the bucket is, or not how to ask ({said}); correct, {options} {place}")
+                write!(
+                    f,
+                    "the bucket is not at this endpoint or in this region, or the endpoint expects another \
+                    protocol ({said}); correct, {options} {place}"
+                )
             }
             Cause::Rights => write!(
                 f,
-                "the store does not let these keys {doing} there ({said}); give them the right to, or others, {options} {keys}"
+                "the store does not let these keys {doing} there ({said}); grant them this right, or use other keys, \
+                 {options} {keys}"
             ),
         }
     }

@@ -50,7 +50,7 @@ impl Origin {
 impl Display for Origin {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         if self.checkpoint {
-            return write!(f, "version {} or an earlier one, by its checkpoint", self.version);
+            return write!(f, "version {} or an earlier one, according to its checkpoint", self.version);
         }
         let operation = self.operation.as_deref().unwrap_or("operation unknown");
         let engine = self.engine.as_deref().unwrap_or("a program that does not name itself");

@@ -73,7 +73,7 @@ impl Definition {
     /// The columns as Delta writes them, as JSON text.
     pub(super) fn delta_schema(&self) -> Result<String, String> {
         let schema: Result<StructType, _> = self.schema.as_ref().try_into_kernel();
-        let schema = schema.map_err(|error| format!("its schema can not be a Delta schema: {error}"))?;
+        let schema = schema.map_err(|error| format!("its schema can not be converted to a Delta schema: {error}"))?;
         serde_json::to_string(&schema).map_err(|error| error.to_string())
     }
 

@@ -67,18 +67,19 @@ impl Root {
             Ok(url) if url.scheme().len() > 1 => url,
             _ => {
                 let path = std::path::absolute(location).map_err(|error| invalid(error.to_string()))?;
-                Url::from_directory_path(path).map_err(|()| invalid("not a path that a URL can hold".to_owned()))?
+                Url::from_directory_path(path)
+                    .map_err(|()| invalid("this path can not be written as a URL".to_owned()))?
             }
         };
         if url.scheme() == "file" {
             let path = url.to_file_path().map_err(|()| invalid("expected file:///an/absolute/path".to_owned()))?;
             if make {
                 std::fs::create_dir_all(&path).map_err(|error| {
-                    invalid(format!("the folder can not be made: {error}; check the path and its permissions"))
+                    invalid(format!("the folder can not be created: {error}; check the path and its permissions"))
                 })?;
             } else if !path.is_dir() {
                 return Err(invalid(
-                    "there is no such folder: run the job first (floodmark run JOB), or name the one where its tables are".to_owned(),
+                    "there is no such folder: run the job first (floodmark run JOB), or name the folder that holds its tables".to_owned(),
                 ));
             }
             let store = LocalFileSystem::new_with_prefix(&path).map_err(|error| invalid(error.to_string()))?;
@@ -135,7 +136,7 @@ impl Root {
     /// Waits until the checkpoints under way are written, but at most `within`: they only make opening faster.
     pub async fn finish(&self, within: Duration) {
         if tokio::time::timeout(within, self.background.0.write()).await.is_err() {
-            tracing::info!("a checkpoint was not waited for");
+            tracing::info!("ending without waiting for a checkpoint");
         }
     }
 
@@ -168,11 +169,12 @@ fn check_endpoint(options: &BTreeMap<String, String>) -> Result<(), String> {
             Ok(())
         }
         Ok(url) if url.scheme() == "http" => Err(format!(
-            "the endpoint {endpoint} is one without TLS: set allow_http = true in [tables.options] (AWS_ALLOW_HTTP=true in the \
-             environment), or give an https:// one"
+            "the endpoint {endpoint} does not use TLS: set allow_http = true in [tables.options] (AWS_ALLOW_HTTP=true \
+             in the environment), or give an https:// endpoint"
         )),
         found => Err(format!(
-            "the endpoint {endpoint:?} is no URL of a server{}: expected https://host:port, or http://host:port with allow_http = true",
+            "the endpoint {endpoint:?} is not the URL of a server{}: expected https://host:port, or http://host:port \
+             with allow_http = true",
             found.err().map(|error| format!(" ({error})")).unwrap_or_default()
         )),
     }

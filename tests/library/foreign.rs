@@ -173,7 +173,7 @@ fn refused_of_itself() -> Vec<(&'static str, Actions, Vec<&'static str>)> {
                     .expect("columns")
                     .push(json!({"name": "team", "type": "string", "nullable": true, "metadata": {}}))
             }),
-            vec!["column team, which is not ours", "restore version 1"],
+            vec!["column team, which is not one of Floodmark's", "restore version 1"],
         ),
         (
             "raw",
@@ -240,7 +240,7 @@ fn refused_of_files() -> Vec<(&'static str, &'static str, Actions, Vec<&'static 
             "raw",
             "OPTIMIZE",
             one("raw", |add| with(add, "stats", r#"{"numRecords":3}"#.into())),
-            vec!["do not bound epoch and ingested_at"],
+            vec!["lack the bounds of epoch and ingested_at"],
         ),
         ("counts", "WRITE", one("counts", |add| with(add, "stats", "{".into())), vec!["its statistics {"]),
         (
@@ -249,11 +249,11 @@ fn refused_of_files() -> Vec<(&'static str, &'static str, Actions, Vec<&'static 
             one("counts", |add| add),
             vec![
                 "part-0001.parquet added",
-                "only Floodmark changes the files of counts",
+                "only Floodmark to change the files of counts",
                 "version 2 (WRITE by Apache-Spark",
             ],
         ),
-        ("raw", "WRITE", one("raw", |add| add), vec!["part-0001.parquet added", "as they are, or delete some"]),
+        ("raw", "WRITE", one("raw", |add| add), vec!["part-0001.parquet added", "unchanged, or only to delete rows"]),
         (
             "counts",
             "DELETE",
@@ -264,7 +264,7 @@ fn refused_of_files() -> Vec<(&'static str, &'static str, Actions, Vec<&'static 
             "counts",
             "OPTIMIZE",
             actions(|scene| vec![remove(scene.ours(1), false), add("counts", "part-0001", false)]),
-            vec!["only Floodmark changes the files of counts", "OPTIMIZE"],
+            vec!["only Floodmark to change the files of counts", "OPTIMIZE"],
         ),
         // The same number of rows, but other ones.
         (

@@ -206,6 +206,6 @@ async fn a_checkpoint_panics() {
         }
     }
     let said = std::fs::read_to_string(file.path()).expect("UTF-8");
-    let lines: Vec<&str> = said.lines().filter(|line| line.contains("no checkpoint")).collect();
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains("checkpoint not written")).collect();
     assert!(matches!(lines[..], [line] if line.contains("writing a checkpoint panicked: ")), "{said}");
 }

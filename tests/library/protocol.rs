@@ -958,7 +958,7 @@ fn two_live_files_of_one_segment_are_an_error_at_the_start() {
     block_on(commits(world.log("counts"), |commit| commit.add.push(copy)));
     let result = world.start(2, world.store()).end();
     assert_eq!(code(&result), 1, "{result:?}");
-    assert!(result.expect_err("refused").to_string().contains("are live and overlap"));
+    assert!(result.expect_err("refused").to_string().contains("are both live, but their periods overlap"));
 }
 
 #[test]
@@ -975,7 +975,7 @@ fn a_store_that_denies_at_any_step_is_an_error_and_no_hang() {
         // What was refused from the beginning must be corrected by somebody; what was accepted before may be accepted again.
         assert_eq!(code(&result), if step == 1 { 78 } else { 75 }, "step {step}: {result:?}");
         let said = result.expect_err("denied").to_string();
-        let says = if step == 1 { "does not let these keys write there" } else { "no longer takes our requests" };
+        let says = if step == 1 { "does not let these keys write there" } else { "no longer accepts our requests" };
         assert!(said.contains(says), "step {step}: {said}");
         world.start(2, world.store()).ends_in_order(Request::Drain);
         world.is_exact();

@@ -209,7 +209,7 @@ fn rights_that_lack_are_told_and_rights_that_are_withdrawn_may_come_back() {
     server.allow("reader", READS);
     let (code, said) = ended(job, "run");
     assert_eq!(code, i32::from(Exit::TryAgain.code()), "{said}");
-    assert!(said.contains("no longer takes our requests") && said.contains("AccessDenied"), "{said}");
+    assert!(said.contains("no longer accepts our requests") && said.contains("AccessDenied"), "{said}");
     refused("withdrawn");
 }
 

@@ -77,8 +77,10 @@ fn records_of(
 ) -> Result<Records, String> {
     let column = |name: &str| match (batch.column_by_name(name), FILE_SCHEMA.field_with_name(name)) {
         (Some(column), Ok(field)) if column.data_type() == field.data_type() => Ok(column),
-        (Some(column), _) => Err(format!("column {name} is {}, not as in schemas/raw.json", column.data_type())),
-        (None, _) => Err(format!("expected a column {name}, found none")),
+        (Some(column), _) => {
+            Err(format!("column {name} has type {}, expected the type in schemas/raw.json", column.data_type()))
+        }
+        (None, _) => Err(format!("column {name} is missing")),
     };
     let epochs = column("epoch")?.as_primitive::<Int64Type>();
     let ingested = column("ingested_at")?.as_primitive::<TimestampMicrosecondType>();

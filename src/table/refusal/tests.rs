@@ -117,9 +117,13 @@ async fn at_the_start_a_refusal_is_for_the_user_and_the_rest_may_pass() {
             "there is no such bucket (404 Not Found: NoSuchB",
         ),
         (of_server("400 Bad Request", "AuthorizationHeaderMalformed"), Exit::Configuration, "AWS_REGION"),
-        (generic("Received redirect without LOCATION"), Exit::Configuration, "not where the bucket is"),
+        (generic("Received redirect without LOCATION"), Exit::Configuration, "the bucket is not at this endpoint"),
         (generic("invalid peer certificate: UnknownIssuer"), Exit::Configuration, "UnknownIssuer"),
-        (folder(std::io::ErrorKind::PermissionDenied), Exit::Configuration, "let the user that runs this write there"),
+        (
+            folder(std::io::ErrorKind::PermissionDenied),
+            Exit::Configuration,
+            "give the user that runs this the right to write there",
+        ),
         (folder(std::io::ErrorKind::ReadOnlyFilesystem), Exit::Configuration, "choose another tables.url"),
         (folder(std::io::ErrorKind::StorageFull), Exit::TryAgain, "no storage space"),
         (
