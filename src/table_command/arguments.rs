@@ -9,8 +9,8 @@ use crate::terminal::{Location, Output};
 /// Which tables, and how the result is written.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Common {
-    /// A job file, the folder of a job's tables, or one table; a path or a URL as s3://bucket/path. Without a job file the
-    /// store's options come from the environment: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID … (also GOOGLE_…, AZURE_…)
+    /// A job file, the folder of a job's tables, or one table: a path, or a URL such as s3://bucket/path. Without a job file,
+    /// the store's options come from the environment: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID … (also GOOGLE_…, AZURE_…)
     #[arg(value_name = "JOB|PATH|URL")]
     pub(super) place: String,
 
@@ -50,7 +50,8 @@ pub(super) fn names_of(wanted: Tables, location: &Location) -> Result<Vec<String
     match &location.table {
         Some(table) if wanted == Tables::All || names == [table] => Ok(vec![table.clone()]),
         Some(table) => Err(TableCommandError::Usage(format!(
-            "--table {} and a path to table {table}: leave one of them out",
+            "--table {} does not fit the path, which is that of table {table}: leave out --table, or give the folder \
+             of both tables",
             names.join(", ")
         ))),
         None => Ok(names.iter().map(|name| (*name).to_owned()).collect()),

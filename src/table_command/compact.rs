@@ -15,9 +15,10 @@ use crate::upkeep::compact::{compact, planned};
 /// Options of `floodmark table compact`.
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "Rows stay as they are; in the new files they are sorted by event time. Only records that all lanes of counts have taken in \
-    are touched, files are merged within one ingest_date, and only where it is worth a rewrite. Safe beside a running job, which does \
-    the same every ten minutes. Temporary files go to TMPDIR: about five times --file-mib."
+    after_help = "Rows do not change; in the new files they are sorted by event time. Only rows that all lanes of \
+        counts have absorbed are rewritten. Files are merged within one ingest_date, and only where it is worth a \
+        rewrite. This is safe while a job runs; the job itself does the same every ten minutes. Temporary files go to \
+        TMPDIR: about five times --file-mib."
 )]
 pub struct CompactArgs {
     #[command(flatten)]
@@ -27,7 +28,7 @@ pub struct CompactArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2048))]
     file_mib: Option<u32>,
 
-    /// Only say what would be merged
+    /// Only report what would be merged
     #[arg(long)]
     dry_run: bool,
 }
@@ -61,7 +62,9 @@ pub(super) async fn run(args: &CompactArgs) -> Result<(), TableCommandError> {
         || {
             let left = match done.given_up {
                 0 => String::new(),
-                groups => format!("; {groups} groups of files were changed by somebody else meanwhile and left alone"),
+                groups => {
+                    format!("; {groups} groups of files were changed by another process meanwhile and left alone")
+                }
             };
             format!(
                 "raw: merged {} files of {} into {} of {}, {} rows{left}",

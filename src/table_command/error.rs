@@ -36,6 +36,9 @@ pub enum TableCommandError {
         /// Why it failed.
         error: std::io::Error,
     },
+    /// The system gave no thread.
+    #[error("the system could not start a thread: {0}; raise the limit on processes")]
+    Thread(#[source] std::io::Error),
     /// The result can not be written.
     #[error("the result can not be written to stdout: {0}")]
     Output(#[source] std::io::Error),
@@ -49,7 +52,9 @@ impl HasExit for TableCommandError {
             TableCommandError::Table(error) => error.exit(),
             TableCommandError::Compact(error) => error.exit(),
             TableCommandError::Incomplete { exit, .. } => *exit,
-            TableCommandError::Disk { .. } | TableCommandError::Output(_) => Exit::Failed,
+            TableCommandError::Disk { .. } | TableCommandError::Thread(_) | TableCommandError::Output(_) => {
+                Exit::Failed
+            }
         }
     }
 }

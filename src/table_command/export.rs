@@ -31,19 +31,20 @@ const LATEST: &str = "latest";
 /// Options of `floodmark table export`.
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "Each export is a folder of its own below TO, named by its time. `latest` names the newest one: on a disk it is a link, on an object \
-    store an object whose text is the folder's name. It is replaced in one atomic step when the new snapshot is complete, so an \
-    export that is killed changes nothing for readers. The snapshot before it is kept until the next export; older ones are deleted. A query that \
-    globs through the link while it is replaced can meet both snapshots: resolve it first where that matters (readlink -f TO/latest). \
-    One export at a time to a place.\n\n\
-    DuckDB: SELECT … FROM read_parquet('TO/latest/counts/granularity=*/period=*/bucket=*/*.parquet', hive_partitioning = true, \
-    hive_types = {'period': VARCHAR})"
+    after_help = "Each export writes a folder of its own below TO, named after its time. `latest` names the newest \
+        one: on a disk it is a symbolic link, on an object store an object that contains the folder's name. It is \
+        replaced in one atomic step when the new snapshot is complete, so an export that is killed changes nothing for \
+        readers. The previous snapshot is kept until the next export; older ones are deleted. A query that globs \
+        through the link while it is replaced can see files of both snapshots: resolve the link first where that \
+        matters (readlink -f TO/latest). Run only one export to a target at a time.\n\n\
+        DuckDB: SELECT … FROM read_parquet('TO/latest/counts/granularity=*/period=*/bucket=*/*.parquet', \
+        hive_partitioning = true, hive_types = {'period': VARCHAR})"
 )]
 pub struct ExportArgs {
     #[command(flatten)]
     common: Common,
 
-    /// Where to: a folder or a URL, with the options of the job's tables or of the environment
+    /// Where to: a folder or a URL; the store's options are those of the job's tables, or come from the environment
     #[arg(long, value_name = "PATH|URL")]
     to: String,
 
@@ -109,8 +110,8 @@ async fn copy(log: &Log, file: &File, to: &dyn ObjectStore, path: &Path) -> Resu
     let from = Path::from(file.path.as_str());
     let reading = |error| match error {
         StoreError::NotFound { .. } => TableCommandError::retry(format!(
-            "{from} of table {} was deleted while it was to be exported: the export took longer than dead files are kept; \
-             export again, or raise settings.dead_files_keep_hours",
+            "{from} of table {} was deleted during the export: the export took longer than dead files are kept; export \
+             again, or raise settings.dead_files_keep_hours",
             log.name()
         )),
         error => TableError::storage(format!("table {}: reading {from}", log.name()), error).into(),
@@ -144,13 +145,13 @@ impl Target {
         if let Some(folder) = &folder {
             if ["_delta_log", "raw/_delta_log", "counts/_delta_log"].iter().any(|log| folder.join(log).is_dir()) {
                 return Err(TableCommandError::Usage(format!(
-                    "--to {to}: found tables there; expected a folder of its own"
+                    "--to {to}: found tables in this folder; expected a folder used only for exports"
                 )));
             }
             let latest = folder.join(LATEST);
             if latest.symlink_metadata().is_ok_and(|found| !found.is_symlink()) {
                 return Err(TableCommandError::Usage(format!(
-                    "--to {to}: found {} that is not a link; expected nothing, or the link of an earlier export",
+                    "--to {to}: found {}, which is not a link; expected no such file, or the link of an earlier export",
                     latest.display()
                 )));
             }
@@ -175,7 +176,7 @@ impl Target {
         if let Some(folder) = &self.folder {
             // A link can not be changed, but another one can be renamed over it.
             let new = folder.join(format!(".{LATEST}-{id}"));
-            let doing = || format!("making the link {}", folder.join(LATEST).display());
+            let doing = || format!("creating the link {}", folder.join(LATEST).display());
             std::os::unix::fs::symlink(id, &new).map_err(TableCommandError::disk(doing()))?;
             return std::fs::rename(&new, folder.join(LATEST)).map_err(TableCommandError::disk(doing()));
         }

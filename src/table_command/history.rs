@@ -26,7 +26,8 @@ const TXNS_SHOWN: usize = 4;
 /// Options of `floodmark table history`.
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "The log is kept as long as dead files are (settings.dead_files_keep_hours): versions before that are gone."
+    after_help = "The log is kept for as long as dead files are kept (settings.dead_files_keep_hours); older versions \
+        are gone."
 )]
 pub struct HistoryArgs {
     #[command(flatten)]

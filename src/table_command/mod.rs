@@ -17,13 +17,13 @@ pub use error::TableCommandError;
 /// The commands.
 #[derive(Subcommand, Clone, Debug)]
 pub enum TableCommand {
-    /// What was committed to the tables, newest first
+    /// Show the commits of the tables, newest first
     History(history::HistoryArgs),
     /// Delete files that no version of the last hours needs
     Vacuum(vacuum::VacuumArgs),
     /// Merge small files of raw; no row changes
     Compact(compact::CompactArgs),
-    /// Write a snapshot of a table as plain Parquet, for readers that know no Delta Lake
+    /// Write a snapshot of a table as plain Parquet, for readers without support for Delta Lake
     Export(export::ExportArgs),
 }
 
@@ -37,7 +37,7 @@ pub fn run(command: TableCommand) -> Result<(), TableCommandError> {
         .thread_name("storage")
         .enable_all()
         .build()
-        .map_err(TableCommandError::disk("no thread for storage"))?;
+        .map_err(TableCommandError::Thread)?;
     runtime.block_on(async {
         match command {
             TableCommand::History(args) => history::run(&args).await,

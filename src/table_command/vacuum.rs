@@ -18,11 +18,12 @@ use crate::upkeep::clean::{Cleaned, Rule, clean};
 /// Options of `floodmark table vacuum`.
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "Deleted are files that were superseded before the limit, files that no version knows and that were written before it, \
-    and entries of the log that only older versions need. Whoever reads a version older than the limit may find its files gone. \
-    Other files in the folder stay. A running job does the same every ten minutes.\n\n\
-    Below one hour, files are at risk that a running job, a compaction or an export is just about to use: stop them all, then \
-    say --retention-hours 0 --force."
+    after_help = "Deletes files that were superseded before the limit, files that no version refers to and that were \
+        written before the limit, and entries of the log that only older versions need. A reader of a version older \
+        than the limit may find its files gone. Other files in the folder are not touched. A running job does the same \
+        every ten minutes.\n\n\
+        A limit below one hour may delete files that a running job, a compaction or an export is about to use: stop \
+        them all, then pass --retention-hours 0 --force."
 )]
 pub struct VacuumArgs {
     #[command(flatten)]
@@ -32,16 +33,16 @@ pub struct VacuumArgs {
     #[arg(long, value_enum, default_value_t = Tables::All)]
     table: Tables,
 
-    /// How long files stay that were superseded; default: settings.dead_files_keep_hours of the job, else what
-    /// the table says of itself
+    /// How many hours to keep superseded files; default: settings.dead_files_keep_hours of the job, else the
+    /// retention recorded in the table
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     retention_hours: Option<u32>,
 
-    /// Only say what would be deleted
+    /// Only report what would be deleted
     #[arg(long)]
     dry_run: bool,
 
-    /// Allow --retention-hours 0: no job, compaction, export or reader is at work on these tables
+    /// Allow --retention-hours 0; only if no job, compaction, export or reader is using these tables
     #[arg(long)]
     force: bool,
 }
@@ -49,8 +50,8 @@ pub struct VacuumArgs {
 pub(super) async fn run(args: &VacuumArgs) -> Result<(), TableCommandError> {
     if args.retention_hours == Some(0) && !args.force {
         return Err(TableCommandError::Usage(
-            "--retention-hours 0 deletes files that a running job has written and is about to commit, and those that readers \
-             hold; expected 1 or more, or --force after everything that uses the tables was stopped"
+            "--retention-hours 0 deletes files that a running job has written and is about to commit, and files that \
+             readers are using; expected 1 or more, or --force after stopping everything that uses the tables"
                 .to_owned(),
         ));
     }

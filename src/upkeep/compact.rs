@@ -110,7 +110,8 @@ pub async fn merge_group(
     let name = format!("e{:012}-{:012}-compact-{:016x}", group.first, group.last, rand::random::<u64>());
     let (mut file, scratch) = merged(log, group, name).await?;
     if file.rows != group.rows() {
-        let what = format!("{} rows of {} were merged into {}", group.rows(), group.files.len(), file.rows);
+        let (files, rows) = (group.files.len(), group.rows());
+        let what = format!("{files} files with {rows} rows were merged into a file with {} rows", file.rows);
         return Err(CompactError::Bug(what));
     }
     file.size = upload(log, &file.path, scratch).await?;
@@ -205,14 +206,14 @@ fn sort_files(
         }
         Ok(writer.write(rows)?)
     })?;
-    writer.end(kind, name)?.ok_or_else(|| CompactError::Bug("files without rows were to be merged".to_owned()))
+    writer.end(kind, name)?.ok_or_else(|| CompactError::Bug("a merge of files without rows was planned".to_owned()))
 }
 
 fn read_rows(path: &str, fetched: &Fetched, sorter: &mut Sorter, stop: &AtomicBool) -> Result<(), CompactError> {
     let corrupt = |what: String| TableError::Corrupt { table: "raw".to_owned(), what: format!("{path}: {what}") };
     let batches = fetched.batches(None, None, BATCH_ROWS_MAX).map_err(|error| corrupt(error.to_string()))?;
     if batches.schema().fields() != file_schema().fields() {
-        return Err(corrupt(format!("its columns are not as in schemas/raw.json: {}", batches.schema())).into());
+        return Err(corrupt(format!("its columns differ from those in schemas/raw.json: {}", batches.schema())).into());
     }
     for batch in batches {
         if stop.load(Ordering::Relaxed) {

@@ -13,7 +13,7 @@ pub enum CompactError {
     Table(#[from] TableError),
     /// The store did not answer the commit.
     #[error(
-        "{path} could not be committed within {minutes} minutes (the last that was heard: {said}); check the store, then run this \
+        "{path} could not be committed within {minutes} minutes (last error: {said}); check the store, then run this \
          again"
     )]
     Unanswered {

@@ -63,7 +63,7 @@ impl Upkeep {
             self.clock.reaches(next).await;
             next = self.clock.now() + EVERY_US;
             if let Err(panic) = caught("upkeep", self.round()).await {
-                tracing::error!("{panic}; the job goes on, and upkeep is tried again in ten minutes");
+                tracing::error!("{panic}; the job continues, and upkeep is tried again in ten minutes");
             }
         }
     }
@@ -79,7 +79,7 @@ impl Upkeep {
                 "small files of raw merged"
             ),
             Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "small files of raw were not merged; tried again in ten minutes"),
+            Err(error) => tracing::warn!(%error, "small files of raw were not merged; trying again in ten minutes"),
         }
         let keep_ms = self.settings.dead_files_keep_hours as i64 * HOUR_MS;
         let rule = Rule { before_ms: self.clock.now_ms() - keep_ms, no_job_runs: false, dry_run: false };
@@ -92,7 +92,7 @@ impl Upkeep {
                             table,
                             failed,
                             failure,
-                            "dead files were not deleted, tried again in ten minutes"
+                            "some dead files were not deleted; trying again in ten minutes"
                         );
                     }
                     if cleaned.files + cleaned.log_entries > 0 {
@@ -100,7 +100,7 @@ impl Upkeep {
                         tracing::info!(table, files, bytes, entries, "dead files deleted");
                     }
                 }
-                Err(error) => tracing::warn!(table, %error, "dead files were not deleted; tried again in ten minutes"),
+                Err(error) => tracing::warn!(table, %error, "dead files were not deleted; trying again in ten minutes"),
             }
         }
     }

@@ -696,9 +696,9 @@ fn commands_on_bad_input_say_what_was_found_and_expected() {
     refused(&["table", "history", "memory://"], 78, &["no table raw"]);
     refused(&["table", "history", "ftp://host/path"], 78, &["ftp"]);
     let raw = format!("{tables}/raw");
-    refused(&["table", "history", &raw, "--table", "counts"], 2, &["leave one of them out"]);
+    refused(&["table", "history", &raw, "--table", "counts"], 2, &["leave out --table"]);
     refused(&["table", "vacuum", &tables, "--retention-hours", "0"], 2, &["about to commit", "--force"]);
-    refused(&["table", "export", &tables, "--to", &tables], 2, &["found tables there"]);
+    refused(&["table", "export", &tables, "--to", &tables], 2, &["found tables in this folder"]);
     refused(&["table", "compact", &format!("{tables}/counts")], 2, &["table counts"]);
     let job = folder.path().join("job.toml");
     std::fs::write(&job, "name = 1").expect("written");
