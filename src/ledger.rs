@@ -97,7 +97,7 @@ impl FromStr for Fingerprint {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match i64::from_str_radix(text, 16) {
             Ok(bits) if text.len() == 16 && bits >= 0 => Ok(Fingerprint(bits)),
-            _ => Err(format!("{text:?} is no fingerprint of a logic: expected 16 hexadecimal digits")),
+            _ => Err(format!("{text:?} is not the fingerprint of a logic: expected 16 hexadecimal digits")),
         }
     }
 }
@@ -151,7 +151,7 @@ impl Known {
         match text {
             Ok(LogicText { counting: COUNTING, logic }) => match Fingerprint::of(&logic) {
                 found if found == fingerprint => Known::Logic(Box::new(logic)),
-                found => Known::Gone(format!("the text under its name is of logic {found}")),
+                found => Known::Gone(format!("the file of its name holds logic {found}")),
             },
             Ok(text) => {
                 Known::Gone(format!("it was counted by code number {}, this build has {COUNTING}", text.counting))
@@ -187,10 +187,10 @@ pub async fn text(root: &Root, fingerprint: Fingerprint) -> Result<Result<LogicT
     let path = text_path(fingerprint);
     let bytes = match look_at_file(root.store().as_ref(), &Path::from(path.as_str())).await {
         Ok(bytes) => bytes,
-        Err(StoreError::NotFound { .. }) => return Ok(Err(format!("{path} is not there"))),
+        Err(StoreError::NotFound { .. }) => return Ok(Err(format!("{path} is missing"))),
         Err(error) => return Err(TableError::storage(format!("reading {path}"), error)),
     };
-    Ok(serde_json::from_slice(&bytes).map_err(|error| format!("{path} is not as this build writes it: {error}")))
+    Ok(serde_json::from_slice(&bytes).map_err(|error| format!("{path} can not be read by this build: {error}")))
 }
 
 /// Reads a logic, as far as this build can count with it.
@@ -278,8 +278,9 @@ impl Entry {
         load_json(root, &path).await?.ok_or_else(|| TableError::Corrupt {
             table: "counts".to_owned(),
             what: format!(
-                "replay {id} was published, but {path} is not there, so nobody can say which rows it counts: run `floodmark replay \
-                 publish {id}` again, which writes it anew from plan.json beside it if the replay is in force"
+                "replay {id} was published, but {path} is missing, so it is not known which rows the replay counts: \
+                 run `floodmark replay publish {id}` again, which re-creates the file from plan.json in the same \
+                 folder if the replay is in force"
             ),
         })
     }
@@ -381,12 +382,12 @@ mod tests {
         let root = Root::on(std::sync::Arc::new(object_store::memory::InMemory::new()));
         let a = logic("");
         let fingerprint = Fingerprint::of(&a);
-        assert!(matches!(known(&root, fingerprint).await, Ok(Known::Gone(why)) if why.contains("is not there")));
+        assert!(matches!(known(&root, fingerprint).await, Ok(Known::Gone(why)) if why.contains("is missing")));
         keep(&root, &a).await.expect("written");
         assert_eq!(known(&root, fingerprint).await.expect("read"), Known::Logic(Box::new(a.clone())));
         for (text, why) in [
             (serde_json::to_string(&LogicText { counting: 0, logic: a }).expect("json"), "code number 0"),
-            ("{}".to_owned(), "not as this build writes it"),
+            ("{}".to_owned(), "can not be read by this build"),
         ] {
             write_file(root.store().as_ref(), &text_path(fingerprint), Bytes::from(text)).await.expect("written");
             assert!(matches!(known(&root, fingerprint).await, Ok(Known::Gone(said)) if said.contains(why)), "{why}");

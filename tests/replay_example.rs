@@ -132,7 +132,7 @@ fn a_wrong_field_its_fix_and_the_past_recounted() {
     let entry = world.folder.path().join("tables/web-analytics/replays/fix/entry.json");
     let written = fs::read(&entry).expect("an entry");
     fs::remove_file(&entry).expect("removed");
-    world.refused(1, &["verify", "job.toml"], "replays/fix/entry.json is not there");
+    world.refused(1, &["verify", "job.toml"], "replays/fix/entry.json is missing");
     world.refused(1, &["verify", "job.toml"], "floodmark replay publish fix");
     world.ends(0, &["replay", "publish", "fix", "--job", "job.toml"]);
     assert_eq!(fs::read(&entry).expect("an entry"), written);

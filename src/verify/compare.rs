@@ -211,7 +211,7 @@ impl<'a> Compare<'a> {
                     Check::IngestedAt,
                     place(),
                     rfc3339_us(ingested_us),
-                    format!("{} alone", rfc3339_us(at)),
+                    format!("only {}", rfc3339_us(at)),
                 );
             }
             Some((before, at)) if ingested_us < at => {
@@ -238,7 +238,7 @@ impl Partition {
             // If the same stretch was met several times, all of it is doubled.
             let doubled = if times > 1 { end } else { end.min(self.next) } - first;
             let place = Subject::Record { topic: self.topic.clone(), partition: self.number, offset: first };
-            let found = format!("{doubled} offset(s) from here on more than once");
+            let found = format!("{doubled} offset(s) from here on stored more than once");
             differences.add(Check::OffsetTwice, place, found, "each once");
         }
         self.next = self.next.max(end);
@@ -354,7 +354,11 @@ impl FileRows {
         }
         if row.key < self.last_key {
             row.is_misplaced = true;
-            differ(Check::RowOrder, format!("below the row before it in {}", self.path), "rows ascend".to_owned());
+            differ(
+                Check::RowOrder,
+                format!("less than the row before it in {}", self.path),
+                "rows in ascending order".to_owned(),
+            );
         }
         self.last_key.clone_from(&row.key);
         self.row = self.read(basis.alone)?;

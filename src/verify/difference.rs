@@ -61,15 +61,15 @@ impl Check {
             Check::MissingRow => "row is missing",
             Check::ExtraRow => "row without records",
             Check::ZeroRow => "row not above zero",
-            Check::RowTwice => "second row of a cell",
+            Check::RowTwice => "duplicate row of a cell",
             Check::RowOrder => "row out of order",
-            Check::Segment => "row in a wrong file",
+            Check::Segment => "row in the wrong file",
             Check::WindowEnd => "window_end is wrong",
             Check::DimensionSum => "dimension does not sum to total",
             Check::FilesOverlap => "live files overlap",
-            Check::FileRows => "rows of a file",
+            Check::FileRows => "row count of a file",
             Check::Outcome => "outcome on record differs",
-            Check::OffsetTwice => "offset twice in raw",
+            Check::OffsetTwice => "duplicate offset in raw",
             Check::NextOffset => "next offset in the log",
             Check::IngestedAt => "ingested_at of an epoch",
             Check::EpochBeyond => "epoch beyond raw's newest",
@@ -306,7 +306,7 @@ impl Report {
         let mut tail = format!("; {rejected} rejected, {filtered} filtered");
         let behind: Vec<String> = (self.lanes.iter())
             .filter(|(_, epoch)| **epoch < self.raw_epoch)
-            .map(|(lane, epoch)| format!("{lane} stands at epoch {epoch}"))
+            .map(|(lane, epoch)| format!("{lane} is at epoch {epoch}"))
             .collect();
         if !behind.is_empty() {
             tail += &format!("; not yet published: {}", behind.join(", "));

@@ -19,7 +19,7 @@ pub enum VerifyError {
     #[error("a temporary file can not be used: {0}; set TMPDIR to a folder with room, or raise --memory-mib")]
     Spill(#[source] std::io::Error),
     /// The system gave no thread.
-    #[error("the system gave no thread: {0}; raise the limit of processes")]
+    #[error("the system could not start a thread: {0}; raise the limit on processes")]
     Thread(#[source] std::io::Error),
     /// The result can not be written.
     #[error("the result can not be written to stdout: {0}")]

@@ -89,7 +89,7 @@ fn segment(file: &File, differences: &mut Differences) -> Result<(usize, u32, Ra
         return Err(VerifyError::Table(TableError::Corrupt {
             table: "counts".to_owned(),
             what: format!(
-                "{}: its partition values {:?} are not a granularity, a period and a bucket",
+                "{}: its partition values {:?} do not name a granularity, a period and a bucket",
                 file.path, file.partition
             ),
         }));

@@ -72,7 +72,7 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub limit: usize,
 
-    /// Memory for the recounted cells; beyond it they go to temporary files (in TMPDIR)
+    /// MiB of memory for the recounted cells; what does not fit goes to temporary files (in TMPDIR)
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     pub memory_mib: u32,
 }

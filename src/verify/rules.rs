@@ -82,7 +82,8 @@ impl Rules {
         }
         if let Some((from, theirs)) = ledger.newest().filter(|(_, theirs)| *theirs != ours) {
             rules.notes.push(format!(
-                "the job file counts with logic {ours}, on record is {theirs} from epoch {from} on: verified by what is on record"
+                "the job file counts with logic {ours}, but {theirs} is on record from epoch {from} on: verified with \
+                 the logic on record"
             ));
         }
         Ok(rules)
@@ -191,7 +192,12 @@ impl Replay {
         let whole_only = (entry.whole_only.into_iter())
             .map(|(granularity, dimension)| Some((window_of(granularity.name())?, dimension)))
             .collect::<Option<_>>();
-        let unknown = || VerifyError::Bug(format!("the entry of replay {} has a granularity unknown here", entry.id));
+        let unknown = || {
+            VerifyError::Bug(format!(
+                "the entry of replay {} has a granularity that this build does not know",
+                entry.id
+            ))
+        };
         Ok(Replay {
             logic,
             before: entry.before as i64,

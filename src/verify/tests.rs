@@ -467,7 +467,7 @@ async fn lanes_apart_are_exact_and_named() {
         assert_eq!((named, report.lanes.len()), (lanes, Lane::ALL.len()));
     }
     let report = Tables::of(records(), [4, 3, 4, 4, 2]).verify().await;
-    let behind = "; not yet published: coarse stands at epoch 2, hour stands at epoch 3";
+    let behind = "; not yet published: coarse is at epoch 2, hour is at epoch 3";
     assert!(report.sentence().ends_with(behind), "{}", report.sentence());
 }
 
@@ -870,7 +870,7 @@ async fn an_offset_twice_in_raw_is_found() {
     let found = only(&report);
     assert_eq!(found.check, Check::OffsetTwice);
     assert_eq!(found.place.to_string(), "events/0 offset 101");
-    assert_eq!(found.found, "1 offset(s) from here on more than once");
+    assert_eq!(found.found, "1 offset(s) from here on stored more than once");
 }
 
 #[tokio::test]
@@ -881,7 +881,7 @@ async fn a_file_twice_in_raw_is_found() {
     let report = tables.verify().await;
     // Two stretches of partition 0, including a rejected record in a file apart, and one of partition 1.
     assert_eq!(kinds(&report), [(Check::OffsetTwice, 3)]);
-    assert_eq!(report.first[0].found, "2 offset(s) from here on more than once");
+    assert_eq!(report.first[0].found, "2 offset(s) from here on stored more than once");
 }
 
 #[tokio::test]

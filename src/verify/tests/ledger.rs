@@ -179,7 +179,7 @@ async fn a_job_file_with_another_logic_is_told() {
     assert_eq!(
         report.notes,
         [format!(
-            "the job file counts with logic {old}, on record is {new} from epoch 3 on: verified by what is on record"
+            "the job file counts with logic {old}, but {new} is on record from epoch 3 on: verified with the logic on record"
         )]
     );
     // Its text is not needed, since the job file has the same logic.
@@ -286,7 +286,7 @@ async fn windows_of_a_logic_that_is_gone_are_not_checkable() {
         .collect();
     let cells = rows_in(&scene, |window, row| old.contains(&(window, row.start_us)));
     let report = scene.is_exact().await;
-    let path = format!("logic/{}.json is not there", fingerprint(&scene.jobs[OLD]));
+    let path = format!("logic/{}.json is missing", fingerprint(&scene.jobs[OLD]));
     let gone = Gone { logic: fingerprint(&scene.jobs[OLD]), epochs: Some((1, 2)), replay: None, why: path.clone() };
     assert_eq!(report.not_checkable, NotCheckable { cells, because: vec![gone] });
     assert_eq!(report.cells, rows_in(&scene, |_, _| true) - cells);
@@ -354,5 +354,5 @@ async fn a_text_under_a_wrong_name_is_gone() {
     write_file(root.store().as_ref(), &path, text.into()).await.expect("written");
     let report = verify(&scene.tables.job, &root, Options::default()).await.expect("a verdict");
     let [gone] = &*report.not_checkable.because else { panic!("{:?}", report.not_checkable) };
-    assert!(gone.why.starts_with("the text under its name is of logic "), "{gone}");
+    assert!(gone.why.starts_with("the file of its name holds logic "), "{gone}");
 }
