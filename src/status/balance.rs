@@ -116,7 +116,7 @@ async fn outcomes(log: &Log, file: &File) -> Result<Outcomes, TableError> {
 fn add_rows(batch: &RecordBatch, found: &mut Outcomes) -> Result<(), String> {
     let column = |name: &str| {
         let text = batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
-        text.ok_or_else(|| format!("there is no column {name} of texts"))
+        text.ok_or_else(|| format!("there is no text column {name}"))
     };
     let (outcomes, reasons) = (column("outcome")?, column("reason")?);
     // There are few kinds; they are found by comparison, so that a row costs no allocation.

@@ -47,7 +47,7 @@ pub struct StatusArgs {
     #[arg(long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
 
-    /// Draw up the balance over all of raw, not only over the newest day
+    /// Compute the balance over all of raw, not only over the newest day
     #[arg(long)]
     pub all: bool,
 }
@@ -60,8 +60,8 @@ pub enum StatusError {
     Location(#[from] LocationError),
     /// There are no tables.
     #[error(
-        "{url} holds no table {table}: give the job file, or the folder in which the tables raw and counts are; a job that \
-         was never run has none yet (floodmark run JOB)"
+        "{url} holds no table {table}: give the job file, or the folder that holds the tables raw and counts; a job \
+         that has never run has no tables yet (floodmark run JOB)"
     )]
     NoTable {
         /// Where it should be.
@@ -73,7 +73,7 @@ pub enum StatusError {
     #[error(transparent)]
     Table(#[from] TableError),
     /// The system gave no thread.
-    #[error("the system gave no thread: {0}; raise the limit of processes")]
+    #[error("the system could not start a thread: {0}; raise the limit on processes")]
     Thread(#[source] std::io::Error),
     /// The result can not be written.
     #[error("the result can not be written to stdout: {0}")]
@@ -160,8 +160,8 @@ pub async fn status(job: Option<&Job>, root: &Root, options: Options) -> Result<
         }
     };
     let lanes = Lane::ALL.map(|lane| counts_state.txn(&counts::lane_txn(lane)));
-    let pending = pending::pending(&raw_log, &raw_state, lanes, |_| tick(0, "what is pending")).await?;
-    let balance = balance::balance(&raw_log, &raw_state, files, |rows| tick(rows, "what became of records")).await?;
+    let pending = pending::pending(&raw_log, &raw_state, lanes, |_| tick(0, "reading pending rows")).await?;
+    let balance = balance::balance(&raw_log, &raw_state, files, |rows| tick(rows, "reading outcomes")).await?;
     if let Some(progress) = progress {
         progress.clear();
     }
@@ -172,7 +172,7 @@ pub async fn status(job: Option<&Job>, root: &Root, options: Options) -> Result<
         None => Ok(BTreeMap::new()),
     };
     let ends = ends.unwrap_or_else(|why| {
-        notes.push(format!("ends of partitions are not known: {why}"));
+        notes.push(format!("the ends of the partitions are not known: {why}"));
         BTreeMap::new()
     });
     let at_rest = match job.filter(|_| !ends.is_empty()) {
@@ -254,27 +254,32 @@ fn doubts(status: &Status, job: Option<&Job>) -> Vec<String> {
     let mut notes = Vec::new();
     for lane in status.lanes.iter().filter(|lane| lane.epoch > status.raw_epoch) {
         notes.push(format!(
-            "lane {} stands at epoch {}, but raw ends at {}: these two tables do not belong together",
+            "lane {} is at epoch {}, but raw ends at epoch {}: these two tables do not belong together",
             lane.lane, lane.epoch, status.raw_epoch
         ));
     }
     if !status.balance.is_balanced {
-        notes.push("rows of raw do not come to what its log says; run floodmark verify JOB".to_owned());
+        notes.push("the rows of raw do not add up to the number in its log; run floodmark verify JOB".to_owned());
     }
     let (ours, theirs) = (status.raw.writer_generation, status.counts.writer_generation);
     if ours != theirs {
         notes.push(format!(
-            "raw belongs to writer generation {ours}, counts to {theirs}: a start is under way, or ended between the two"
+            "raw belongs to writer generation {ours}, counts to {theirs}: a job is starting, or its start ended \
+             between the two"
         ));
     }
     if let Some(job) = job.filter(|job| job.tables.buckets != status.buckets) {
-        notes.push(format!("tables.buckets = {}, but the table was made with {}", job.tables.buckets, status.buckets));
+        notes.push(format!(
+            "tables.buckets = {}, but the table was created with {}",
+            job.tables.buckets, status.buckets
+        ));
     }
     if let (Some(job), Some(newest)) = (job, status.logics.last().filter(|newest| newest.is_job == Some(false))) {
         let LogicFacts { from_epoch, fingerprint, .. } = newest;
         notes.push(format!(
-            "the job file counts with logic {}, live with {fingerprint} since epoch {from_epoch}: a start with this file counts \
-             with its own from then on; rows before keep theirs until a replay covers them",
+            "the job file counts with logic {}, but the live job has counted with {fingerprint} since epoch \
+             {from_epoch}: once the job is started with this file, it counts with the file's logic; earlier rows keep \
+             theirs until a replay covers them",
             Fingerprint::of(&job.logic)
         ));
     }
@@ -283,7 +288,7 @@ fn doubts(status: &Status, job: Option<&Job>) -> Vec<String> {
             && archived > end
         {
             notes.push(format!(
-                "{topic}/{partition} ends at {end}, but {archived} is archived: was the topic made anew?"
+                "{topic}/{partition} ends at {end}, but is archived up to {archived}: was the topic re-created?"
             ));
         }
     }

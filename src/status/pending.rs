@@ -87,10 +87,10 @@ async fn epochs(log: &Log, file: &File) -> Result<BTreeMap<i64, Pending>, TableE
 
 fn add_rows(batch: &RecordBatch, found: &mut BTreeMap<i64, Pending>) -> Result<(), String> {
     let column = |name: &str| batch.column_by_name(name).ok_or_else(|| format!("there is no column {name}"));
-    let epochs = column("epoch")?.as_primitive_opt::<Int64Type>().ok_or("column epoch is not of integers")?;
+    let epochs = column("epoch")?.as_primitive_opt::<Int64Type>().ok_or("column epoch is not an integer column")?;
     let times = column("kafka_timestamp")?
         .as_primitive_opt::<TimestampMicrosecondType>()
-        .ok_or("column kafka_timestamp is not of microseconds")?;
+        .ok_or("column kafka_timestamp is not in microseconds")?;
     for row in 0..batch.num_rows() {
         let oldest = times.is_valid(row).then(|| times.value(row));
         found.entry(epochs.value(row)).or_default().add(Pending { rows: 1, oldest });

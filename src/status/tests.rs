@@ -82,7 +82,7 @@ async fn the_balance_is_of_the_newest_day_or_of_all() {
     assert!(newest.is_balanced && !newest.is_all_of_raw);
     let text = found.text();
     assert!(
-        text.contains("Records archived of 2026-01-14 (the newest day; --all reads all)\n5 read = 5 counted"),
+        text.contains("Records archived of 2026-01-14 (the newest day; --all covers all)\n5 read = 5 counted"),
         "{text}"
     );
 }
@@ -229,8 +229,10 @@ async fn boundaries_between_logics_are_shown() {
     // Another job file; and none.
     job.logic.dimensions.pop();
     let notes = status(Some(&job), &root, OPTIONS).await.expect("a status").notes;
-    let note =
-        format!("the job file counts with logic {}, live with {ours} since epoch 120", Fingerprint::of(&job.logic));
+    let note = format!(
+        "the job file counts with logic {}, but the live job has counted with {ours} since epoch 120",
+        Fingerprint::of(&job.logic)
+    );
     assert!(notes.iter().any(|found| found.starts_with(&note)), "{notes:?}");
     let found = status(None, &root, OPTIONS).await.expect("a status");
     assert_eq!((found.logics[1].is_job, found.notes.len()), (None, 0));
@@ -283,7 +285,7 @@ async fn a_folder_is_looked_at_by_path_and_url_and_not_changed() {
 async fn places_without_tables_are_told() {
     let error = status(None, &memory(), OPTIONS).await.expect_err("nothing there");
     assert_eq!(error.exit(), Exit::Configuration);
-    assert!(error.to_string().contains("a job that was never run has none yet"), "{error}");
+    assert!(error.to_string().contains("a job that has never run has no tables yet"), "{error}");
 
     let root = memory();
     Log::new(&root, "counts").load_or_create(&counts::definition(8), 0).await.expect("a table");

@@ -33,7 +33,7 @@ impl Status {
         writeln!(
             out,
             "\n{:<7} {:>8} {:>7}  {:<20} {:>13}  {:<20} {:>9} {:>9}",
-            "Lane", "epoch", "pending", "complete until", "pending rows", "oldest of them", "freshness", "age now"
+            "Lane", "epoch", "pending", "complete until", "pending rows", "oldest pending", "freshness", "age now"
         )?;
         for lane in &self.lanes {
             write_lane(out, lane)?;
@@ -47,7 +47,7 @@ impl Status {
             format!("{table:<7} {windows:<8} {files:<10} {count:>9} {rows:>16} {size:>10}\n")
         };
         out.push('\n');
-        out.push_str(&row("Table", "windows", "files of a", ["files", "rows", "size"]));
+        out.push_str(&row("Table", "windows", "files per", ["files", "rows", "size"]));
         for segments in &self.segments {
             let sizes = [grouped(segments.files), grouped(segments.rows), bytes(segments.size_bytes)];
             let sizes = sizes.each_ref().map(String::as_str);
@@ -95,7 +95,7 @@ impl Status {
         let balance = &self.balance;
         let Some((first, last)) = &balance.ingest_dates else { return writeln!(out, "\nNo records yet") };
         let days = if first == last { format!("of {first}") } else { format!("from {first} to {last}") };
-        let range = if balance.is_all_of_raw { "all" } else { "the newest day; --all reads all" };
+        let range = if balance.is_all_of_raw { "all" } else { "the newest day; --all covers all" };
         let equals = if balance.is_balanced { "=" } else { "≠" };
         writeln!(out, "\nRecords archived {days} ({range})")?;
         writeln!(
