@@ -225,7 +225,7 @@ fn an_address_that_can_not_be_had_is_refused() {
     let holds = TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = holds.local_addr().expect("bound").to_string();
     for (at, code, says) in
-        [(taken.as_str(), 75, "give each process of a host"), ("192.0.2.1:0", 78, "no address of this machine")]
+        [(taken.as_str(), 75, "give each process on a host"), ("192.0.2.1:0", 78, "give an address of this machine")]
     {
         let mut command = place.job();
         command.args(["--http", at]);

@@ -197,7 +197,7 @@ impl Committer {
             tokio::select! {
                 answer = self.answers.recv() => match answer {
                     Some(answer) => self.hear(&mut run, answer)?,
-                    None => return Err(CommitError::failed("all workers are gone; see the log above")),
+                    None => return Err(CommitError::failed("all workers have ended; see the log above")),
                 },
                 () = self.clock.reaches(due), if may_tick => {}
                 changed = self.request.changed(), if may_change => {
@@ -214,7 +214,7 @@ impl Committer {
     fn order(&self, order: Order) {
         // If the workers are gone, the end of their answers reports it.
         if self.orders.send(order).is_ok() && self.wake.activate().is_err() {
-            tracing::debug!("order after the end of worker 0");
+            tracing::debug!("order dropped, worker 0 has ended");
         }
     }
 
@@ -303,7 +303,7 @@ impl Committer {
                 tracing::info!(
                     epoch = up_to,
                     rows_left = self.backlog.rows(),
-                    "publishing what was fed of the archive"
+                    "publishing what was fed from the archive"
                 );
                 run.pace.ordered_fed(&lanes);
                 self.give(run, 1, lanes, Some(up_to), true);
@@ -312,7 +312,7 @@ impl Committer {
                 // At the start the first epoch is not open yet.
                 let is_later = run.open.epoch > run.first;
                 if is_rest && is_later {
-                    tracing::info!(after, "the rest of the archive fits into the budget, Kafka is read");
+                    tracing::info!(after, "the rest of the archive fits into the budget, reading Kafka");
                 } else if !is_rest {
                     let rows_left = self.backlog.rows();
                     tracing::info!(after, up_to, rows_left, "the archive may exceed the budget, Kafka waits");
@@ -501,7 +501,7 @@ impl Committer {
                 publishing.order.attempt += 1;
                 publishing.order.only = Some(lost.into_iter().map(|piece| piece.segment).collect());
                 let attempt = publishing.order.attempt;
-                tracing::debug!(epoch, attempt, "another commit replaced what this one was merged into, merging again");
+                tracing::debug!(epoch, attempt, "lost to another commit, merging again");
                 self.order(Order::Publish(publishing.order.clone()));
                 run.tracks[track] = Some(publishing);
                 return Ok(());

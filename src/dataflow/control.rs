@@ -65,7 +65,7 @@ impl Answers {
     /// Sends an answer. After the end of the dataflow the answer is dropped.
     pub fn send(&self, answer: Answer) {
         if self.sender.send(answer).is_ok() && self.activator.activate().is_err() {
-            tracing::debug!("answer after the end of its worker");
+            tracing::debug!("answer dropped, its worker has ended");
         }
     }
 }

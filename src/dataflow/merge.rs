@@ -327,8 +327,8 @@ impl RowWriter {
         if tally.event_count < 0 {
             return Err(below_zero(segment, cell, tally));
         }
-        let decoded =
-            Cell::decode(cell).ok_or_else(|| TableError::Bug(format!("an update of counts is no cell: {cell:?}")))?;
+        let decoded = Cell::decode(cell)
+            .ok_or_else(|| TableError::Bug(format!("the key of an update of counts is not a cell: {cell:?}")))?;
         self.rows.push(&decoded.customer, &decoded.dimension, decoded.window_start, &decoded.value, tally);
         self.flush_if_full()
     }

@@ -87,7 +87,7 @@ impl Default for CommitSeconds {
     fn default() -> Self {
         let options = HistogramOpts::new(
             "floodmark_commit_duration_seconds",
-            "Time from the start of a commit to a table until it stands, attempts that lost to another commit included.",
+            "Duration of a commit to a table, including attempts that lost to another commit.",
         );
         let histogram = HistogramVec::new(options.buckets(COMMIT_SECONDS.to_vec()), &["table"]);
         CommitSeconds(histogram.expect("name, label and buckets are right"))
@@ -167,7 +167,7 @@ impl Progress {
     pub fn alive(&self) -> Result<(), String> {
         lock(&self.failed)
             .as_ref()
-            .map_or(Ok(()), |why| Err(format!("the job has failed, and this process ends: {why}")))
+            .map_or(Ok(()), |why| Err(format!("the job has failed, and this process is ending: {why}")))
     }
 
     /// Notes that the minute lane was published; every process learns of it.
@@ -183,10 +183,10 @@ impl Progress {
         self.alive()?;
         match (*lock(&self.standing), *lock(&self.minute_published)) {
             (Standing::Gathering, _) => Err("waiting for the other processes of the job".to_owned()),
-            (Standing::Starting, _) => Err("starting: checks the source and reads the tables".to_owned()),
-            (Standing::Running, None) => Err("nothing was published since the start".to_owned()),
+            (Standing::Starting, _) => Err("starting: checking the source and reading the tables".to_owned()),
+            (Standing::Running, None) => Err("nothing has been published since the start".to_owned()),
             (Standing::Running, Some(at)) if now.duration_since(at) > within => Err(format!(
-                "the minute lane was published {} s ago, expected within {} s",
+                "the minute lane was last published {} s ago, expected at most {} s",
                 now.duration_since(at).as_secs(),
                 within.as_secs()
             )),
@@ -207,15 +207,15 @@ mod tests {
         progress.stands(Standing::Gathering);
         assert_eq!(why(0), "waiting for the other processes of the job");
         progress.stands(Standing::Running);
-        assert_eq!(why(0), "nothing was published since the start");
+        assert_eq!(why(0), "nothing has been published since the start");
         progress.minute_published(now);
         assert_eq!((why(0), why(180)), (String::new(), String::new()));
-        assert_eq!(why(181), "the minute lane was published 181 s ago, expected within 180 s");
+        assert_eq!(why(181), "the minute lane was last published 181 s ago, expected at most 180 s");
         progress.minute_published(now + Duration::from_secs(181));
         assert_eq!((why(181), progress.alive()), (String::new(), Ok(())));
         progress.fails("the archiver panicked");
         progress.fails("worker 0 panicked");
-        assert_eq!(why(181), "the job has failed, and this process ends: the archiver panicked");
+        assert_eq!(why(181), "the job has failed, and this process is ending: the archiver panicked");
         assert_eq!(progress.alive(), Err(why(181)));
     }
 }

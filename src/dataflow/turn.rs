@@ -34,6 +34,6 @@ pub(super) async fn yield_turn(log: &Log, state: &mut State, before: &BTreeMap<S
             return Ok(());
         }
     }
-    tracing::info!(version = state.version, "the replay did not commit, going on");
+    tracing::info!(version = state.version, "the replay did not commit, continuing");
     Ok(())
 }

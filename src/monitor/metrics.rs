@@ -44,7 +44,12 @@ impl Families {
     fn records(&self, progress: &Progress) {
         let outcomes = progress.outcomes();
         let read = progress.read.load(Relaxed);
-        self.gauge("build_info", "The build; always 1.", &["build"], [(vec![env!("FLOODMARK_BUILD").to_owned()], 1.0)]);
+        self.gauge(
+            "build_info",
+            "The build, as a label; the value is always 1.",
+            &["build"],
+            [(vec![env!("FLOODMARK_BUILD").to_owned()], 1.0)],
+        );
         self.counter("records_read_total", "Records read from Kafka.", &[], one(read));
         self.counter(
             "read_bytes_total",
@@ -60,19 +65,19 @@ impl Families {
         );
         self.counter(
             "records_counted_total",
-            "Records read that count, in epochs that have ended.",
+            "Records read and counted, in epochs that have ended.",
             &[],
             one(outcomes.counted),
         );
         self.counter(
             "records_filtered_total",
-            "Records read that the job's filters leave out, in epochs that have ended.",
+            "Records read and left out by the job's filters, in epochs that have ended.",
             &[],
             one(outcomes.filtered),
         );
         self.counter(
             "records_rejected_total",
-            "Records read that can not be counted, in epochs that have ended.",
+            "Records read and rejected, in epochs that have ended.",
             &["reason"],
             Reason::ALL.map(|reason| {
                 let count = outcomes.rejected.get(reason.name()).copied().unwrap_or_default();
@@ -90,7 +95,7 @@ impl Families {
     fn lags(&self, lags: Vec<((String, i32), u64)>) {
         self.gauge(
             "lag_records",
-            "Records of a partition that were not read yet; where it ends is as old as the open epoch.",
+            "Records of a partition that are not read yet, up to its end at the start of the open epoch.",
             &["topic", "partition"],
             lags.into_iter().map(|((topic, partition), lag)| (vec![topic, partition.to_string()], lag as f64)),
         );
@@ -113,7 +118,7 @@ impl Families {
         );
         self.gauge(
             "lane_published_timestamp_seconds",
-            "When a lane was published last, by this process.",
+            "Time at which this process last published a lane.",
             &["lane"],
             of(|lane| lane.2).into_iter().filter(known),
         );
@@ -140,7 +145,7 @@ impl Families {
         system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, what);
         let Some(process) = system.process(pid) else { return };
         let cpu = process.accumulated_cpu_time() as f64 / 1e3;
-        self.add_gauge("process_resident_memory_bytes", "Memory in use.", &[], one(process.memory()));
+        self.add_gauge("process_resident_memory_bytes", "Resident memory.", &[], one(process.memory()));
         self.add_gauge("process_virtual_memory_bytes", "Virtual memory.", &[], one(process.virtual_memory()));
         self.add_gauge(
             "process_open_fds",
@@ -148,8 +153,8 @@ impl Families {
             &[],
             process.open_files().map(|it| (Vec::new(), it as f64)),
         );
-        self.add_gauge("process_start_time_seconds", "When the process started.", &[], one(process.start_time()));
-        self.add_counter("process_cpu_seconds_total", "CPU time, user and system.", &[], [(Vec::new(), cpu)]);
+        self.add_gauge("process_start_time_seconds", "Start time of the process.", &[], one(process.start_time()));
+        self.add_counter("process_cpu_seconds_total", "CPU time, user and system together.", &[], [(Vec::new(), cpu)]);
     }
 
     fn counter(&self, name: &str, help: &str, labels: &[&str], samples: impl IntoIterator<Item = Sample>) {

@@ -28,7 +28,7 @@ impl FromStr for Listen {
     fn from_str(text: &str) -> Result<Listen, String> {
         let port = text.parse().map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         port.or_else(|_| text.parse()).map(Listen).map_err(|_| {
-            "expected a port, which is one of 127.0.0.1, or an address and a port, as 0.0.0.0:9464".to_owned()
+            "expected a port, to listen on 127.0.0.1, or an address and a port, such as 0.0.0.0:9464".to_owned()
         })
     }
 }
@@ -70,12 +70,12 @@ pub fn serve(
         }
         "/healthz" => is("alive", progress.alive()),
         "/readyz" => is("ready", progress.ready(Instant::now(), within)),
-        _ => Answer { code: 404, kind: PLAIN, body: "there are /metrics, /healthz, /readyz\n".to_owned() },
+        _ => Answer { code: 404, kind: PLAIN, body: "not found; try /metrics, /healthz or /readyz\n".to_owned() },
     };
     server::start(at, answer).map_err(|error| {
         let way_out = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "give each process of a host a port of its own",
-            std::io::ErrorKind::AddrNotAvailable => "that is no address of this machine",
+            std::io::ErrorKind::AddrInUse => "give each process on a host its own port",
+            std::io::ErrorKind::AddrNotAvailable => "give an address of this machine",
             _ => "give another address",
         };
         ListenError { at, error, way_out }
