@@ -19,7 +19,7 @@ use support::processes::{Place, Process, eventually};
 
 const RECORDS: u64 = 60_000;
 const RANGE: [&str; 4] = ["--from", "2000-01-01", "--to", "2040-01-01"];
-const COMPLETE: &str = "floodmark: the replay is complete; process 0 says what was found";
+const COMPLETE: &str = "floodmark: the replay is complete; process 0 prints the result";
 
 /// Tables of a job that looked for a field in the wrong place, until it was started with the corrected file: files by path.
 static TABLES: LazyLock<BTreeMap<PathBuf, Vec<u8>>> = LazyLock::new(|| {
@@ -276,14 +276,14 @@ fn a_refusal_of_process_0_is_everybodys() {
     completes(&place, 2, "first", &["--customers", "shop-00001"]);
     for mut process in start(&place, 2, "first", &[]) {
         let said = process.expect_exit(1);
-        assert!(said.contains("the id first is that of another replay"), "{said}");
+        assert!(said.contains("the id first belongs to another replay"), "{said}");
     }
 }
 
 #[test]
 fn published_at_once() {
     let place = place(2);
-    for text in ["replay fix is published: ", "replay fix is published already"] {
+    for text in ["replay fix is published: ", "replay fix is already published"] {
         let said = completes(&place, 2, "fix", &["--publish", "--detailed-exitcode"]);
         assert!(said.contains(text), "{said}");
     }

@@ -90,7 +90,7 @@ fn a_wrong_field_its_fix_and_the_past_recounted() {
     // Before live counts with the correction there are only previews, and a request to publish is not submitted.
     world.job(FIELD, FIELD);
     assert_eq!(world.json(0, &plan)["can_be_published"], false);
-    world.refused(1, &run("fix", &["--publish"]), "Restart live with this job file first");
+    world.refused(1, &run("fix", &["--publish"]), "Restart the job with this file first");
     assert_eq!(world.standings(), []);
     world.ends(0, &run("preview", &[]));
     world.refused(1, &["replay", "publish", "preview", "--job", "job.toml"], "is a preview");
@@ -147,7 +147,7 @@ fn a_wrong_field_its_fix_and_the_past_recounted() {
     assert_eq!(world.standings()[1].1, "{\"undone\":2}");
     // The result of the first replay no longer applies: the cells are the old ones again. Exit code 3 means that differences were found,
     // also when they are published, or were before.
-    for done in ["replay third is published: ", "replay third is published already "] {
+    for done in ["replay third is published: ", "replay third is already published "] {
         let said = world.ends(3, &run("third", &["--detailed-exitcode", "--publish"]));
         assert!(said.contains(done), "{said}");
     }
@@ -177,7 +177,7 @@ fn a_wrong_field_its_fix_and_the_past_recounted() {
     assert!(Path::new(&world.folder.path().join("tables/web-analytics/replays/fix/entry.json")).exists());
 
     world.job("event_time = { pointer = \"/dateTimeUtc\" }", "event_time = { pointer = \"/sentAt\" }");
-    world.refused(1, &plan, "finds the event time elsewhere");
+    world.refused(1, &plan, "takes the event time from another place");
     world.job("customer = { pointer = \"/analyticsCustomerId\" }", "customer = { pointer = \"/sessionId\" }");
-    world.refused(1, &[&plan[..], &["--customers", "shop-00000"]].concat(), "leave --customers out");
+    world.refused(1, &[&plan[..], &["--customers", "shop-00000"]].concat(), "omit --customers");
 }

@@ -50,8 +50,8 @@ pub enum ReplayError {
     },
     /// A logic on record can not be read.
     #[error(
-        "what logic {fingerprint} counts can not be read: {why}; without it nobody can say which windows a range changes. Put the \
-         file back, from a copy of the tables"
+        "logic {fingerprint} cannot be read: {why}; without it, the windows that a range changes are not known. Restore the file \
+         from a copy of the tables"
     )]
     LogicGone {
         /// The logic.
@@ -60,7 +60,7 @@ pub enum ReplayError {
         why: String,
     },
     /// The system gave no thread.
-    #[error("the system gave no thread: {0}; raise the limit of processes, or use fewer workers")]
+    #[error("cannot start a thread: {0}; raise the limit on processes, or use fewer workers")]
     Thread(String),
     /// The result can not be written.
     #[error("the result can not be written to stdout: {0}")]
@@ -96,11 +96,11 @@ pub enum PublishError {
     #[error(transparent)]
     Table(#[from] TableError),
     /// There is no such replay.
-    #[error("there is no replay {0:?}: `floodmark replay list` shows those that there are")]
+    #[error("there is no replay {0:?}: `floodmark replay list` shows the existing ones")]
     Unknown(String),
     /// It is not complete.
     #[error(
-        "replay {0} is not complete: submit it again under the same id, it goes on where it ended; then publish it"
+        "replay {0} is not complete: run it again under the same id, and it continues where it stopped; then publish it"
     )]
     Incomplete(String),
     /// It was never published.
@@ -119,8 +119,8 @@ pub enum PublishError {
     },
     /// Live counts with another logic now.
     #[error(
-        "replay {id} counts with logic {ours} (live: from epoch {before} on), but the newest on record is {found}: submit it again \
-         with a new id and the job file that runs now"
+        "replay {id} counts with logic {ours} (live: from epoch {before} on), but the newest logic on record is {found}: submit it \
+         again with a new id and the job file that is running now"
     )]
     LogicChanged {
         /// The replay.
@@ -151,8 +151,8 @@ pub enum PublishError {
     },
     /// A newer replay covers the same windows.
     #[error(
-        "replay {other} was published after {id} and covers the same windows: the newest goes first, so run `floodmark replay undo \
-         {other}` before"
+        "replay {other} was published after {id} and covers the same windows, and the newest must be undone first: run `floodmark \
+         replay undo {other}`, then try again"
     )]
     UndoFirst {
         /// The replay.
@@ -161,11 +161,11 @@ pub enum PublishError {
         other: String,
     },
     /// It is published, so its files are still needed.
-    #[error("replay {0} is published, and its files are needed to undo it: run `floodmark replay undo {0}` before")]
+    #[error("replay {0} is published, and its files are needed to undo it: run `floodmark replay undo {0}` first")]
     InForce(String),
     /// The staged files may soon be taken for orphans.
     #[error(
-        "replay {id} took {hours} h so far, and files that are not committed are deleted after {keep_hours} h: raise \
+        "replay {id} has taken {hours} h so far, and files that are not committed are deleted after {keep_hours} h: raise \
          settings.dead_files_keep_hours, or submit a shorter range"
     )]
     TooSlow {
@@ -178,8 +178,8 @@ pub enum PublishError {
     },
     /// The store did not answer the commit.
     #[error(
-        "the store did not answer to the commit of replay {id} (the last that was heard: {said}); whether it was done shows when \
-         the same command is run again"
+        "the store did not answer the commit of replay {id} (last error: {said}), so it may or may not be done: run the same \
+         command again, which finds out and completes it"
     )]
     OutcomeUnknown {
         /// The replay.

@@ -116,8 +116,10 @@ pub async fn run(replayer: &Replayer, submission: &Submission) -> Result<Summary
 /// The error for a replay that was discarded while it ran; what was written since then is deleted.
 async fn discarded(root: &Root, id: &str) -> ReplayError {
     let left = match discard(root, id).await {
-        Ok(_) | Err(PublishError::Unknown(_)) => "nothing of it is left".to_owned(),
-        Err(error) => format!("run `floodmark replay discard {id}` again, which deletes what is left of it ({error})"),
+        Ok(_) | Err(PublishError::Unknown(_)) => "all of its files are deleted".to_owned(),
+        Err(error) => {
+            format!("not all of its files are deleted ({error}), so run `floodmark replay discard {id}` again")
+        }
     };
     ReplayError::Refused(format!(
         "replay {id} was discarded while it ran: {left}; submit it again if it is still wanted"
@@ -170,7 +172,7 @@ async fn recount(replayer: &Replayer, submission: &Submission) -> Result<Summary
     let last = assignment.todo.last().map(|(chunk, _)| *chunk).filter(|_| member.is_none());
     if missing.iter().any(|(chunk, _)| Some(*chunk) != last) {
         return Err(ReplayError::Refused(format!(
-            "files of replay {} were deleted while it ran: it was discarded, or another run of it has ended; look at it \
+            "files of replay {} were deleted while it ran: it was discarded, or another run of it has completed; check its state \
              (floodmark replay list), or submit it again",
             submission.id
         )));

@@ -24,7 +24,9 @@ pub fn parse(text: &str) -> Result<TimeUs, String> {
         .iter()
         .find_map(|format| NaiveDateTime::parse_from_str(&with_minutes, format).ok())
         .map(|time| time.and_utc().timestamp_micros())
-        .ok_or_else(|| "expected a date or a time in UTC, as 2026-01-13, 2026-01-13T04 or 2026-01-13T04:05Z".to_owned())
+        .ok_or_else(|| {
+            "expected a date or a time in UTC, such as 2026-01-13, 2026-01-13T04 or 2026-01-13T04:05Z".to_owned()
+        })
 }
 
 #[cfg(test)]

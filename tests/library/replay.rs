@@ -601,7 +601,7 @@ proptest! {
         let prepared = match block_on(prepare(&job, &world.root(), asked, 0)) {
             Ok(prepared) => prepared,
             Err(error) => {
-                prop_assert!(!whole && error.to_string().contains("would be lost or doubled"), "{error}");
+                prop_assert!(!whole && error.to_string().contains("would be lost or counted twice"), "{error}");
                 return Ok(());
             }
         };
@@ -674,7 +674,7 @@ fn what_older_code_took_out_of_lines_is_not_replayed_for_some_customers() {
         let said = prepared.err().map(|error| (error.exit(), error.to_string()));
         assert_eq!(said.is_some(), is_refused, "{event}, {counting}: {said:?}");
         if let Some((exit, text)) = said {
-            assert!(exit == Exit::Failed && text.contains("leave --customers out"), "{text}");
+            assert!(exit == Exit::Failed && text.contains("omit --customers"), "{text}");
         }
     }
 }
@@ -701,10 +701,10 @@ fn what_can_not_be_answered_exactly_is_refused() {
     assert!(code == 2 && text.contains("is not after its start"), "{text}");
     let (code, text) = asked(&b, request("r", BASE + 20 * MINUTE..BASE + 90 * MINUTE, None, 1));
     assert!(code == 2 && text.contains("--from 2026-01-30T22:00:00Z --to 2026-01-31T00:00:00Z"), "{text}");
-    assert!(text.contains("what can be recounted by whole hours"), "{text}");
+    assert!(text.contains("what can only be recounted in whole hours"), "{text}");
     let named = Logic { customer_falls_back: true, ..a.clone() };
     let (code, text) = asked(&named, request("r", BASE..BASE + HOUR, Some(vec!["a".to_owned()]), 1));
-    assert!(code == 1 && text.contains("leave --customers out"), "{text}");
+    assert!(code == 1 && text.contains("omit --customers"), "{text}");
     // A preview can be run, but not published.
     let prepared =
         block_on(prepare(&b.job(""), &world.root(), request("r", BASE..BASE + HOUR, None, 1), 0)).expect("a preview");
@@ -723,7 +723,7 @@ fn what_can_not_be_answered_exactly_is_refused() {
     let asked = |range: Range<i64>| block_on(prepare(&b.job(""), &world.root(), request("r", range, None, 1), 0));
     let error = asked(BASE..BASE + HOUR).err().expect("refused").to_string();
     assert!(error.contains("raw lacks 3 of the 4 rows"), "{error}");
-    assert!(error.contains("ingested on 2026-02-01;") && error.contains("begin at 2026-02-02T00:00:00Z"), "{error}");
+    assert!(error.contains("ingested on 2026-02-01;") && error.contains("begins at 2026-02-02T00:00:00Z"), "{error}");
     let (start, end) = window("day", world.now + DAY);
     asked(start..end).expect("the archive holds it");
     assert_eq!(futures::executor::block_on(floodmark::replay::command::list::list(&world.root())).expect("a list"), []);

@@ -727,7 +727,10 @@ fn discarded_while_it_stands_still_at_every_step_it_leaves_nothing() {
             let error = slow.end().err();
             assert_eq!(files(&inner, "replays"), BTreeMap::new(), "step {step}: {error:?}");
             if let Some(error) = &error {
-                assert!(error.to_string().contains("was discarded while it ran: nothing of it is left"), "{error}");
+                assert!(
+                    error.to_string().contains("was discarded while it ran: all of its files are deleted"),
+                    "{error}"
+                );
             }
             // When one run is killed then, the other deletes what it left.
             let leftover = Submission::path("r", "chunks/00000/x.json");
@@ -859,7 +862,7 @@ fn a_panic_of_a_thread_or_task_ends_it() {
     storing.on("/chunks/", Fault::Panic);
     for (store, what) in [
         (reading, "reading the archive panicked: by the test at raw/ingest_date"),
-        (storing, "storing what a replay has counted panicked: by the test at replays/r/chunks/"),
+        (storing, "storing a replay's counts panicked: by the test at replays/r/chunks/"),
     ] {
         let error = begin(&store, NEW, &submission, (3, 4096)).end().expect_err("a panic");
         assert!(matches!(&error, ReplayError::Table(TableError::Bug(said)) if said.starts_with(what)), "{error:?}");

@@ -19,7 +19,7 @@ use crate::terminal::Output;
 /// The range of a replay.
 #[derive(Args, Clone, Debug)]
 pub struct RangeArgs {
-    /// The job file: what it counts is what the range is recounted with
+    /// The job file; the range is recounted with its logic
     #[arg(value_name = "JOB")]
     pub(super) job: PathBuf,
     /// First event time, inclusive: a date or a time, UTC
@@ -28,18 +28,18 @@ pub struct RangeArgs {
     /// Last event time, exclusive; may lie in the future
     #[arg(long, value_name = "TIME", value_parser = times::parse, requires = "from")]
     pub(super) to: Option<TimeUs>,
-    /// Instead: all windows that rows ingested from then on touch, under their old or new event times; for a job that finds the
-    /// event time elsewhere than before
+    /// In place of --from: recount every window that rows ingested at or after this time fall into, by their old or their new event
+    /// time; for a job file that takes the event time from another place in the record than before
     #[arg(long, value_name = "TIME", value_parser = times::parse, requires = "ingest_to", conflicts_with_all = ["from", "to"])]
     pub(super) ingest_from: Option<TimeUs>,
-    /// End of that, exclusive
+    /// End of the range of ingest times, exclusive
     #[arg(long, value_name = "TIME", value_parser = times::parse, requires = "ingest_from", conflicts_with_all = ["from", "to"])]
     pub(super) ingest_to: Option<TimeUs>,
-    /// Only this customer; more than once for more, or @FILE with one a line. Numbers of rows are of all customers even then: a
-    /// rejected row has none
+    /// Only this customer; repeat the option for more, or give @FILE with one customer per line. The reported numbers of rows still
+    /// include all customers, because a rejected row has none
     #[arg(long, value_name = "ID|@FILE")]
     pub(super) customers: Vec<String>,
-    /// Worker threads, of each process; default: one for each core
+    /// Worker threads of each process; default: one per core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(super) workers: Option<u16>,
     /// How the result is written to stdout
@@ -58,29 +58,30 @@ pub struct PlanArgs {
 #[derive(Args, Clone, Debug)]
 #[command(
     after_help = "Exit codes: 0 done, 1 failed or refused, 2 usage, 3 with --detailed-exitcode where cells differ, published or \
-    not, 75 try again, 78 configuration. The same id again is the same replay: a retried submission goes on, or says what was found.\n\
-    Of several processes, process 0 prints what was found, and all others end with 0 then; the loss of one ends all with 75: start \
-    them again, as many as you like."
+    not, 75 try again, 78 configuration. The same id means the same replay: if it is submitted again, it continues, or prints its \
+    result.\n\
+    With several processes, process 0 prints the result, and the others exit with 0. If one process is lost, all exit with 75: start \
+    them again, in any number."
 )]
 pub struct ReplayRunArgs {
     #[command(flatten)]
     pub(super) range: RangeArgs,
-    /// The replay's id: letters, digits, `-`, `_`, `.`; default: made from the time
+    /// The replay's id: letters, digits, `-`, `_`, `.`; default: generated from the current time
     #[arg(long, value_name = "ID", value_parser = parse_id)]
     pub(super) id: Option<String>,
-    /// Publish at once what was found
+    /// Publish the result at once
     #[arg(long)]
     pub(super) publish: bool,
-    /// Exit with 3 where cells differ, also when `--publish` has published them: 0 is for nothing to do
+    /// Exit with 3 if any cell differs, even if `--publish` has published it; 0 then means that no cell differs
     #[arg(long)]
     pub(super) detailed_exitcode: bool,
-    /// So many of the largest changes, at most ten of each granularity: `replay diff` shows more
+    /// How many of the largest changes to show, at most ten of each granularity; `replay diff` shows more
     #[arg(long, value_name = "N", default_value_t = TOP)]
     pub(super) top: usize,
-    /// Memory of each process for what was counted; beyond it sorted runs go to the store
+    /// Memory for the counts in each process; what exceeds it is written to the store as sorted runs
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) memory_mib: u32,
-    /// Size of the files of `raw` after which what was counted is kept, so that a killed replay goes on from there
+    /// Size of a chunk of the files of `raw`: the counts are saved after each chunk, so that a killed replay continues from there
     #[arg(long, value_name = "N", default_value_t = (CHUNK_BYTES >> 20) as u32, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) chunk_mib: u32,
     #[command(flatten)]
@@ -90,7 +91,7 @@ pub struct ReplayRunArgs {
 /// Where a replay is.
 #[derive(Args, Clone, Debug)]
 pub struct At {
-    /// A job file, or where its tables are: a folder or a URL with keys from the environment (AWS_ACCESS_KEY_ID …)
+    /// A job file, or the location of its tables: a folder, or a URL with keys from the environment (AWS_ACCESS_KEY_ID …)
     #[arg(long, value_name = "JOB|URL", env = "FLOODMARK_JOB")]
     pub(super) job: String,
     /// How the result is written to stdout
@@ -132,13 +133,13 @@ pub struct DiffArgs {
     /// Only cells of this customer
     #[arg(long, value_name = "ID")]
     pub(super) customer: Option<String>,
-    /// Only windows that begin then or later
+    /// Only windows that begin at or after this time
     #[arg(long, value_name = "TIME", value_parser = times::parse)]
     pub(super) from: Option<TimeUs>,
-    /// Only windows that begin before
+    /// Only windows that begin before this time
     #[arg(long, value_name = "TIME", value_parser = times::parse)]
     pub(super) to: Option<TimeUs>,
-    /// So many of the largest changes
+    /// How many of the largest changes to show
     #[arg(long, value_name = "N", default_value_t = TOP)]
     pub(super) top: usize,
 }
@@ -172,7 +173,7 @@ impl RangeArgs {
         customers.sort_unstable();
         customers.dedup();
         if customers.is_empty() && !self.customers.is_empty() {
-            return Err(ReplayError::Usage("--customers names no customer: expected one a line".to_owned()));
+            return Err(ReplayError::Usage("--customers names no customer: expected one per line".to_owned()));
         }
         let asked = match (self.from.zip(self.to), self.ingest_from.zip(self.ingest_to)) {
             (Some((from, to)), _) => Asked::EventTimes(from..to),

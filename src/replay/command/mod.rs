@@ -31,27 +31,27 @@ use diff::{DiffFilter, diff};
 use list::list;
 use text::print;
 
-/// Recompute a range of the past from the archive, see the difference, publish it, take it back
+/// Recount a range of the past from the archive; show the difference, publish it, or undo it
 #[derive(Subcommand, Clone, Debug)]
-#[command(after_help = "A replay changes nothing before `publish`. Live runs on all the while.\n\
-    Typical: mend the job file, restart live with it, then:\n  \
+#[command(after_help = "A replay changes nothing in the tables before `publish`. The job keeps running meanwhile.\n\
+    Typical use: correct the job file, restart the job with it, then:\n  \
     floodmark replay run jobs/web-analytics.toml --from 2026-01-10 --to 2026-01-13 --id fix-42\n  \
     floodmark replay diff fix-42 --job jobs/web-analytics.toml\n  \
     floodmark replay publish fix-42 --job jobs/web-analytics.toml")]
 pub enum ReplayCommand {
-    /// Say what a replay would read and touch; writes nothing
+    /// Show what a replay would read and change; writes nothing
     Plan(PlanArgs),
-    /// Recount a range with the job's logic, and write what would change; goes on where a killed run of the same id ended
+    /// Recount a range with the job's logic, and write what would change; continues a killed run with the same id
     Run(ReplayRunArgs),
     /// Show what a replay would change, or has changed
     Diff(DiffArgs),
-    /// Make a replay's changes, in one atomic commit
+    /// Apply a replay's changes, in one atomic commit
     Publish(IdArgs),
-    /// Take a published replay's changes back, in one atomic commit
+    /// Revert a published replay's changes, in one atomic commit
     Undo(IdArgs),
-    /// Which replays there are, and how far they are
+    /// List all replays and their states
     List(ListArgs),
-    /// Delete a replay's files; not while it is published
+    /// Delete the files of a replay that is not published
     Discard(IdArgs),
 }
 

@@ -46,7 +46,7 @@ pub(super) fn sentence(published: &Published, direction: Direction) -> String {
         Direction::Undo => "undone",
     };
     if *already {
-        return format!("replay {id} is {done} already (order {order}); nothing was changed");
+        return format!("replay {id} is already {done} (order {order}); nothing was changed");
     }
     let (cells, files) = (grouped(*cells), grouped(*files));
     format!("replay {id} is {done}: {cells} cells, {files} files, counts version {version}, order {order}")

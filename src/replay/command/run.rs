@@ -68,7 +68,7 @@ pub(super) async fn run(args: &ReplayRunArgs) -> Result<Exit, ReplayError> {
 /// Runs the part of a process other than process 0.
 async fn follow(replayer: &Replayer, member: &Member) -> Result<Exit, ReplayError> {
     shown(&replayer.progress, run::follow(replayer, member)).await?;
-    say::line("floodmark: the replay is complete; process 0 says what was found");
+    say::line("floodmark: the replay is complete; process 0 prints the result");
     Ok(Exit::Done)
 }
 
@@ -121,7 +121,7 @@ async fn submit(
             let counts = Log::new(root, "counts").load().await?.unwrap_or_default();
             if Orders::of(&counts).by_id.contains_key(&request.id) {
                 return Err(ReplayError::Refused(format!(
-                    "the id {} was that of a replay that was discarded: choose another one",
+                    "the id {} belonged to a replay that was discarded: choose another id",
                     request.id
                 )));
             }
@@ -134,7 +134,7 @@ async fn submit(
     let logic = Fingerprint::of(&job.logic);
     if (&found.asked, &found.customers, found.logic) != (&request.asked, &request.customers, logic) {
         return Err(ReplayError::Refused(format!(
-            "the id {} is that of another replay ({}, logic {}): choose another id, or give the same range, customers and job file",
+            "the id {} belongs to another replay ({}, logic {}): choose another id, or give the same range, customers and job file",
             found.id,
             text::range(&found),
             found.logic
@@ -149,8 +149,8 @@ fn may_be_published(args: &ReplayRunArgs, submission: &Submission) -> Result<(),
         return Ok(());
     }
     Err(ReplayError::Refused(format!(
-        "replay {} could not be published: live counted with another logic than this job file's ({}) when it was submitted. Restart \
-         live with this job file first, and choose another id if this one is listed; or leave --publish out for a preview",
+        "replay {} could not be published: when it was submitted, live counted with another logic than this job file's ({}). Restart \
+         the job with this file first, and choose another id if `floodmark replay list` shows this one; or omit --publish for a preview",
         submission.id, submission.logic
     )))
 }

@@ -121,8 +121,7 @@ pub(super) fn tables(
             text += "\n";
             text += &columns(&rows, |column| column >= 2);
             if days.len() > LINES_MAX {
-                text +=
-                    &format!("… and {} more; --from and --to, or --output json, show them\n", days.len() - LINES_MAX);
+                text += &format!("… and {} more; use --from and --to, or --output json\n", days.len() - LINES_MAX);
             }
         }
     }
@@ -187,7 +186,7 @@ pub(super) fn estimate(estimate: &Estimate) -> String {
     text += if estimate.can_be_published {
         "\nit can be published: live counts with this logic"
     } else {
-        "\nonly a preview: live counts with another logic; restart live with this job file before you publish"
+        "\nonly a preview: live counts with another logic; restart the job with this job file before you publish"
     };
     text
 }
@@ -195,12 +194,12 @@ pub(super) fn estimate(estimate: &Estimate) -> String {
 /// All replays.
 pub(super) fn list(replays: &[Listed]) -> String {
     if replays.is_empty() {
-        return "there are no replays; floodmark replay run JOB --from TIME --to TIME makes one".to_owned();
+        return "there are no replays; create one with `floodmark replay run JOB --from TIME --to TIME`".to_owned();
     }
     let mut rows = vec![head(&["id", "state", "submitted", "range", "logic", "cells"])];
     rows.extend(replays.iter().map(|replay| {
         let state = match replay.standing {
-            ReplayStanding::Running => "running, or ended before its end".to_owned(),
+            ReplayStanding::Running => "running or incomplete".to_owned(),
             ReplayStanding::Complete if replay.submission.before.is_none() => "complete, a preview".to_owned(),
             ReplayStanding::Complete => "complete".to_owned(),
             ReplayStanding::Published(order) => format!("published (order {order})"),

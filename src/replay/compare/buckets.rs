@@ -155,7 +155,7 @@ impl Comparison {
                 parts.add(granularity, part, was, is)?;
             }
             if was != is {
-                let cell = row.read(cell).ok_or_else(|| TableError::Bug(format!("no cell: {cell:?}")))?;
+                let cell = row.read(cell).ok_or_else(|| TableError::Bug(format!("not an encoded cell: {cell:?}")))?;
                 found.add(granularity, cell, was, is);
                 if writer.push_row(cell, was, is)? {
                     runtime.block_on(writer.store())?;

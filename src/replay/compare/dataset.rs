@@ -243,7 +243,7 @@ fn empty_part(id: &str, granularity: Granularity, bucket: u16, number: usize) ->
 }
 
 fn encoding(error: parquet::errors::ParquetError) -> TableError {
-    TableError::Bug(format!("changes can not be encoded: {error}"))
+    TableError::Bug(format!("cannot encode the changes: {error}"))
 }
 
 #[derive(Default)]
@@ -302,7 +302,7 @@ pub async fn read(
     let bytes =
         read_file(root.store().as_ref(), &Path::from(file.path.as_str())).await.map_err(|error| match error {
             object_store::Error::NotFound { .. } => {
-                corrupt("it is in the summary, but there is no such file".to_owned())
+                corrupt("the file is in the summary, but it does not exist".to_owned())
             }
             error => TableError::storage(format!("reading {}", file.path), error),
         })?;

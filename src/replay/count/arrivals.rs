@@ -157,7 +157,7 @@ fn batch_of(decoded: &Decoded, scope: &Scope, topics: &[String]) -> OutcomeBatch
 /// Encodes rows whose outcome has changed as one file.
 pub fn encode_rows(rows: &[RecordBatch]) -> Result<Bytes, TableError> {
     let encoding =
-        |error: parquet::errors::ParquetError| TableError::Bug(format!("rows of a replay can not be encoded: {error}"));
+        |error: parquet::errors::ParquetError| TableError::Bug(format!("cannot encode the rows of a replay: {error}"));
     let mut writer = ArrowWriter::try_new(Vec::new(), schema(), None).map_err(encoding)?;
     for batch in rows {
         writer.write(batch).map_err(encoding)?;

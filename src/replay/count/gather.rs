@@ -202,7 +202,7 @@ impl Storing {
         self.under_way = Some(chunk);
         let (root, answer, wake) = (gather.root.clone(), self.answer.clone(), Arc::clone(&self.wake));
         gather.runtime.spawn(async move {
-            let stored = caught("storing what a replay has counted", store(&root, path, what)).await;
+            let stored = caught("storing a replay's counts", store(&root, path, what)).await;
             // A worker that has ended needs no answer.
             answer.send(stored.unwrap_or_else(|panic| Err(TableError::Bug(panic)))).ok();
             wake.activate().ok();

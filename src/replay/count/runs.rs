@@ -130,7 +130,7 @@ impl FileSlice {
             Some(batch) => {
                 let key = batch.column(0).as_binary_opt::<i32>().ok_or_else(|| corrupt("column key is not binary"))?;
                 let count = batch.column(1).as_primitive_opt::<Int64Type>();
-                let count = count.ok_or_else(|| corrupt("column count is no integer"))?;
+                let count = count.ok_or_else(|| corrupt("column count is not an integer"))?;
                 Some((key.clone(), count.clone()))
             }
             None => None,
@@ -245,7 +245,7 @@ fn groups_of(run: &Run) -> Vec<(Kept, u16, Range<usize>)> {
 fn encoding(error: ParquetError) -> TableError {
     match error {
         ParquetError::External(cause) if cause.is::<std::io::Error>() => TableError::Scratch(cause.to_string()),
-        error => TableError::Bug(format!("a sorted run can not be encoded: {error}")),
+        error => TableError::Bug(format!("cannot encode a sorted run: {error}")),
     }
 }
 

@@ -182,7 +182,7 @@ pub fn source<'scope>(
                     Ok(FromReader::End) => capability = None,
                     Err(TryRecvError::Empty) => return,
                     Err(TryRecvError::Disconnected) => {
-                        fail(TableError::Bug("the thread that reads the archive is gone without a word".to_owned()));
+                        fail(TableError::Bug("the thread that reads the archive ended without a result".to_owned()));
                         return;
                     }
                 }

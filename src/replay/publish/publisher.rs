@@ -73,7 +73,7 @@ impl Publisher {
         let log = Log::new(&self.root, "counts");
         let Some(state) = log.load().await? else {
             return Err(TableError::Invalid(format!(
-                "{}: found no table counts there; a job makes its tables when it is run first: floodmark run JOB",
+                "{}: there is no table counts; a job creates its tables when it first runs: floodmark run JOB",
                 self.root.url()
             ))
             .into());
@@ -193,7 +193,7 @@ impl UnderWay<'_> {
             tracing::info!(
                 replay = id,
                 files = lost.len(),
-                "other commits replaced what these were merged into, merging again"
+                "other commits replaced files that these were merged with, merging again"
             );
             let mut lost = lost;
             if progress.attempt >= ROUNDS {

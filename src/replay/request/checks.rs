@@ -34,8 +34,8 @@ pub(super) fn check_whole(raw: &State, asked: &Asked) -> Result<(), ReplayError>
     match held_from {
         Some((from, start)) if start >= from => Ok(()),
         _ => Err(ReplayError::Refused(format!(
-            "raw lacks {} of the {archived} rows that were archived: it holds what was ingested on {}; a range can begin at {}, or \
-             put the rows back from a copy",
+            "raw lacks {} of the {archived} rows that were archived: it holds rows ingested on {}; use a range that begins at {} or \
+             later, or restore the rows from a copy",
             archived - held,
             match dates.as_slice() {
                 [first, .., last] => format!("{first} to {last}"),
@@ -71,7 +71,7 @@ pub(super) fn check_range(range: &Range<TimeUs>, shape: &RangeShape) -> Result<(
     let of = |(name, dimension): (&String, &DimensionShape)| (dimension.base == base).then(|| name.clone());
     let names: Vec<String> = shape.dimensions.iter().filter_map(of).collect();
     Err(ReplayError::Usage(format!(
-        "the range {} to {} cuts a window: {} can be recounted by whole {base}s; the nearest range of whole windows is \
+        "the range {} to {} cuts a window: {} can only be recounted in whole {base}s; the nearest range of whole windows is \
          --from {} --to {}",
         rfc3339(range.start),
         rfc3339(range.end),

@@ -51,7 +51,7 @@ pub async fn prepare(job: &Job, root: &Root, request: ReplayRequest, now_ms: i64
     let buckets = counts::buckets(counts)?;
     if buckets != job.tables.buckets {
         return Err(ReplayError::Refused(format!(
-            "tables.buckets = {}, but the table was made with {buckets}; put {buckets} into the job file",
+            "tables.buckets = {}, but the table was created with {buckets}; put {buckets} into the job file",
             job.tables.buckets
         )));
     }
@@ -86,8 +86,9 @@ pub async fn prepare(job: &Job, root: &Root, request: ReplayRequest, now_ms: i64
             let present = on_record.present(&submission)?;
             if !present.time_is_same(&job.logic) {
                 return Err(ReplayError::Refused(
-                    "the job finds the event time elsewhere than the logic on record does: a row that moves over the edge of a range \
-                     of event times would be lost or doubled; choose the rows by when they were ingested: --ingest-from, --ingest-to"
+                    "the job file takes the event time from another place in the record than the logic on record does, or reads it by \
+                     another rule: a row that moves across the edge of a range of event times would be lost or counted twice; select \
+                     the rows by their ingest time instead: --ingest-from, --ingest-to"
                         .to_owned(),
                 ));
             }
@@ -119,8 +120,8 @@ pub async fn prepare(job: &Job, root: &Root, request: ReplayRequest, now_ms: i64
     };
     if submission.customers.is_some() && !on_record.present(&submission)?.customer_is_same(&job.logic) {
         return Err(ReplayError::Refused(
-            "the job finds the customer elsewhere than the logic on record does: a row may move from one customer to another; \
-             leave --customers out"
+            "the job file takes the customer from another place in the record than the logic on record does, or reads it by another \
+             rule: a row may move from one customer to another; omit --customers"
                 .to_owned(),
         ));
     }

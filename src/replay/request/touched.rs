@@ -1,9 +1,9 @@
-//! Finds the windows that are touched by the rows ingested in a range, for a job that finds the event time elsewhere than before.
+//! Finds the windows that the rows ingested in a range touch, for a job whose new mapping takes the event time from another place.
 //!
-//! In: rows of `raw`, decoded with the replay's logic and with the logics of published replays that find another event time. Out: the base
-//! windows of every event time at which such a row counts, or counted before. All rows of those windows are recounted. A row that was
-//! ingested outside the range may be in such a window only if it was already counted at its new event time; otherwise the range is refused.
-//! State: the set of windows. Failure: a file that can not be read is an error; nothing was written.
+//! In: rows of `raw`, decoded with the replay's logic and with the logics of published replays that take the event time from another place
+//! in the record. Out: the base windows of every event time at which such a row counts, or counted before; all rows of those windows are
+//! recounted. A row that was ingested outside the range may be in such a window only if it was already counted at its new event time;
+//! otherwise the range is refused. State: the set of windows. Failure: a file that can not be read is an error; nothing was written.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -35,7 +35,7 @@ pub(super) struct Look {
     pub ingested: Range<TimeUs>,
     /// The replay's logic.
     pub ours: Arc<Logic>,
-    /// The logics of published replays that find the event time elsewhere.
+    /// The logics of published replays that take the event time from another place in the record, or read it by another rule.
     pub others: Arc<[Logic]>,
     /// The granularity of the windows.
     pub base: Granularity,
@@ -101,8 +101,7 @@ impl Look {
                     }
                     Ok::<T, TableError>(found)
                 });
-                let looked =
-                    looked.await.map_err(|panic| ReplayError::Bug(of_task("looking at the archive", panic)))?;
+                let looked = looked.await.map_err(|panic| ReplayError::Bug(of_task("scanning the archive", panic)))?;
                 Ok::<T, ReplayError>(looked?)
             }
         });
@@ -178,8 +177,9 @@ impl Look {
         };
         let second = |time: TimeUs| time - time.rem_euclid(1_000_000);
         Err(ReplayError::Refused(format!(
-            "{} rows that were ingested outside {} to {} lie in windows that the range touches, and were counted with another event \
-             time: they would be lost or doubled. A range that holds them is --ingest-from {} --ingest-to {}, and it may touch more",
+            "{} rows that were ingested outside {} to {} are in windows that the range touches, and were counted at another event \
+             time: they would be lost or counted twice. Use --ingest-from {} --ingest-to {}, which includes them; it may touch further \
+             windows",
             all.rows,
             rfc3339(self.ingested.start),
             rfc3339(self.ingested.end),
