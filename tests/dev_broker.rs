@@ -159,7 +159,7 @@ fn what_can_not_be_sent_says_why() {
     for (line, part) in [
         (format!("gen --brokers {address} --topic absent"), "there is no topic absent at"),
         (format!("gen --brokers {address} --topic absent --partitions 2"), "dev broker --topic absent:2"),
-        (format!("gen {there} --partitions 8"), "topic events has 3 partitions, --partitions says 8"),
+        (format!("gen {there} --partitions 8"), "topic events has 3 partitions, but --partitions is 8"),
         (format!("gen {there} --customers 0"), "customers: expected 1 to 10,000,000, found 0"),
         (format!("gen {there} -X no.such.property=1"), "No such configuration property: \"no.such.property\""),
         (format!("gen {there} --events 99 -X message.max.bytes=1100 --event-bytes 2000"), "(2000 bytes) to events"),

@@ -17,30 +17,30 @@ use crate::terminal::{StopSignals, say};
 pub(super) const HELP: &str = "\
 Run an embedded Kafka broker: in memory, for trying things out
 
-It is librdkafka's mock cluster on a free port of 127.0.0.1, and its address is the one line on
-stdout. Any Kafka client can produce to it and consume from it. Nothing is written to disk; all is
-gone when it ends (SIGINT or SIGTERM, exit code 0).
+It is librdkafka's mock cluster on a free port of 127.0.0.1; it prints one line to stdout, its
+address. Any Kafka client can produce to it and consume from it. Nothing is written to disk: all
+records are lost when it ends (SIGINT or SIGTERM, exit code 0).
 
-THE LIMIT: of each partition it keeps the newest 5 MiB (compressed, as sent) and at most 100,000
-batches. Past that the oldest batches are dropped at once, read or not: the log's start moves up,
-and a consumer that was slower than the producer finds its offset out of range (a floodmark job
-stops then and names the range that is gone). A partition holds some 29,000 events of
+THE LIMIT: each partition keeps its newest 5 MiB (compressed, as sent) and at most 100,000 batches.
+Beyond that, the oldest batches are dropped immediately, read or not: the log's start offset
+advances, and a consumer that is slower than the producer finds its offset out of range (a floodmark
+job then stops and names the missing range). A partition holds some 29,000 events of
 `floodmark dev gen` (180 bytes each in lz4), or 49,000 with -X compression.type=zstd (107 bytes).
-So give a topic enough partitions for all that is not yet read, or slow the producer with --rate.
+So give a topic enough partitions for everything not yet read, or slow the producer with --rate.
 
-Topics can not be created through Kafka's own request: name them here. A topic that is not named
-appears, with 4 partitions, when a client asks for it by name. Transactions are only pretended;
-records are not found by their time, so a job that starts at one is refused; there is one broker,
-no TLS, no authentication.";
+Topics cannot be created through Kafka's own request: name them here. A topic that is not named is
+created, with 4 partitions, when a client requests it by name. Transactions are accepted but have no
+effect. Records cannot be looked up by time, so a job that starts at a time is refused. There is one
+broker, without TLS and authentication.";
 
 /// Options of `floodmark dev broker`.
 #[derive(Args, Clone, Debug)]
 pub struct BrokerArgs {
-    /// A topic and its number of partitions; may be given many times
+    /// A topic and its number of partitions; may be repeated
     #[arg(long = "topic", value_name = "NAME:PARTITIONS", value_parser = topic)]
     pub topics: Vec<(String, i32)>,
 
-    /// Write the address to this file instead of stdout, all at once; it is removed at the end
+    /// Write the address to this file (atomically) instead of stdout; the file is removed at the end
     #[arg(long, value_name = "FILE")]
     pub address_file: Option<PathBuf>,
 }
@@ -51,7 +51,7 @@ fn topic(text: &str) -> Result<(String, i32), String> {
     let partitions = partitions.parse().ok().filter(|count| (1..=10_000).contains(count)).ok_or_else(expected)?;
     let legal = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
     if name.is_empty() || name.len() > 249 || !legal(name) {
-        return Err(format!("a topic's name is made of 1 to 249 letters, digits, '.', '_' and '-'; found {name:?}"));
+        return Err(format!("expected a topic name of 1 to 249 letters, digits, '.', '_' and '-'; found {name:?}"));
     }
     Ok((name.to_owned(), partitions))
 }
@@ -85,7 +85,8 @@ pub(super) fn run(args: BrokerArgs) -> anyhow::Result<()> {
 
 /// Writes the file so that a reader finds either the whole address or no file.
 fn write_at_once(file: &Path, address: &str) -> anyhow::Result<()> {
-    let mut name = file.file_name().with_context(|| format!("{} is not a file's name", file.display()))?.to_owned();
+    let mut name =
+        file.file_name().with_context(|| format!("{} is not the path of a file", file.display()))?.to_owned();
     name.push(".tmp");
     let temporary = file.with_file_name(name);
     fs::write(&temporary, format!("{address}\n"))

@@ -66,10 +66,13 @@ pub fn read_record_line(line: &[u8]) -> Result<RecordLine<'_>, String> {
         value_base64: Option<String>,
     }
     let line: Line = serde_json::from_slice(line).map_err(|error| {
-        format!("expected {{\"partition\":…,\"timestamp_ms\":…,\"key\":…,\"value\":…}} as `dev gen --output` writes it: {error}")
+        format!(
+            "expected {{\"partition\":…,\"timestamp_ms\":…,\"key\":…,\"value\":…}} as written by `floodmark dev gen --output`: \
+             {error}"
+        )
     })?;
     let bytes = |text: Option<Cow<'_, str>>, base64: Option<String>, name: &str| match (text, base64) {
-        (Some(_), Some(_)) => Err(format!("both {name} and {name}_base64")),
+        (Some(_), Some(_)) => Err(format!("found both {name} and {name}_base64, expected one of them")),
         (Some(text), None) => Ok(Some(text.into_owned().into_bytes())),
         (None, Some(base64)) => {
             let bytes = from_base64(base64.as_bytes()).ok_or_else(|| format!("{name}_base64 is not base64"))?;

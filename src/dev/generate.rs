@@ -29,12 +29,12 @@ const HOUR_MS: f64 = 3_600_000.0;
 
 /// The long help.
 pub(super) const HELP: &str = "\
-Generate web-analytics events: seeded, with late and broken ones, to a topic or a file
+Generate web-analytics events, including late and broken ones, from a seed, to a topic or a file
 
-Events are JSON as in schemas/event.schema.json. Customers follow Zipf's law (shop-00000 is the
-busiest), the day has a rhythm in UTC, some fields are now and then absent. Each record's Kafka
-timestamp is set: its event time plus a delay, of 20 to 220 ms for most. Records come in the order
-of their Kafka timestamps. The same options with the same --from give the same bytes.
+Events are JSON as in schemas/event.schema.json. The customers' shares follow Zipf's law (shop-00000
+is the busiest), traffic has a daily rhythm in UTC, and some fields are sometimes absent. The Kafka
+timestamp of each record is its event time plus a delay, of 20 to 220 ms for most. Records are in the
+order of their Kafka timestamps. The same options with the same --from give the same bytes.
 
 It returns when Kafka has acknowledged every record; exit code 1 if one was not delivered.";
 
@@ -47,16 +47,16 @@ pub struct GenArgs {
 
     /// Write to this file instead of a topic; - is stdout
     ///
-    /// One record a line: {"partition":0,"timestamp_ms":1767225600000,"key":"…","value":"…"}; null where Kafka has none,
+    /// One record per line: {"partition":0,"timestamp_ms":1767225600000,"key":"…","value":"…"}; null where Kafka has none,
     /// key_base64 and value_base64 where the bytes are not UTF-8. `floodmark dev produce --gen-format` sends such a file.
     #[arg(long, value_name = "FILE", conflicts_with = "topic", required_unless_present = "topic")]
     pub output: Option<PathBuf>,
 
-    /// Partitions: a topic that is not there is created with so many [default: the topic's own; 4 for a file]
+    /// Number of partitions; a topic that does not exist is created with it [default: the topic's own number; 4 for a file]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=10_000))]
     pub partitions: Option<i32>,
 
-    /// How many records, broken ones included [default: 100000; with --live, until interrupted]
+    /// Number of records, including broken ones [default: 100000; with --live, until interrupted]
     #[arg(long, value_name = "N")]
     pub events: Option<u64>,
 
@@ -64,19 +64,19 @@ pub struct GenArgs {
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub seed: u64,
 
-    /// How many customers
+    /// Number of customers
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub customers: u32,
 
-    /// Exponent of Zipf's law: how much busier the first customers are; 0 makes all alike
+    /// Exponent of Zipf's law: how much busier the first customers are; with 0 all are equally busy
     #[arg(long, value_name = "EXPONENT", default_value_t = 1.0)]
     pub zipf: f64,
 
-    /// Share of all events that are of the first customer, such as 0.6, whatever --zipf says
+    /// Share of all events that belong to the first customer, such as 0.6; the others still follow --zipf
     #[arg(long, value_name = "SHARE")]
     pub customer_skew: Option<f64>,
 
-    /// Share of all events that go to partition 0, such as 0.8 [default: all partitions alike]
+    /// Share of all events that go to partition 0, such as 0.8 [default: the same share to each partition]
     #[arg(long, value_name = "SHARE")]
     pub partition_skew: Option<f64>,
 
@@ -84,34 +84,34 @@ pub struct GenArgs {
     #[arg(long, value_name = "TIME", value_parser = time_ms, conflicts_with = "live")]
     pub from: Option<i64>,
 
-    /// Length of the range of times, in hours; event times and Kafka timestamps lie within
+    /// Length of the range of times, in hours; it contains all event times and Kafka timestamps
     #[arg(long, value_name = "H", default_value_t = 24.0, conflicts_with = "live")]
     pub hours: f64,
 
-    /// Events happen now, one after the other at --rate, in place of a range of times
+    /// Generate events as of now, at --rate, instead of events in a range of times
     #[arg(long)]
     pub live: bool,
 
-    /// Records a second; 0 is as fast as possible
+    /// Records per second; 0 means as fast as possible
     #[arg(long, value_name = "N", default_value_t = 0.0, value_parser = rate)]
     pub rate: f64,
 
-    /// Share of late records, 0 to 1: delayed by a minute to four hours
+    /// Share of late records, 0 to 1; they are delayed by a minute to four hours
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
     pub late_share: f64,
 
     /// Share of broken records, 0 to 1
     ///
-    /// Exactly so many, evenly spread; kinds take turns, each in several variants: empty, bad_json, missing_field,
-    /// wrong_type, bad_time, time_out_of_range.
+    /// The share is exact, and they are evenly spread. The reasons take turns, each in several variants: empty, bad_json,
+    /// missing_field, wrong_type, bad_time, time_out_of_range.
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
     pub broken_share: f64,
 
-    /// Make one in fifty of the broken records larger than 1 MiB, from the eighth on: too_large
+    /// Make one in fifty of the broken records, from the eighth on, larger than 1 MiB (too_large)
     #[arg(long)]
     pub too_large: bool,
 
-    /// Pad events up to this many bytes, in actionParameters; without padding they have 507 on average
+    /// Pad events to at least this many bytes, in actionParameters; without padding they have 507 on average
     #[arg(long, value_name = "BYTES", default_value_t = 500)]
     pub event_bytes: usize,
 }
@@ -123,7 +123,7 @@ fn share(text: &str) -> Result<f64, String> {
 
 fn rate(text: &str) -> Result<f64, String> {
     let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate >= 0.0);
-    rate.ok_or_else(|| format!("expected records a second, 0 or more; found {text:?}"))
+    rate.ok_or_else(|| format!("expected records per second, 0 or more; found {text:?}"))
 }
 
 fn time_ms(text: &str) -> Result<i64, String> {

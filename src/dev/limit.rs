@@ -29,12 +29,12 @@ use crate::terminal::{Output, duration, grouped, short};
 
 /// The long help.
 pub(super) const HELP: &str = "\
-Do the work of a job as a bare loop, without its guarantees: what the machine could do at best
+Do a job's work as a bare loop without its guarantees, to show the best that this machine can do
 
-Consumes the job's topics from their beginning to where they end now, parses the same fields, writes
-every record with the columns of raw as Parquet, counts in hash maps, rolls up once at the end and
-writes each granularity once, sorted. No epochs, no commits, no restart, all cells in memory.
-scripts/bench measures a job against it.";
+It consumes the job's topics from their beginning to their current end, parses the same fields,
+writes every record with the columns of raw as Parquet, counts in hash maps, rolls up once at the end
+and writes each granularity once, sorted. There are no epochs, commits or restarts, and all cells are
+in memory. scripts/bench compares a job with it.";
 
 /// How long the brokers may take to answer.
 const ANSWER: Duration = Duration::from_secs(15);
@@ -49,7 +49,7 @@ pub struct LimitArgs {
     #[arg(value_name = "JOB")]
     pub job: PathBuf,
 
-    /// Threads; partitions are dealt out to them
+    /// Number of threads; the partitions are divided among them
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: u16,
 
@@ -77,7 +77,7 @@ struct Part {
 pub(super) fn run(args: &LimitArgs) -> anyhow::Result<()> {
     let started = Instant::now();
     let job = Job::load(&args.job)?;
-    std::fs::create_dir_all(&args.to).with_context(|| format!("can not make the folder {}", args.to.display()))?;
+    std::fs::create_dir_all(&args.to).with_context(|| format!("cannot create the folder {}", args.to.display()))?;
     let parts = partitions(&job)?;
     let threads = usize::from(args.threads);
     let stamp = Stamp { epoch: 1, ingested_at: Clock::System.now() };
@@ -129,11 +129,11 @@ fn partitions(job: &Job) -> anyhow::Result<Vec<Part>> {
     let mut parts = Vec::new();
     for (topic, name) in job.source.topics.iter().enumerate() {
         let Some(found) = metadata.topics().iter().find(|found| found.name() == name) else {
-            bail!("the brokers have no topic {name:?}");
+            bail!("the brokers have no topic {name:?}; check source.topics in the job file");
         };
         for partition in found.partitions() {
             let (low, end) = consumer.fetch_watermarks(name, partition.id(), ANSWER)?;
-            ensure!(low == 0, "{name}/{} begins at offset {low}, expected all of it", partition.id());
+            ensure!(low == 0, "{name}/{}: expected a partition that begins at offset 0, found {low}", partition.id());
             parts.push(Part { topic: topic as u16, partition: partition.id(), end });
         }
     }
@@ -168,8 +168,11 @@ impl Thread {
         while open > 0 {
             let message = match consumer.poll(ANSWER) {
                 Some(Ok(message)) => message,
-                Some(Err(error)) => return Err(error).context("while consuming"),
-                None => bail!("no record for {} s, and {open} partitions have not ended", ANSWER.as_secs()),
+                Some(Err(error)) => return Err(error).context("cannot consume the topics"),
+                None => bail!(
+                    "received no record for {} s, but {open} partitions are not read to their end",
+                    ANSWER.as_secs()
+                ),
             };
             let topic = if topics.len() == 1 { Some(0) } else { topics.iter().position(|it| it == message.topic()) };
             let ours = |part: &&Part| Some(usize::from(part.topic)) == topic && part.partition == message.partition();

@@ -31,12 +31,12 @@ use crate::upkeep::Upkeep;
 
 /// The long help.
 pub(super) const HELP: &str = "\
-Run a job for a day in fast motion: what becomes of the tables after thousands of publishes
+Run a job through a simulated day, as fast as it can, to show the tables after thousands of publishes
 
-The job runs as ever, but its records come from a generator, and its clock is moved on by
-epoch_seconds whenever the minute lane has published. It begins with the next day: what cleans up
-compares with the times of files, which are written today. At the end, dead_files_keep_hours later
-by that clock, one more round of upkeep says what remains. There must be no tables yet.";
+The job runs as usual, but its records come from a generator, and its clock advances by
+epoch_seconds whenever the minute lane has published. The clock starts at tomorrow's midnight, because
+upkeep compares it with the times of files that are written today. At the end the clock advances by
+dead_files_keep_hours, and one more round of upkeep shows what remains. The tables must not exist yet.";
 
 /// If something takes longer than this, it hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -50,7 +50,7 @@ pub struct LongLifeArgs {
     #[arg(value_name = "JOB")]
     pub job: PathBuf,
 
-    /// How often the minute lane is published: 8640 is a day
+    /// Number of publishes of the minute lane; 8640 make a day
     #[arg(long, value_name = "N", default_value_t = 8640)]
     pub publishes: u64,
 
@@ -58,11 +58,11 @@ pub struct LongLifeArgs {
     #[arg(long, value_name = "N", default_value_t = 200)]
     pub events: u64,
 
-    /// How many customers
+    /// Number of customers
     #[arg(long, value_name = "N", default_value_t = 200)]
     pub customers: u32,
 
-    /// Share of late records, 0 to 1: delayed by a minute to four hours
+    /// Share of late records, 0 to 1; they are delayed by a minute to four hours
     #[arg(long, value_name = "SHARE", default_value_t = 0.03)]
     pub late_share: f64,
 
@@ -85,7 +85,7 @@ pub(super) fn run(args: &LongLifeArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let log = Log::new(&root, "counts");
     if runtime.block_on(log.load())?.is_some() {
-        bail!("{} has tables already: choose another tables.url", root.url());
+        bail!("{} already has tables: choose another tables.url", root.url());
     }
     let mut traffic = Traffic::new(TrafficOptions {
         customers: args.customers,
@@ -135,7 +135,7 @@ pub(super) fn run(args: &LongLifeArgs) -> anyhow::Result<()> {
 
     let seconds = line.elapsed().as_secs_f64();
     let opening = Instant::now();
-    let state = runtime.block_on(log.load())?.context("the table is gone")?;
+    let state = runtime.block_on(log.load())?.context("the table counts no longer exists")?;
     let open_seconds = opening.elapsed().as_secs_f64();
     let stored = runtime.block_on(bytes_of(&root))?;
     clock.set((now_ms + settings.dead_files_keep_hours as i64 * 3_600_000) * 1000);
@@ -180,10 +180,10 @@ impl Running {
         let deadline = Instant::now() + PATIENCE;
         while !done() {
             if self.thread.is_finished() {
-                bail!("the job has ended before its time; see the log above");
+                bail!("the job ended too early; see the log above");
             }
             if Instant::now() > deadline {
-                bail!("nothing has moved for {} s", PATIENCE.as_secs());
+                bail!("the job has made no progress for {} s; see the log above", PATIENCE.as_secs());
             }
             std::thread::sleep(Duration::from_micros(200));
         }

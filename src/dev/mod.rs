@@ -37,7 +37,7 @@ pub use traffic::{Generated, InvalidTraffic, Traffic, TrafficOptions};
 /// What `floodmark dev` can do.
 #[derive(Clone, Debug, Subcommand)]
 pub enum DevCommand {
-    /// Generate web-analytics events: seeded, with late and broken ones, to a topic or a file
+    /// Generate web-analytics events, including late and broken ones, from a seed, to a topic or a file
     #[command(long_about = generate::HELP)]
     Gen(GenArgs),
     /// Send the lines of a file to a topic
@@ -46,16 +46,16 @@ pub enum DevCommand {
     /// Run an embedded Kafka broker: in memory, for trying things out
     #[command(long_about = broker::HELP)]
     Broker(BrokerArgs),
-    /// Do the work of a job as a bare loop, without its guarantees: what scripts/bench measures a job against
+    /// Do a job's work as a bare loop without its guarantees; scripts/bench compares a job with it
     #[command(long_about = limit::HELP)]
     Limit(LimitArgs),
-    /// Make tables with weeks of history, as a job would have left them
+    /// Create tables with weeks of history, as a job would have left them
     #[command(long_about = preload::HELP)]
     Preload(PreloadArgs),
-    /// Run a job for a day in fast motion
+    /// Run a job through a simulated day, as fast as it can
     #[command(long_about = long_life::HELP)]
     LongLife(LongLifeArgs),
-    /// A short report read back from the tables: top customers, one customer's hours, rejected records
+    /// Print a short report from the tables: top customers, one customer's hours, rejected records
     Report(ReportArgs),
 }
 

@@ -32,11 +32,11 @@ use crate::terminal::{LiveLine, Output, bytes, duration, grouped};
 
 /// The long help.
 pub(super) const HELP: &str = "\
-Make tables with weeks of history, as a job would have left them: what scripts/bench measures a job on
+Create tables with weeks of history, as a job would have left them, on which scripts/bench measures a job
 
-Events are drawn as `floodmark dev gen` draws them, customer by customer, decoded by the job's mapping,
-counted and written straight into files of the table counts, sealed as a running job would have. The
-archive stays empty: `verify` would find everything to be too much. There must be no tables yet.";
+Events are generated as by `floodmark dev gen`, but customer by customer, decoded with the job's mapping,
+counted and written straight to files of the table counts, sealed as a running job would have sealed them.
+The archive stays empty, so `verify` would report every count as too high. The tables must not exist yet.";
 
 const MINUTE_MS: i64 = 60_000;
 const DAY_MS: i64 = 86_400_000;
@@ -54,11 +54,11 @@ pub struct PreloadArgs {
     #[arg(value_name = "JOB")]
     pub job: PathBuf,
 
-    /// How many days of history
+    /// Days of history
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3660))]
     pub days: u32,
 
-    /// How many customers
+    /// Number of customers
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub customers: u32,
 
@@ -66,7 +66,7 @@ pub struct PreloadArgs {
     #[arg(long, value_name = "EXPONENT", default_value_t = 1.0)]
     pub zipf: f64,
 
-    /// Events a day, of all customers
+    /// Events per day, of all customers
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     pub events_per_day: u64,
 
@@ -99,7 +99,7 @@ pub(super) fn run(args: &PreloadArgs) -> anyhow::Result<()> {
     let (mut raw_state, mut counts_state) = runtime.block_on(async {
         for log in [&raw_log, &counts_log] {
             if log.load().await?.is_some() {
-                bail!("{} has a table {} already: choose another tables.url", root.url(), log.name());
+                bail!("{} already has a table {}: choose another tables.url", root.url(), log.name());
             }
         }
         let raw = raw_log.load_or_create(&raw_definition.with_properties(properties.clone()), now_ms).await?;

@@ -24,15 +24,15 @@ const BLOCK: u64 = 100;
 pub(super) const HELP: &str = "\
 Send the lines of a file to a topic
 
-Each line is one record: its bytes without the newline, whatever they are; an empty line is a record
-with an empty value. Lines have no keys.
+Each line becomes one record: its bytes as they are, without the newline and without a key. An empty
+line is a record with an empty value.
 
 It returns when Kafka has acknowledged every record; exit code 1 if one was not delivered.";
 
 /// Options of `floodmark dev produce`.
 #[derive(Args, Clone, Debug)]
 pub struct ProduceArgs {
-    /// The file; - is stdin
+    /// The file to send; - is stdin
     #[arg(value_name = "FILE", requires = "topic")]
     pub file: PathBuf,
 
@@ -40,18 +40,18 @@ pub struct ProduceArgs {
     /// How to reach Kafka.
     pub kafka: KafkaArgs,
 
-    /// Create the topic with so many partitions if it is not there
+    /// Create the topic with this many partitions if it does not exist
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=10_000))]
     pub partitions: Option<i32>,
 
-    /// Send all lines to this partition [default: a hundred lines to each in turn]
+    /// Send all lines to this partition [default: a hundred lines to each partition in turn]
     #[arg(long, value_name = "P", value_parser = clap::value_parser!(i32).range(0..))]
     pub partition: Option<i32>,
 
     /// Kafka timestamps: now, or access-log
     ///
-    /// access-log takes each line's own time, [17/May/2015:10:05:03 +0000], so that an old log does not look as if it all happened
-    /// now; a line without one gets the line's before (at the start: now).
+    /// access-log takes each line's own time, [17/May/2015:10:05:03 +0000], so that an old log does not look as if it had all
+    /// happened now; a line without a time gets that of the line before it, or the current time if there is none.
     #[arg(long, value_name = "SOURCE", default_value = "now", conflicts_with = "timestamp_ms")]
     pub timestamp: TimestampSource,
 
@@ -59,11 +59,11 @@ pub struct ProduceArgs {
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(i64).range(1..))]
     pub timestamp_ms: Option<i64>,
 
-    /// Lines are what `floodmark dev gen --output` writes: send partition, timestamp, key and value as they say
+    /// The file is one written by `floodmark dev gen --output`: use the partition, timestamp, key and value of each line
     #[arg(long, conflicts_with_all = ["partition", "timestamp", "timestamp_ms"])]
     pub gen_format: bool,
 
-    /// Send no keys, also where --gen-format has some
+    /// Send no keys, even if the lines of --gen-format have some
     #[arg(long)]
     pub key_none: bool,
 }
@@ -148,14 +148,14 @@ pub(super) fn run(args: ProduceArgs) -> anyhow::Result<()> {
     shown.clear();
     flushed?;
     if let Err(error) = sent {
-        bail!("{error:#}; the {} lines before it are in the topic", grouped(lines));
+        bail!("{error:#}; the {} lines before this one are in the topic", grouped(lines));
     }
     let seconds = shown.elapsed().as_secs_f64();
     say::line(&format!(
-        "Sent to topic {} ({partitions} partitions) the {} lines of {name} ({}) in {}: {} records/s.",
-        args.kafka.topic.as_deref().unwrap_or_default(),
+        "Sent the {} lines of {name} ({}) to topic {} ({partitions} partitions) in {}: {} records/s.",
         grouped(lines),
         terminal::bytes(bytes),
+        args.kafka.topic.as_deref().unwrap_or_default(),
         duration(seconds),
         short(lines as f64 / seconds.max(1e-3)),
     ));

@@ -43,7 +43,7 @@ pub struct ReportArgs {
     #[arg(value_name = "JOB")]
     pub job: PathBuf,
 
-    /// The customer whose last hours are shown; default: the one with the most events
+    /// The customer whose last hours are shown [default: the one with the most events]
     #[arg(long, value_name = "ID")]
     pub customer: Option<String>,
 }
@@ -113,7 +113,7 @@ async fn gather(job: &Job, root: &Root, customer: Option<&str>) -> anyhow::Resul
 async fn newest(root: &Root, table: &str) -> anyhow::Result<(Log, State)> {
     let log = Log::new(root, table);
     let Some(state) = log.load().await? else {
-        bail!("{} holds no table {table}: run the job first (floodmark run JOB)", root.url());
+        bail!("{}: there is no table {table}; run the job first: floodmark run JOB", root.url());
     };
     Ok((log, state))
 }
@@ -237,7 +237,7 @@ async fn read(log: &Log, file: &File, columns: &[&str]) -> anyhow::Result<Vec<Re
 }
 
 fn column<'b>(batch: &'b RecordBatch, name: &str) -> anyhow::Result<&'b dyn Array> {
-    Ok(batch.column_by_name(name).with_context(|| format!("a file lacks the column {name}"))?.as_ref())
+    Ok(batch.column_by_name(name).with_context(|| format!("a file has no column {name}"))?.as_ref())
 }
 
 fn text<'b>(batch: &'b RecordBatch, name: &str) -> anyhow::Result<&'b arrow::array::StringArray> {
@@ -286,7 +286,7 @@ impl Report {
             writeln!(out, "\nLast hours of {}", cut(&self.customer, 60))?;
             if self.hours.is_empty() {
                 let granularity = Granularity::Hour.name();
-                writeln!(out, "no events of it are counted by {granularity}")?;
+                writeln!(out, "none of its events are counted by {granularity}")?;
             }
         }
         let most = self.hours.iter().map(|(_, events)| *events).max().unwrap_or(1);
@@ -417,7 +417,7 @@ mod tests {
         assert_eq!(hours.count() as i64, HOURS, "{text}");
         assert!(text.contains("\n2026-01-13 13:00Z                         0 \n"), "{text}");
         let text = gather(&job, &root, Some("nobody")).await.expect("a report").text();
-        assert!(text.contains("no events of it"), "{text}");
+        assert!(text.contains("none of its events"), "{text}");
     }
 
     #[tokio::test]

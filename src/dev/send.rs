@@ -27,7 +27,7 @@ const POLL_EVERY: u32 = 1024;
 /// How to reach Kafka.
 #[derive(Args, Clone, Debug, Default)]
 pub struct KafkaArgs {
-    /// Kafka's addresses, as host:port,host:port
+    /// Addresses of the brokers, as host:port,host:port
     #[arg(long, value_name = "HOST:PORT", requires = "topic")]
     pub brokers: Option<String>,
 
@@ -35,9 +35,9 @@ pub struct KafkaArgs {
     #[arg(long, value_name = "NAME", requires = "brokers")]
     pub topic: Option<String>,
 
-    /// A librdkafka property, such as -X security.protocol=SASL_SSL or -X compression.type=zstd; may be given many times
+    /// A librdkafka property, such as -X security.protocol=SASL_SSL or -X compression.type=zstd; may be repeated
     ///
-    /// Set unless given: enable.idempotence=true, compression.type=lz4, linger.ms=50, batch.size=1000000,
+    /// Defaults: enable.idempotence=true, compression.type=lz4, linger.ms=50, batch.size=1000000,
     /// message.max.bytes=4000000, client.id=floodmark-dev.
     #[arg(short = 'X', value_name = "KEY=VALUE", value_parser = property)]
     pub properties: Vec<(String, String)>,
@@ -132,14 +132,14 @@ impl Sender {
         }
         config.set("bootstrap.servers", brokers);
         let producer: BaseProducer<Deliveries> =
-            config.create_with_context(Deliveries::default()).context("can not set up the Kafka producer (see -X)")?;
+            config.create_with_context(Deliveries::default()).context("cannot create the Kafka producer (check -X)")?;
         let mut sender = Sender { producer, topic: topic.to_owned(), partitions: 0, sent: 0, unpolled: 0 };
         sender.partitions = match (sender.partitions_now(brokers)?, partitions) {
             (Some(found), None) => found,
             (Some(found), Some(expected)) => {
                 ensure!(
                     found == expected,
-                    "topic {topic} has {found} partitions, --partitions says {expected}: leave --partitions out, or give {found}"
+                    "topic {topic} has {found} partitions, but --partitions is {expected}: omit --partitions, or set it to {found}"
                 );
                 found
             }
@@ -170,7 +170,7 @@ impl Sender {
         let cluster = self.producer.client().fetch_cluster_id(ANSWER).unwrap_or_default();
         ensure!(
             !cluster.starts_with("mockCluster"),
-            "there is no topic {topic}, and the embedded broker can not create it when asked to: \
+            "there is no topic {topic}, and the embedded broker cannot create topics on request: \
              start it with `floodmark dev broker --topic {topic}:{partitions}`"
         );
         // A replication of −1 means the broker's default.
@@ -199,7 +199,7 @@ impl Sender {
         while self.partitions_now(brokers)? != Some(partitions) {
             ensure!(
                 Instant::now() < deadline,
-                "topic {} was created, but its {partitions} partitions were not there after {} s",
+                "topic {} was created, but its {partitions} partitions were not ready after {} s",
                 self.topic,
                 ANSWER.as_secs()
             );
