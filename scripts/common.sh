@@ -19,7 +19,7 @@ die() {
 say() { echo "$(basename "$0"): $*" >&2; }
 
 # need COMMAND PACKAGE: the line that installs it is of Debian and Ubuntu.
-need() { command -v "$1" >/dev/null || die "$1 is missing; install it: apt-get install $2"; }
+need() { command -v "$1" >/dev/null || die "$1 is not installed; install it: apt-get install $2"; }
 
 # install_once FOLDER FUNCTION: runs `FUNCTION TMP` and moves TMP to FOLDER when that went well. So FOLDER is whole or
 # absent, and of two that start at once one installs and the other waits.
@@ -85,10 +85,10 @@ stop_server() {
     kill "-$signal" "$pid" 2>/dev/null || true
     for ((i = 0; i < 300; i++)); do # 30 s
       running_pid "$dir" "$argument" >/dev/null || break
-      ((i == 200)) && { say "process $pid does not stop, killing it"; kill -KILL "$pid" 2>/dev/null || true; }
+      ((i == 200)) && { say "process $pid does not stop; killing it"; kill -KILL "$pid" 2>/dev/null || true; }
       sleep 0.1
     done
-    running_pid "$dir" "$argument" >/dev/null && die "process $pid is still there after 30 s; look at it: ps -fp $pid"
+    running_pid "$dir" "$argument" >/dev/null && die "process $pid is still running after 30 s; see: ps -fp $pid"
   fi
   rm -f "$dir/pid"
 }
@@ -119,7 +119,7 @@ wanted_to_build() {
 wanted_for_servers() {
   wanted "Java 17 or later" "apt-get install openjdk-17-jre-headless" java_is_recent
   wanted "Maven (mvn)" "apt-get install maven" mvn --version
-  wanted "Go 1.21 or later" "https://go.dev/doc/install (Debian 12's own package is too old)" go_is_recent
+  wanted "Go 1.21 or later" "https://go.dev/doc/install (the package of Debian 12 is too old)" go_is_recent
   wanted "curl" "apt-get install curl" curl --version
   wanted "flock" "apt-get install util-linux" flock --version
 }

@@ -128,7 +128,7 @@ def test_a_wrong_command_line_calls_nothing(folder):
     assert fake.run(str(folder / "nothing.toml"), *RANGE)[0] == 78
     assert fake.called() == []
     code, out, _ = fake.run("--help")
-    assert code == 0 and all(word in out for word in ("--attempts N", "Airflow", "75 still no answer")), out
+    assert code == 0 and all(word in out for word in ("--attempts N", "Airflow", "75 still try again")), out
 
 
 def test_a_signal_ends_what_runs(folder):
