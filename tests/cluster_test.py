@@ -248,7 +248,7 @@ def test_a_wrong_command_line_starts_nothing(folder):
             ("", ["--hosts", hosts], "found 0 lines"),
             ("a:1\nb\n", ["--hosts", hosts], "hosts:2: found 'b', expected [user@]host:port"),
             ("-oProxyCommand=x:1\n", ["--hosts", hosts], "expected [user@]host:port"),
-            ("a:1\n", ["--hosts", hosts, "--processes", 2], "expected 2"),
+            ("a:1\n", ["--hosts", hosts, "--processes", 2], "expected at least 2"),
             ("", ["--processes", 2, "--remote-dir", "x"], "--hosts"),
         ):
             hosts.write_text(text)

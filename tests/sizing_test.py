@@ -62,7 +62,7 @@ def test_sums_are_sums_and_bounds_are_kept(folder):
 
 def test_the_text_has_a_line_for_what_breaks_first(folder):
     said = run()
-    assert "what breaks first" in said and "1 M events/s of 1000 bytes, 5 M customers" in said, said
+    assert "limits, the nearest first" in said and "1 M events/s of 1000 bytes, 5 M customers" in said, said
     assert "usage: scripts/sizing" in run("--help")
 
 
