@@ -24,6 +24,14 @@ from benchmarks.proxy import CountingProxy  # noqa: E402
 from benchmarks.sockets import Exchanged  # noqa: E402
 
 
+def test_help_and_wrong_arguments_are_answered_without_the_readers(_):
+    """By a Python without packages, which is not to look for another one."""
+    bench = [sys.executable, "-S", ROOT / "scripts/bench"]
+    for words, code, says in (["--help"], 0, "usage: scripts/bench"), (["nothing"], 2, "invalid choice: 'nothing'"):
+        done = subprocess.run([*bench, *words], env=os.environ | {"FLOODMARK_PYTHON": "1"}, capture_output=True, text=True)
+        assert done.returncode == code and says in done.stdout + done.stderr, (words, done)
+
+
 def test_publishes_and_rows_are_read_from_a_short_life(folder):
     """Rows that the job's log says were written are those of the table's log."""
     environment = os.environ | {"FLOODMARK_TABLES": str(folder / "tables")} | tables.LOG

@@ -24,7 +24,7 @@ def run(bench, args):
     folder = bench.folder / "s3" / "data" / s3["S3_BUCKET"] / "beside"
     tables_at = {"FLOODMARK_TABLES": f"s3://{s3['S3_BUCKET']}/beside"}
     environment = s3 | tables_at | {"KAFKA_BOOTSTRAP": kafka["KAFKA_BOOTSTRAP"]} | tables.LOG
-    bench.tell("archiving and counting that day, with a wrong field")
+    bench.tell("archiving and counting that day with a wrong field")
     bench.floodmark(["run", "jobs/bench.toml", "--workers", 2, "--drain"], environment, "drain")
 
     mended = bench.folder / "mended.toml"
@@ -44,7 +44,7 @@ def run(bench, args):
         cpu[name] = machine.cpu_of(job.pid) - before
         return done
 
-    bench.tell(f"live at {RATE:,} events/s, alone for {seconds} s")
+    bench.tell(f"the live job alone at {RATE:,} events/s for {seconds} s")
     phase("before", lambda: time.sleep(seconds))
     bench.tell("replay of the day")
     command = ["replay", "run", mended, *DAY, "--id", "day", "--output", "json"]
@@ -52,7 +52,7 @@ def run(bench, args):
     bench.tell("publish")
     command = ["replay", "publish", "day", "--job", mended, "--output", "json"]
     publish = phase("publish", lambda: bench.floodmark(command, environment, "publish"))
-    bench.tell(f"live alone again for {seconds} s")
+    bench.tell(f"the live job alone again for {seconds} s")
     phase("after", lambda: time.sleep(seconds))
 
     sent = end_traffic(bench, traffic)
@@ -110,11 +110,11 @@ def end_traffic(bench, traffic):
 
 def verified(bench, job, environment, events):
     """Takes in what is left in the topic, and counts all of the archive again; fails when something is missing or differs."""
-    bench.tell("verifying all of it")
+    bench.tell("verifying all counts")
     bench.floodmark(["run", job, "--workers", 2, "--drain"], environment, "rest")
     verify = json.loads(bench.floodmark(["verify", job, "--output", "json"], environment, "verify")["out"])
     if verify["records"] != events:
-        raise machine.Failed(f"{events:,} events were sent, {verify['records']:,} are in the archive")
+        raise machine.Failed(f"{events:,} events were sent, but {verify['records']:,} are in the archive")
     return verify
 
 

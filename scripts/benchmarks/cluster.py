@@ -24,7 +24,7 @@ def run(bench, args):
     runs = args.runs or (1 if args.quick else 3)
     events, days = drain.size(args)
     environment = drain.environment(bench, drain.send(bench, events, days))
-    bench.tell("loop without guarantees, to compare with")
+    bench.tell("the loop without guarantees, for comparison")
     drain.loop(bench, environment, "limit")
     measured = {layout: [] for layout in LAYOUTS}
     equal_rows = {}
@@ -56,8 +56,8 @@ def run(bench, args):
         cells = ["-" if key in empty else of(values) for key, values in figures.items()]
         columns.append([f"{processes} x {workers}", *cells, f"{equal_rows[processes, workers]:,}"])
     labels = [
-        *["processes x workers", "CPU seconds a million events", "those : those of one process", "bytes between them an event"],
-        *["seconds", "peak memory of all, bytes", "rows of counts written", "rows that are equal to the loop's"],
+        *["processes x workers", "CPU seconds per million events", "these : those of one process", "bytes exchanged per event"],
+        *["seconds", "peak memory of all, bytes", "rows of counts written", "rows equal to the loop's"],
     ]
     return result, [*zip(labels, *columns)]
 

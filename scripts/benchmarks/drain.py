@@ -29,7 +29,7 @@ def compare(folder):
     )
     if job != loop:
         differ = [row[:4] for row in sorted(set(job) ^ set(loop))][:6]
-        raise machine.Failed(f"job and loop do not count the same (granularity, dimension, rows, events): {differ}")
+        raise machine.Failed(f"the job and the loop counted differently (granularity, dimension, rows, events): {differ}")
     return sum(row[2] for row in job)
 
 
@@ -45,7 +45,7 @@ def send(bench, events, days, topic="bench", more=()):
     kafka = bench.server("kafka")
     where = ["--brokers", kafka["KAFKA_BOOTSTRAP"], "--topic", topic, "--partitions", PARTITIONS]
     traffic = ["--events", events, "--customers", 10_000, "--from", "2026-01-13", "--hours", 24 * days, *more]
-    bench.tell(f"sending {events:,} events of {days} day(s)")
+    bench.tell(f"sending {events:,} events of {days} day{'' if days == 1 else 's'}")
     bench.floodmark(["dev", "gen", *where, *traffic, "-X", "compression.type=lz4"], {}, "gen")
     return kafka
 
@@ -68,7 +68,7 @@ def written(bench, events):
     folder = bench.folder / "tables"
     raw, counts = (tables.live(folder / name) for name in ("raw", "counts"))
     if raw["rows"] != events:
-        raise machine.Failed(f"{events:,} events were sent, {raw['rows']:,} are in the archive")
+        raise machine.Failed(f"{events:,} events were sent, but {raw['rows']:,} are in the archive")
     sizes = {f"{name}_{key}": value for name, live in (("raw", raw), ("counts", counts)) for key, value in live.items()}
     return sizes | {"rows_written": sum(tables.rows_written(tables.commits(folder / "counts")).values())}
 
@@ -130,7 +130,7 @@ def run(bench, args):
         ratios = [job["events_per_cpu_second"] / limit["events_per_cpu_second"] for job, limit in zip(*measured.values())]
         result["ratio_per_cpu_second"] = machine.spread(ratios)
         rows.append(["job : loop, events per CPU second", of(ratios)])
-        rows.append(["rows that are equal in both", f"{compared:,}"])
+        rows.append(["rows equal in both", f"{compared:,}"])
     if other:
         for key in ("seconds", "cpu_seconds"):
             ratios = [before[key] / now[key] for before, now in zip(other, measured["job"])]

@@ -18,7 +18,7 @@ def run(bench, args):
     job = bench.folder / "job.toml"
     job.write_text((ROOT / "jobs/bench.toml").read_text() + "\n[settings]\ndead_files_keep_hours = 1\n")
     environment = {"FLOODMARK_TABLES": str(folder)} | tables.LOG
-    bench.tell(f"{publishes:,} publishes in fast motion")
+    bench.tell(f"a simulated day of {publishes:,} publishes")
     command = ["dev", "long-life", job, "--publishes", publishes, "--output", "json"]
     life = bench.floodmark(command, environment, "life")
     figures = json.loads(life["out"])
@@ -52,7 +52,7 @@ def run(bench, args):
         ["log: version, entries, bytes", f"{figures['version']:,}, {len(log):,}, {short(result['log_bytes'])}"],
         ["seconds to open", ", ".join(f"{name} {seconds:.3f}" for name, seconds in opened.items())],
         ["bytes on disk : bytes alive", f"{short(before)} : {short(alive['bytes'])} = {before / alive['bytes']:.2f}"],
-        ["the same an hour later, cleaned", f"{short(after)} : {short(alive['bytes'])} = {after / alive['bytes']:.2f}"],
+        ["the same an hour later, after a cleanup", f"{short(after)} : {short(alive['bytes'])} = {after / alive['bytes']:.2f}"],
         *publish_rows(orders),
     ]
     return result, rows

@@ -15,7 +15,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Failed(Exception):
-    """Said to the user, in one line."""
+    """Its text is printed for the user."""
 
 
 class Bench:
@@ -43,7 +43,7 @@ class Bench:
         for server in self.servers:
             subprocess.run([SCRIPTS / server, "kill", "--dir", self.folder / server], check=False)
         if self.keep or (kind is not None and issubclass(kind, Failed)):
-            self.tell(f"tables and logs stay in {self.folder}")
+            self.tell(f"tables and logs are kept in {self.folder}")
         else:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -126,7 +126,7 @@ class Bench:
         if process.returncode != 0:
             last = "\n".join(process.err.read_text().splitlines()[-3:])
             self.keep = True
-            raise Failed(f"exit code {process.returncode} of {' '.join(map(str, process.args))}\n{last}")
+            raise Failed(f"{' '.join(map(str, process.args))} failed with exit code {process.returncode}:\n{last}")
         return {
             "seconds": seconds,
             "cpu_seconds": usage.ru_utime + usage.ru_stime,

@@ -18,7 +18,7 @@ BUCKETS = 8
 def run(bench, args):
     s3 = bench.server("s3")
     url = f"s3://{s3['S3_BUCKET']}/bench"
-    bench.tell("making 60 days of history on S3")
+    bench.tell("creating 60 days of history on S3")
     environment = s3 | {"FLOODMARK_TABLES": url}
     history = ["--days", 60, "--customers", 10_000, "--events-per-day", 100_000 if args.quick else 1_000_000]
     made = bench.floodmark(["dev", "preload", "jobs/bench.toml", *history, "--output", "json"], environment, "preload")
@@ -40,7 +40,7 @@ def run(bench, args):
         until = datetime.fromtimestamp(preloaded["until_ms"] / 1000, UTC)
         result = {"preloaded": preloaded, "open": {"seconds": opened} | sums(opening), "queries": {}}
         rows = [
-            ["", "rows", "requests", "bytes", "of the log", "seconds"],
+            ["", "rows", "requests", "bytes", "requests to the log", "seconds"],
             ["(opening the table)", "", len(opening), short(sums(opening)["bytes"]), "", f"{opened:.2f}"],
         ]
         for title, granularity, begin, end, periods in ranges(until):

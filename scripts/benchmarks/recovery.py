@@ -23,12 +23,12 @@ PATIENCE_SECONDS = 120
 
 # What follows what, from the kill on.
 PARTS = {
-    "lost": "the loss is seen",
-    "begun": "both run again: end, supervisor, start of the program",
-    "gathered": "gathered",
-    "started": "job started: fence, tables read",
-    "raw": "first commit of raw",
-    "published": "minutes published",
+    "lost": "the loss is noticed",
+    "begun": "both processes run again (end, supervisor, start of the program)",
+    "gathered": "they have gathered",
+    "started": "the job has started (tables fenced and read)",
+    "raw": "the first commit of raw",
+    "published": "minutes are published",
 }
 
 
@@ -40,7 +40,7 @@ def run(bench, args):
     # The server keeps objects as files of that name, so that their times say when a commit could be seen.
     counts = bench.folder / "s3" / "data" / s3["S3_BUCKET"] / "recovery" / "counts"
     environment = drain.environment(bench, kafka) | s3 | {"FLOODMARK_TABLES": f"s3://{s3['S3_BUCKET']}/recovery"}
-    bench.tell("archiving and counting a day before")
+    bench.tell("archiving and counting the events of an earlier day")
     bench.floodmark(["run", "jobs/bench.toml", "--workers", 2, "--drain"], environment, "drain")
     last = newest(counts)
 
@@ -78,9 +78,9 @@ def run(bench, args):
         if seconds:
             result["parts"][part] = statistics(seconds)
             rows.append([f"until {label}", *figures(seconds)])
-    rows.append(["kills, starts after them", kills, restarts])
+    rows.append(["kills, restarts", kills, restarts])
     if len(told) < kills:
-        rows.append(["kills whose parts the logs do not tell", kills - len(told)])
+        rows.append(["kills whose parts are missing in the logs", kills - len(told)])
     rows.append(["at the end", verify["verdict"], f"{verify['records']:,} events"])
     return result, rows
 
@@ -106,12 +106,12 @@ class Cluster:
     def __enter__(self):
         sizes = ["--processes", PROCESSES, "--workers", 1, "--settle-seconds", SETTLE_SECONDS]
         if self.call("start", "jobs/bench.toml", *sizes).returncode != 0:
-            raise machine.Failed(f"the cluster did not start; its logs: {self.folder}")
+            raise machine.Failed(f"the cluster did not start; its logs are in {self.folder}")
         return self
 
     def __exit__(self, kind, *_):
         if self.call("stop").returncode != 0 and kind is None:
-            raise machine.Failed(f"the cluster did not stop in order; its logs: {self.folder}")
+            raise machine.Failed(f"the cluster did not stop in order; its logs are in {self.folder}")
 
     def call(self, command, *words):
         line = [machine.SCRIPTS / "cluster", command, "--dir", self.folder, *words]
@@ -126,7 +126,7 @@ class Cluster:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while (pid := self.status()[index]["pid"]) is None:
             if time.monotonic() > deadline:
-                raise machine.Failed(f"process {index} did not come back; its logs: {self.folder}")
+                raise machine.Failed(f"process {index} did not come back; its logs are in {self.folder}")
         os.kill(pid, signal.SIGKILL)
         return time.time()
 

@@ -27,7 +27,7 @@ def run(bench, args):
     events, days = size(args)
     kafka = send(bench, events, days)
     environment = {"KAFKA_BOOTSTRAP": kafka["KAFKA_BOOTSTRAP"], "FLOODMARK_TABLES": str(folder / "tables")}
-    bench.tell("archiving and counting them")
+    bench.tell("archiving and counting these events")
     bench.floodmark(["run", "jobs/bench.toml", "--workers", 2, "--drain"], environment, "job")
     bench.delete_topic("bench")
     changed = folder / "changed.toml"
@@ -63,7 +63,7 @@ def run(bench, args):
             theirs = sums(db, f"read_parquet('{folder}/duckdb/**/*.parquet', hive_partitioning = true)")
             if ours != theirs:
                 differ = [row[:5] for row in sorted(set(ours) ^ set(theirs))][:6]
-                raise machine.Failed(f"replay and DuckDB do not find the same (granularity, dimension, rows, old, new): {differ}")
+                raise machine.Failed(f"the replay and DuckDB found different changes (granularity, dimension, rows, old, new): {differ}")
             compared = sum(row[2] for row in ours)
 
     result = {"events": events, "runs": runs, "cells": measured["replay"][0]["cells"]}
@@ -78,5 +78,5 @@ def run(bench, args):
         result["ratio_of_seconds"] = machine.spread(ratios)
         result["equal_cells"] = compared
         rows.append(["DuckDB : replay, seconds", of(ratios), "", ""])
-        rows.append(["cells that change, equal in both", f"{compared:,}", "", ""])
+        rows.append(["changed cells, equal in both", f"{compared:,}", "", ""])
     return result, rows

@@ -71,5 +71,5 @@ def run(bench, args):
         result["shapes"][shape]["equal_rows"] = found["equal_rows"]
         rows.append([shape, *(of(values) if values else "-" for values in figures.values())])
     if not args.no_limit:
-        rows.append(["rows that are equal in job and loop", f"{sum(found['equal_rows'] for found in measured.values()):,}"])
+        rows.append(["rows equal in job and loop", f"{sum(found['equal_rows'] for found in measured.values()):,}"])
     return result, rows

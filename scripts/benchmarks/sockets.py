@@ -32,7 +32,7 @@ class Exchanged:
     def ask(self):
         said = subprocess.run(self.command, capture_output=True, text=True)
         if said.returncode != 0:
-            raise machine.Failed(f"sockets can not be asked: {said.stderr.strip()}")
+            raise machine.Failed(f"cannot read the bytes sent at the sockets: {said.stderr.strip()}")
         # Both ends of a connection are here: each is counted by what it has sent.
         self.sent |= sent_by_socket(said.stdout)
 

@@ -20,7 +20,7 @@ def run(bench, args):
         "FLOODMARK_TABLES": str(folder),
         "FLOODMARK_TOPIC": "steady",
     } | tables.LOG
-    bench.tell("making 60 days of history")
+    bench.tell("creating 60 days of history")
     history = ["--days", 60, "--customers", 10_000, "--events-per-day", 100_000 if args.quick else 1_000_000]
     made = bench.floodmark(["dev", "preload", "jobs/bench.toml", *history, "--output", "json"], environment, "preload")
     preloaded = json.loads(made["out"])
