@@ -83,7 +83,7 @@ def broker(folder, topic):
     process = subprocess.Popen([BINARY, "dev", "broker", "--topic", f"{topic}:2", "--address-file", address])
     try:
         while not address.exists():
-            assert process.poll() is None, "the embedded broker ended at its start"
+            assert process.poll() is None, "the embedded broker ended while it was starting"
             time.sleep(0.05)
         where = ["--brokers", address.read_text().strip(), "--topic", topic]
 

@@ -56,7 +56,7 @@ def traffic(folder, *options, topic="web-analytics"):
     try:
         while not address.exists():
             if broker.poll() is not None:
-                raise RuntimeError("the embedded broker ended at its start")
+                raise RuntimeError("the embedded broker ended while it was starting")
         where = ["--brokers", address.read_text().strip(), "--topic", topic]
         shares = ["--events", str(EVENTS), "--late-share", "0.05", "--broken-share", str(REJECTED / EVENTS)]
         subprocess.run([BINARY, "dev", "gen", *where, *shares, *options], check=True)

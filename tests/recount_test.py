@@ -552,7 +552,7 @@ def test_what_others_brought(recount, folder):
     broker = subprocess.Popen([BINARY, "dev", "broker", *topics, "--address-file", address])
     try:
         while not address.exists():
-            assert broker.poll() is None, "the embedded broker ended at its start"
+            assert broker.poll() is None, "the embedded broker ended while it was starting"
         own = ("KAFKA_", "FLOODMARK_", "S3_", "AWS_")
         env = {name: value for name, value in os.environ.items() if not name.startswith(own)}
         env |= {"KAFKA_BOOTSTRAP": address.read_text().strip()}

@@ -22,7 +22,7 @@ def chosen(tests):
     names = sys.argv[1:] or list(tests)
     unknown = [name for name in names if name not in tests]
     if unknown:
-        sys.exit(f"no test is called {', '.join(unknown)}; there are: {', '.join(tests)}")
+        sys.exit(f"there is no test {', '.join(unknown)}; the tests are: {', '.join(tests)}")
     return {name: tests[name] for name in names}
 
 
