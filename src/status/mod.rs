@@ -18,15 +18,12 @@ use std::io::Write;
 
 use clap::Args;
 use md5::{Digest, Md5};
-use object_store::path::Path;
-use serde::Deserialize;
 
 use crate::job::Job;
 use crate::ledger::Fingerprint;
 use crate::model::{Lane, rfc3339_ms};
 use crate::process::{Clock, Exit, HasExit};
-use crate::table::store::look_at_file;
-use crate::table::{Log, Root, State, TableError, counts, raw};
+use crate::table::{CommitSummary, Log, Root, State, TableError, counts, raw};
 use crate::terminal::{LiveLine, Location, LocationError, Output};
 
 pub use balance::Balance;
@@ -216,31 +213,14 @@ async fn newest(root: &Root, table: &'static str) -> Result<(Log, State), Status
 
 /// What the newest commit says of itself, and its time in milliseconds.
 async fn last_commit(log: &Log, state: &State) -> Result<(LastCommit, Option<i64>), StatusError> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Line {
-        commit_info: Option<Info>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Info {
-        timestamp: Option<i64>,
-        engine_info: Option<String>,
-        operation: Option<String>,
-    }
-    let path = Path::from(format!("_delta_log/{:020}.json", state.version));
-    let bytes = match look_at_file(log.store().as_ref(), &path).await {
-        Ok(bytes) => bytes,
+    let commit = match log.summary(state.version).await {
         // Another program may have removed it, if it is covered by a checkpoint. It is only reported, so it may be missing.
-        Err(object_store::Error::NotFound { .. }) => return Ok((LastCommit::default(), None)),
-        Err(error) => return Err(TableError::storage(format!("table {}: reading {path}", log.name()), error).into()),
+        Ok(None) | Err(TableError::Corrupt { .. }) => CommitSummary::default(),
+        Ok(Some(commit)) => commit,
+        Err(error) => return Err(error.into()),
     };
-    let lines = bytes.split(|&byte| byte == b'\n');
-    let info = lines.filter_map(|line| serde_json::from_slice::<Line>(line).ok()?.commit_info).next();
-    Ok(info.map_or_else(Default::default, |info| {
-        let time = info.timestamp.and_then(rfc3339_ms);
-        (LastCommit { time, engine: info.engine_info, operation: info.operation }, info.timestamp)
-    }))
+    let time = commit.time_ms.and_then(rfc3339_ms);
+    Ok((LastCommit { time, engine: commit.engine, operation: commit.operation }, commit.time_ms))
 }
 
 /// The job's logic, by fingerprint and md5.

@@ -22,7 +22,8 @@ pub(super) struct Line<'a> {
     pub(super) protocol: Option<Protocol>,
     #[serde(borrow)]
     pub(super) meta_data: Option<&'a RawValue>,
-    commit_info: Option<InfoLine>,
+    #[serde(borrow)]
+    pub(super) commit_info: Option<InfoLine<'a>>,
 }
 
 /// The lines of a commit.
@@ -44,10 +45,33 @@ pub(super) fn origin_of(lines: &[Line<'_>], version: u64) -> Origin {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct InfoLine {
-    operation: Option<String>,
-    engine_info: Option<String>,
+pub(super) struct InfoLine<'a> {
+    pub(super) operation: Option<String>,
+    pub(super) engine_info: Option<String>,
     client_version: Option<String>,
+    // What is only shown must not keep a log from being read: these have the types that we expect, or count as absent.
+    #[serde(borrow)]
+    timestamp: Option<&'a RawValue>,
+    #[serde(borrow)]
+    operation_metrics: Option<&'a RawValue>,
+}
+
+impl InfoLine<'_> {
+    /// When it was committed, in ms since 1970.
+    pub(super) fn timestamp_ms(&self) -> Option<i64> {
+        serde_json::from_str(self.timestamp?.get()).ok()
+    }
+
+    /// Rows of the removed files. Numbers among the metrics are written as text.
+    pub(super) fn rows_removed(&self) -> Option<u64> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Metrics {
+            num_removed_rows: String,
+        }
+        let metrics: Metrics = serde_json::from_str(self.operation_metrics?.get()).ok()?;
+        metrics.num_removed_rows.parse().ok()
+    }
 }
 
 #[derive(Deserialize)]
@@ -109,11 +133,6 @@ pub(super) struct Found {
 
 /// The live file, or why it can not be read.
 pub(super) fn live_file(found: Found) -> Result<File, String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct RowCount {
-        num_records: u64,
-    }
     if found.vector.is_some() {
         return Err("some of its rows are deleted by a deletion vector".to_owned());
     }
@@ -122,9 +141,18 @@ pub(super) fn live_file(found: Found) -> Result<File, String> {
         return Err("its path is absolute, as in a shallow clone".to_owned());
     }
     let stats = found.stats.ok_or("it has no statistics")?;
-    let rows: RowCount =
-        serde_json::from_str(&stats).map_err(|error| format!("its statistics {stats} can not be read: {error}"))?;
-    Ok(File { path, size: found.size, rows: rows.num_records, partition: found.partition, stats })
+    let rows = rows_of(&stats).map_err(|error| format!("its statistics {stats} can not be read: {error}"))?;
+    Ok(File { path, size: found.size, rows, partition: found.partition, stats })
+}
+
+/// The number of a file's rows, as its statistics say.
+pub(super) fn rows_of(stats: &str) -> serde_json::Result<u64> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct RowCount {
+        num_records: u64,
+    }
+    serde_json::from_str(stats).map(|rows: RowCount| rows.num_records)
 }
 
 /// Decodes a path of the log, which is a URI. Our paths need no escapes; those of other programs may have them.

@@ -12,6 +12,7 @@
 use std::collections::HashMap;
 
 use arrow::array::{Array, MapArray, RecordBatch};
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::Error as StoreError;
 use object_store::path::Path;
@@ -105,14 +106,7 @@ impl Log {
         let Some(newest) = listing.commits.pop() else { return Ok(Ok(state)) };
         let first = state.as_ref().map_or(0, |state| state.version + 1);
         let mut entries = futures::stream::iter(first..=newest)
-            .map(|version| async move {
-                let path = commit_path(version);
-                match look_at_file(self.store.as_ref(), &path).await {
-                    Ok(bytes) => Ok((version, Some(bytes))),
-                    Err(StoreError::NotFound { .. }) => Ok((version, None)),
-                    Err(error) => Err(self.storage(&format!("reading {path}"), error)),
-                }
-            })
+            .map(|version| async move { Ok::<_, TableError>((version, self.entry_to_load(version).await?)) })
             .buffered(COMMITS_AT_ONCE);
         while let Some((version, bytes)) = entries.try_next().await? {
             let Some(bytes) = bytes else { return Ok(Err(Gap { version, newest })) };
@@ -134,17 +128,18 @@ impl Log {
         }
         let first = state.as_ref().map_or(0, |state| state.version + 1);
         for version in first..=version {
-            let path = commit_path(version);
-            match look_at_file(self.store.as_ref(), &path).await {
-                Ok(bytes) => self.apply(state.get_or_insert_default(), None, version, &bytes)?,
-                Err(StoreError::NotFound { .. }) => return Ok(None),
-                Err(error) => return Err(self.storage(&format!("reading {path}"), error)),
-            }
+            let Some(bytes) = self.entry_to_load(version).await? else { return Ok(None) };
+            self.apply(state.get_or_insert_default(), None, version, &bytes)?;
         }
         if let Some(state) = &state {
             check(&self.name, &self.url, state)?;
         }
         Ok(state)
+    }
+
+    async fn entry_to_load(&self, version: u64) -> Result<Option<Bytes>, TableError> {
+        let entry = self.entry(version).await;
+        entry.map_err(|error| self.storage(&format!("reading {}", commit_path(version)), error))
     }
 
     /// Reads the versions after `state`'s into it, and returns whether there were any. Waits while the store is away.

@@ -13,6 +13,7 @@
 mod actions;
 mod checkpoint;
 pub mod counts;
+mod entry;
 mod error;
 pub mod fetch;
 mod foreign;
@@ -27,6 +28,7 @@ mod state;
 mod stats;
 pub mod store;
 
+pub use entry::CommitSummary;
 pub use error::TableError;
 pub use load::{Listing, Tombstones};
 pub use log::{Commit, Log};

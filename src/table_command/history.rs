@@ -7,14 +7,13 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use futures::{StreamExt, TryStreamExt};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::json;
 
 use super::arguments::{Common, Tables, names_of};
 use super::error::TableCommandError;
-use crate::table::log::{WRITER_GENERATION, commit_path};
-use crate::table::store::look_at_file;
-use crate::table::{Log, TableError};
+use crate::table::log::WRITER_GENERATION;
+use crate::table::{CommitSummary, Log, TableError};
 use crate::terminal::{Location, columns, grouped, head, utc};
 
 /// Entries that are read at once.
@@ -43,7 +42,7 @@ pub struct HistoryArgs {
 }
 
 /// One version.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize)]
 struct Version {
     version: u64,
     /// Milliseconds since 1970; `None` where its writer did not say.
@@ -76,14 +75,9 @@ pub(super) async fn run(args: &HistoryArgs) -> Result<(), TableCommandError> {
 async fn versions(log: &Log, limit: usize) -> Result<Vec<Version>, TableError> {
     let listed = log.list(None).await?.commits;
     futures::stream::iter(listed.into_iter().rev().take(limit))
-        .map(|version| async move {
-            let path = commit_path(version);
-            match look_at_file(log.store().as_ref(), &path).await {
-                Ok(bytes) => version_of(log, version, &bytes).map(Some),
-                // It was deleted meanwhile.
-                Err(object_store::Error::NotFound { .. }) => Ok(None),
-                Err(error) => Err(TableError::storage(format!("table {}: reading {path}", log.name()), error)),
-            }
+        .map(|number| async move {
+            // It may have been deleted meanwhile.
+            Ok(log.summary(number).await?.map(|commit| version_of(number, commit)))
         })
         .buffered(ENTRIES_AT_ONCE)
         .try_filter_map(|version| std::future::ready(Ok(version)))
@@ -91,71 +85,18 @@ async fn versions(log: &Log, limit: usize) -> Result<Vec<Version>, TableError> {
         .await
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Line {
-    commit_info: Option<Info>,
-    add: Option<Add>,
-    remove: Option<serde::de::IgnoredAny>,
-    txn: Option<Txn>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Info {
-    timestamp: Option<i64>,
-    operation: Option<String>,
-    #[serde(default)]
-    operation_metrics: BTreeMap<String, serde_json::Value>,
-}
-
-#[derive(Deserialize)]
-struct Add {
-    stats: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Stats {
-    num_records: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Txn {
-    app_id: String,
-    version: i64,
-}
-
-fn version_of(log: &Log, number: u64, bytes: &[u8]) -> Result<Version, TableError> {
-    let mut version = Version { version: number, ..Version::default() };
-    for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-        let line: Line = serde_json::from_slice(line).map_err(|error| TableError::Corrupt {
-            table: log.name().to_owned(),
-            what: format!("_delta_log, version {number}: {error}"),
-        })?;
-        if let Some(info) = line.commit_info {
-            version.time_ms = info.timestamp;
-            version.operation = info.operation.unwrap_or_default();
-            let removed = info.operation_metrics.get("numRemovedRows");
-            version.rows_removed = removed.and_then(|rows| rows.as_str()?.parse().ok());
-        }
-        if let Some(add) = line.add {
-            version.files_added += 1;
-            let stats = add.stats.and_then(|stats| serde_json::from_str::<Stats>(&stats).ok());
-            version.rows_added += stats.map_or(0, |stats| stats.num_records);
-        }
-        version.files_removed += u64::from(line.remove.is_some());
-        match line.txn {
-            Some(txn) if txn.app_id == WRITER_GENERATION => version.generation = Some(txn.version),
-            Some(txn) => drop(version.txns.insert(txn.app_id, txn.version)),
-            None => {}
-        }
+fn version_of(number: u64, mut commit: CommitSummary) -> Version {
+    Version {
+        version: number,
+        time_ms: commit.time_ms,
+        operation: commit.operation.unwrap_or_default(),
+        generation: commit.txns.remove(WRITER_GENERATION),
+        files_added: commit.files_added,
+        files_removed: commit.files_removed,
+        rows_added: commit.rows_added,
+        rows_removed: commit.rows_removed,
+        txns: commit.txns,
     }
-    if version.files_removed == 0 {
-        version.rows_removed = Some(0);
-    }
-    Ok(version)
 }
 
 fn text(table: &str, versions: &[Version]) -> String {
