@@ -4,19 +4,16 @@
 //! which partitions hold nothing more to read. State: none. Failure: brokers that are away or refuse us are no error, because the
 //! tables show the rest.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
 
 use crate::job::Source;
-use crate::source::kafka::{ends_of, without_records};
+use crate::source::kafka::{Offsets, ends_of, without_records};
 
 /// How long each request may take.
 const ASK: Duration = Duration::from_secs(4);
-
-/// Topic and partition → offset.
-pub(super) type Offsets = BTreeMap<(String, i32), i64>;
 
 /// Topic and partition → the offset that the next record will get. Blocks.
 ///

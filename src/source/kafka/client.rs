@@ -316,6 +316,26 @@ fn missing(consumer: &Arc<KafkaConsumer>, topic: &str) -> Result<SourceError, So
     }))
 }
 
+/// Topic and partition → offset.
+pub(crate) type Offsets = BTreeMap<(String, i32), i64>;
+
+/// The first `count` partitions of a topic, by its name.
+pub(super) fn named(topics: &[String], topic: u16, count: i32) -> impl Iterator<Item = (String, i32)> + use<> {
+    let name = topics[usize::from(topic)].clone();
+    (0..count).map(move |partition| (name.clone(), partition))
+}
+
+/// The end of each partition: the offset that its next record will get.
+///
+/// # Errors
+/// See [`ask`].
+pub(super) fn end_offsets(
+    consumer: &Arc<KafkaConsumer>,
+    partitions: Vec<(String, i32)>,
+) -> Result<Offsets, SourceError> {
+    offsets(consumer, partitions, Offset::End)
+}
+
 /// The offsets of partitions at a position: [`Offset::Beginning`], [`Offset::End`], or a time in milliseconds as
 /// [`Offset::Offset`]. One request for all. A partition that is not in the answer has no such offset: no record is that recent,
 /// or it has no leader.
@@ -326,7 +346,7 @@ pub(super) fn offsets(
     consumer: &Arc<KafkaConsumer>,
     partitions: Vec<(String, i32)>,
     at: Offset,
-) -> Result<BTreeMap<(String, i32), i64>, SourceError> {
+) -> Result<Offsets, SourceError> {
     if partitions.is_empty() {
         return Ok(BTreeMap::new());
     }

@@ -11,10 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak, mpsc};
 use std::time::{Duration, Instant};
 
-use rdkafka::Offset;
 use rdkafka::config::ClientConfig;
 
-use super::client::{KafkaConsumer, consumer, offsets, partitions};
+use super::client::{KafkaConsumer, consumer, end_offsets, partitions};
 use crate::model::Epoch;
 use crate::process::lock;
 use crate::process::panics::caught_in;
@@ -87,7 +86,7 @@ impl Known {
         }
         let known = |start: &PartitionStart| (topics[usize::from(start.topic)].clone(), start.partition);
         let partitions = lock(&self.starts).iter().map(known).collect();
-        match offsets(consumer, partitions, Offset::End) {
+        match end_offsets(consumer, partitions) {
             Ok(found) => {
                 let ends = found.into_iter().filter_map(|((name, partition), end)| {
                     let topic = topics.iter().position(|topic| *topic == name)?;

@@ -13,22 +13,21 @@ mod record;
 mod resume;
 mod share;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rdkafka::Offset;
 use rdkafka::config::ClientConfig;
 
 use super::{PartitionStart, RecordSource, SourceError, SourceFactory, Txns, Waker};
 use crate::job::{Job, Start};
 use crate::process::lock;
 
-pub(crate) use client::client_config;
+pub(crate) use client::{Offsets, client_config};
 pub(crate) use record::{headers_of, record_of};
 
-use client::{consumer, offsets, partitions, silent_consumer};
+use client::{consumer, end_offsets, named, partitions, silent_consumer};
 use ends::{Known, ReadUpTo};
 use first::{From, first_records};
 use resume::Resume;
@@ -76,11 +75,7 @@ impl Kafka {
 pub(crate) fn ends_of(client: &ClientConfig, topics: &[String], patience: Duration) -> Result<Offsets, SourceError> {
     let consumer = silent_consumer(client, patience)?;
     let counts = partitions(&consumer, topics)?;
-    let named = |(topic, count): (&u16, &i32)| {
-        let name = topics[usize::from(*topic)].clone();
-        (0..*count).map(move |partition| (name.clone(), partition))
-    };
-    offsets(&consumer, counts.iter().flat_map(named).collect(), Offset::End)
+    end_offsets(&consumer, counts.iter().flat_map(|(topic, count)| named(topics, *topic, *count)).collect())
 }
 
 /// Those of these partitions that hold no record from their offset on. Blocks.
@@ -98,9 +93,6 @@ pub(crate) fn without_records(
     let empty = from.into_iter().zip(found).filter(|(_, found)| found.is_none());
     Ok(empty.map(|(from, _)| (from.topic, from.partition)).collect())
 }
-
-/// Topic and partition → offset.
-pub(crate) type Offsets = BTreeMap<(String, i32), i64>;
 
 impl SourceFactory for Kafka {
     fn check(&self) -> Result<(), SourceError> {

@@ -13,7 +13,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::client::{ASK, KafkaConsumer, consumer, is_embedded, offsets, partitions};
+use super::client::{ASK, KafkaConsumer, consumer, end_offsets, is_embedded, named, offsets, partitions};
 use super::first::{From, first_records};
 use super::record::check_of;
 use crate::job::Start;
@@ -56,7 +56,7 @@ impl Resume<'_> {
                             .to_owned(),
                     ));
                 }
-                let asked = first_starts.iter().flat_map(|topic| self.named(*topic, counts[topic])).collect();
+                let asked = first_starts.iter().flat_map(|topic| named(self.topics, *topic, counts[topic])).collect();
                 offsets(&consumer, asked, Offset::Offset(*ms))?
             }
             _ => BTreeMap::new(),
@@ -64,7 +64,7 @@ impl Resume<'_> {
         let mut starts = Vec::new();
         let mut doubts = Vec::new();
         for (&topic, &count) in &counts {
-            for key in self.named(topic, count) {
+            for key in named(self.topics, topic, count) {
                 let ((low, high), partition) = (logs[&key], key.1);
                 let archived = archived(topic, partition);
                 let offset = match archived {
@@ -99,16 +99,12 @@ impl Resume<'_> {
         Ok(starts)
     }
 
-    fn named(&self, topic: u16, count: i32) -> impl Iterator<Item = (String, i32)> {
-        let name = self.topics[usize::from(topic)].clone();
-        (0..count).map(move |partition| (name.clone(), partition))
-    }
-
     /// First offsets and ends of all partitions, in two requests.
     fn logs(&self, consumer: &Arc<KafkaConsumer>, counts: &BTreeMap<u16, i32>) -> Result<Logs, SourceError> {
-        let all: Vec<(String, i32)> = counts.iter().flat_map(|(topic, count)| self.named(*topic, *count)).collect();
+        let all: Vec<(String, i32)> =
+            counts.iter().flat_map(|(topic, count)| named(self.topics, *topic, *count)).collect();
         let lows = offsets(consumer, all.clone(), Offset::Beginning)?;
-        let highs = offsets(consumer, all.clone(), Offset::End)?;
+        let highs = end_offsets(consumer, all.clone())?;
         let log = |key: (String, i32)| match (lows.get(&key), highs.get(&key)) {
             (Some(low), Some(high)) => Ok((key, (*low, *high))),
             _ => Err(SourceError::Retry(format!(
