@@ -5,6 +5,7 @@
 use crate::job::JobError;
 use crate::process::{Exit, HasExit};
 use crate::source::SourceError;
+use crate::terminal::OutputError;
 
 /// Why a job could not be checked.
 #[derive(Debug, thiserror::Error)]
@@ -22,8 +23,8 @@ pub enum CheckError {
     #[error("{0}")]
     Sample(String),
     /// The result can not be written.
-    #[error("the result can not be written to stdout: {0}")]
-    Output(#[source] std::io::Error),
+    #[error(transparent)]
+    Output(#[from] OutputError),
 }
 
 impl HasExit for CheckError {

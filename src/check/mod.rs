@@ -10,7 +10,7 @@ mod facts;
 mod sample;
 mod text;
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -19,6 +19,7 @@ use clap::Args;
 use crate::job::Job;
 use crate::process::Exit;
 use crate::terminal::Output;
+use crate::terminal::output::to_stdout;
 
 pub use error::CheckError;
 pub use facts::{
@@ -107,7 +108,7 @@ pub fn run(args: &CheckArgs) -> Result<Exit, CheckError> {
         Output::Json => check.json(),
         Output::Text => check.text(is_coloured()),
     };
-    std::io::stdout().write_all(text.as_bytes()).map_err(CheckError::Output)?;
+    to_stdout(&text)?;
     let rejected = check.sample.is_some_and(|sample| sample.rejected_records > 0);
     Ok(if args.detailed_exitcode && rejected { Exit::Differences } else { Exit::Done })
 }

@@ -9,7 +9,7 @@ use crate::ledger::Fingerprint;
 use crate::model::Epoch;
 use crate::process::{Exit, HasExit};
 use crate::table::TableError;
-use crate::terminal::LocationError;
+use crate::terminal::{LocationError, OutputError};
 
 /// Why a replay did not run, or was not published or undone.
 #[derive(Debug, thiserror::Error)]
@@ -63,8 +63,8 @@ pub enum ReplayError {
     #[error("cannot start a thread: {0}; raise the limit on processes, or use fewer workers")]
     Thread(String),
     /// The result can not be written.
-    #[error("the result can not be written to stdout: {0}")]
-    Output(#[source] std::io::Error),
+    #[error(transparent)]
+    Output(#[from] OutputError),
     /// A bug.
     #[error("{0}; this is a bug: please report it")]
     Bug(String),

@@ -14,7 +14,6 @@ mod tests;
 mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
 
 use clap::Args;
 use md5::{Digest, Md5};
@@ -24,7 +23,7 @@ use crate::ledger::Fingerprint;
 use crate::model::{Lane, rfc3339_ms};
 use crate::process::{Clock, Exit, HasExit};
 use crate::table::{CommitSummary, Log, Root, State, TableError, counts, raw};
-use crate::terminal::{LiveLine, Location, LocationError, Output};
+use crate::terminal::{LiveLine, Location, LocationError, Output, OutputError};
 
 pub use balance::Balance;
 pub use facts::{
@@ -73,8 +72,8 @@ pub enum StatusError {
     #[error("the system could not start a thread: {0}; raise the limit on processes")]
     Thread(#[source] std::io::Error),
     /// The result can not be written.
-    #[error("the result can not be written to stdout: {0}")]
-    Output(#[source] std::io::Error),
+    #[error(transparent)]
+    Output(#[from] OutputError),
     /// A bug of ours.
     #[error("{0}; this is a bug: please report it")]
     Bug(String),
@@ -121,11 +120,7 @@ pub fn run(args: &StatusArgs) -> Result<(), StatusError> {
     // If there is no status, the brokers that were asked are not waited for.
     runtime.shutdown_background();
     let status = status?;
-    let text = match args.output {
-        Output::Json => serde_json::to_string(&status).map_err(|error| StatusError::Bug(error.to_string()))? + "\n",
-        Output::Text => status.text(),
-    };
-    write!(std::io::stdout(), "{text}").map_err(StatusError::Output)
+    Ok(args.output.print(|| &status, || status.text())?)
 }
 
 /// Looks at the newest versions of both tables.

@@ -36,7 +36,7 @@ impl Common {
         json: impl FnOnce() -> Value,
         text: impl FnOnce() -> String,
     ) -> Result<(), TableCommandError> {
-        self.output.print(json, text).map_err(TableCommandError::Output)
+        Ok(self.output.print(json, text)?)
     }
 }
 

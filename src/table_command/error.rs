@@ -2,7 +2,7 @@
 
 use crate::process::{Exit, HasExit};
 use crate::table::TableError;
-use crate::terminal::LocationError;
+use crate::terminal::{LocationError, OutputError};
 use crate::upkeep::error::CompactError;
 
 /// Why a command failed.
@@ -40,8 +40,8 @@ pub enum TableCommandError {
     #[error("the system could not start a thread: {0}; raise the limit on processes")]
     Thread(#[source] std::io::Error),
     /// The result can not be written.
-    #[error("the result can not be written to stdout: {0}")]
-    Output(#[source] std::io::Error),
+    #[error(transparent)]
+    Output(#[from] OutputError),
 }
 
 impl HasExit for TableCommandError {

@@ -16,5 +16,5 @@ pub use columns::{columns, head};
 pub use live_line::LiveLine;
 pub use location::{Location, LocationError};
 pub use numbers::{bytes, duration, grouped, short, utc};
-pub use output::Output;
+pub use output::{Output, OutputError};
 pub use stop::StopSignals;

@@ -5,6 +5,7 @@
 use crate::job::JobError;
 use crate::process::{Exit, HasExit};
 use crate::table::TableError;
+use crate::terminal::OutputError;
 
 /// Why tables could not be verified.
 #[derive(Debug, thiserror::Error)]
@@ -22,8 +23,8 @@ pub enum VerifyError {
     #[error("the system could not start a thread: {0}; raise the limit on processes")]
     Thread(#[source] std::io::Error),
     /// The result can not be written.
-    #[error("the result can not be written to stdout: {0}")]
-    Output(#[source] std::io::Error),
+    #[error(transparent)]
+    Output(#[from] OutputError),
     /// A bug.
     #[error("{0}; this is a bug: please report it")]
     Bug(String),

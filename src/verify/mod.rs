@@ -36,7 +36,6 @@ pub(crate) mod tests;
 mod window;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -110,16 +109,13 @@ pub fn run(args: VerifyArgs) -> Result<Verdict, VerifyError> {
         .build()
         .map_err(VerifyError::Thread)?;
     let report = runtime.block_on(verify(&job, &root, options))?;
-    let text = match args.output {
-        Output::Json => serde_json::to_string(&report).map_err(|error| VerifyError::Bug(error.to_string()))?,
-        Output::Text => {
-            let table = report.table();
-            let space = if table.is_empty() { "" } else { "\n" };
-            let notes: String = report.notes.iter().map(|note| format!("note: {note}\n")).collect();
-            format!("{table}{space}{notes}{} (in {})", report.sentence(), duration(started.elapsed().as_secs_f64()))
-        }
+    let text = || {
+        let table = report.table();
+        let space = if table.is_empty() { "" } else { "\n" };
+        let notes: String = report.notes.iter().map(|note| format!("note: {note}\n")).collect();
+        format!("{table}{space}{notes}{} (in {})", report.sentence(), duration(started.elapsed().as_secs_f64()))
     };
-    writeln!(std::io::stdout(), "{text}").map_err(VerifyError::Output)?;
+    args.output.print(|| &report, text)?;
     Ok(report.verdict)
 }
 

@@ -4,7 +4,6 @@
 //! sentence with the result. State: none.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 
 use serde::Serialize;
 
@@ -30,11 +29,7 @@ pub(super) fn print(
     value: &impl Serialize,
     text: impl FnOnce() -> String,
 ) -> Result<Exit, ReplayError> {
-    let text = match output {
-        Output::Json => serde_json::to_string(value).map_err(|error| ReplayError::Bug(error.to_string()))?,
-        Output::Text => text(),
-    };
-    writeln!(std::io::stdout(), "{}", text.trim_end()).map_err(ReplayError::Output)?;
+    output.print(|| value, text)?;
     Ok(Exit::Done)
 }
 
