@@ -23,7 +23,7 @@ use crate::job::{Job, Logic};
 use crate::model::{Granularity, Lane, TimeUs, Zone, bucket_of};
 use crate::table::store::look_at_file;
 use crate::table::{File, Log, Root, State, counts, raw};
-use crate::terminal::{bytes, grouped, utc};
+use crate::terminal::{bytes, grouped, signed, utc};
 
 /// How many customers, hours and reasons are shown.
 const TOP: usize = 5;
@@ -279,7 +279,7 @@ impl Report {
         writeln!(out, "\nTop of {customers} customers by events, all days")?;
         let most = self.top.first().map_or(1, |(_, events)| *events);
         for (customer, events) in &self.top {
-            writeln!(out, "{:<28} {:>14} {}", cut(customer, 28), count(*events), bar(*events, most))?;
+            writeln!(out, "{:<28} {:>14} {}", cut(customer, 28), signed(*events), bar(*events, most))?;
         }
 
         if !self.customer.is_empty() {
@@ -292,7 +292,7 @@ impl Report {
         let most = self.hours.iter().map(|(_, events)| *events).max().unwrap_or(1);
         for (start, events) in &self.hours {
             let hour = hour(Granularity::Hour.window_start(*start, Zone::Utc));
-            writeln!(out, "{hour:<28} {:>14} {}", count(*events), bar(*events, most))?;
+            writeln!(out, "{hour:<28} {:>14} {}", signed(*events), bar(*events, most))?;
         }
 
         let total: u64 = self.rejected.values().map(|rejected| rejected.count).sum();
@@ -312,11 +312,6 @@ impl Report {
         }
         Ok(())
     }
-}
-
-fn count(number: i64) -> String {
-    let sign = if number < 0 { "-" } else { "" };
-    format!("{sign}{}", grouped(number.unsigned_abs()))
 }
 
 /// A bar whose length is the share of `number` in `most`; half a cell for a share that is small but not zero.

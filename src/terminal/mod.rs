@@ -15,6 +15,6 @@ pub mod stop;
 pub use columns::{columns, head};
 pub use live_line::LiveLine;
 pub use location::{Location, LocationError};
-pub use numbers::{bytes, duration, grouped, short, utc};
+pub use numbers::{bytes, duration, grouped, short, signed, utc};
 pub use output::{Output, OutputError};
 pub use stop::StopSignals;

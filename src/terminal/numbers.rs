@@ -30,6 +30,12 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
+/// `1,234,567`, `-1,234,567`.
+pub fn signed(number: i64) -> String {
+    let sign = if number < 0 { "-" } else { "" };
+    format!("{sign}{}", grouped(number.unsigned_abs()))
+}
+
 /// `2.1 s`, `4 m 5 s`, `1 h 2 m`.
 pub fn duration(seconds: f64) -> String {
     let whole = seconds as u64;
@@ -56,6 +62,7 @@ mod tests {
         assert_eq!([7.0, 12_345.0, 1_234_567.0, 2e9].map(short), ["7", "12 k", "1.2 M", "2.0 G"]);
         assert_eq!([12, 850_000, 1_234_567].map(bytes), ["12 B", "850 kB", "1.2 MB"]);
         assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([i64::MIN, -1000, 0, 1000].map(signed), ["-9,223,372,036,854,775,808", "-1,000", "0", "1,000"]);
         assert_eq!([0.25, 59.9, 245.0, 3725.0].map(duration), ["0.2 s", "59 s", "4 m 5 s", "1 h 2 m"]);
     }
 }

@@ -15,7 +15,7 @@ use crate::replay::error::ReplayError;
 use crate::replay::request::coverage::Partly;
 use crate::replay::request::estimate::Estimate;
 use crate::replay::request::submission::{Asked, Submission};
-use crate::terminal::{Output, bytes, columns, duration, grouped, head};
+use crate::terminal::{Output, bytes, columns, duration, grouped, head, signed};
 
 /// Lines after which a table is cut.
 const LINES_MAX: usize = 40;
@@ -85,8 +85,6 @@ pub(super) fn tables(
     partly: &[Partly],
 ) -> String {
     let mut text = String::new();
-    let number =
-        |number: i64| if number < 0 { format!("-{}", grouped(number.unsigned_abs())) } else { grouped(number as u64) };
     if !groups.is_empty() {
         let mut sums: BTreeMap<(Granularity, &str), (CellChanges, i64, i64)> = BTreeMap::new();
         for group in groups {
@@ -99,7 +97,7 @@ pub(super) fn tables(
             vec![head(&["granularity", "dimension", "added", "changed", "removed", "count now", "would be"])];
         rows.extend(sums.into_iter().map(|((granularity, dimension), (changes, old, new))| {
             let of = [changes.added, changes.changed, changes.removed].map(grouped);
-            [vec![granularity.name().to_owned(), dimension.to_owned()], of.to_vec(), vec![number(old), number(new)]]
+            [vec![granularity.name().to_owned(), dimension.to_owned()], of.to_vec(), vec![signed(old), signed(new)]]
                 .concat()
         }));
         text += &columns(&rows, |column| column >= 2);
@@ -110,7 +108,7 @@ pub(super) fn tables(
             days.sort_by_key(|(key, _)| *key);
             rows.extend(days.iter().take(LINES_MAX).map(|(_, group)| {
                 let of = [group.changes.added, group.changes.changed, group.changes.removed].map(grouped);
-                let counts = vec![number(group.old_count), number(group.new_count)];
+                let counts = vec![signed(group.old_count), signed(group.new_count)];
                 [vec![group.day.clone(), group.dimension.clone()], of.to_vec(), counts].concat()
             }));
             text += "\n";
@@ -130,8 +128,8 @@ pub(super) fn tables(
                 change.customer_id.clone(),
                 change.dimension.clone(),
                 change.dimension_value.clone(),
-                number(change.old_count),
-                number(change.new_count),
+                signed(change.old_count),
+                signed(change.new_count),
             ]
         }));
         text += "\n";
