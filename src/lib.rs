@@ -15,6 +15,7 @@
 // Basic types and services.
 pub mod model; // Time, cells, records and outcomes as plain types; no I/O.
 pub mod process; // A process: its exit codes, its panics, its clock.
+pub mod http; // An HTTP server: what all servers of this program share.
 pub mod job; // The job file: what is counted, where records come from, where the tables are.
 pub mod table; // The two Delta tables: their logs, their files, their object store.
 

@@ -163,6 +163,8 @@ fn what_connects_does_not_disturb() {
     assert_eq!(long.0, 431);
     let post = eventually("an answer", || ask(&address, "POST /metrics HTTP/1.1\r\nContent-Length: 9999999\r\n\r\n"));
     assert_eq!(post, (405, "only GET and HEAD\n".to_owned()));
+    let head = eventually("an answer", || ask(&address, "HEAD /healthz HTTP/1.1\r\n\r\n"));
+    assert_eq!(head, (200, String::new()));
     assert_eq!(job.get("/").0, 404);
     place.send(RECORDS);
     eventually("all is read", || (outcomes(&job.scrape()) == RECORDS).then_some(()));

@@ -6,48 +6,35 @@
 mod metrics;
 mod server;
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::str::FromStr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hyper::StatusCode;
+
 use crate::dataflow::Progress;
+use crate::http::{self, Answer, BindError, Listen};
 use crate::job::Settings;
 use crate::model::Lane;
 use crate::process::{Exit, HasExit};
 use crate::source::SourceFactory;
-use server::{Answer, PLAIN};
 
-/// Where to listen. A port alone is one of 127.0.0.1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listen(SocketAddr);
-
-impl FromStr for Listen {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Listen, String> {
-        let port = text.parse().map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-        port.or_else(|_| text.parse()).map(Listen).map_err(|_| {
-            "expected a port, to listen on 127.0.0.1, or an address and a port, such as 0.0.0.0:9464".to_owned()
-        })
-    }
-}
-
-/// Why nothing can listen at an address.
+/// Why nothing can answer.
 #[derive(Debug, thiserror::Error)]
-#[error("--http {at}: {error}; {way_out}")]
-pub struct ListenError {
-    at: SocketAddr,
-    error: std::io::Error,
-    way_out: &'static str,
+pub enum ListenError {
+    /// The address can not be used.
+    #[error("--http {0}")]
+    Bind(BindError),
+    /// There is no thread to answer on.
+    #[error("--http: the system could not start a thread: {0}; raise the process limit")]
+    Thread(std::io::Error),
 }
 
 impl HasExit for ListenError {
     fn exit(&self) -> Exit {
-        match self.error.kind() {
-            // The process that holds the port may be ending.
-            std::io::ErrorKind::AddrInUse => Exit::TryAgain,
-            _ => Exit::Configuration,
+        match self {
+            ListenError::Bind(error) => error.exit(),
+            ListenError::Thread(_) => Exit::Failed,
         }
     }
 }
@@ -57,7 +44,7 @@ impl HasExit for ListenError {
 /// # Errors
 /// [`ListenError`].
 pub fn serve(
-    Listen(at): Listen,
+    listen: Listen,
     progress: Arc<Progress>,
     source: Arc<dyn SourceFactory>,
     process: usize,
@@ -65,27 +52,21 @@ pub fn serve(
 ) -> Result<SocketAddr, ListenError> {
     let within = publishes_within(settings);
     let answer = move |path: &str| match path {
-        "/metrics" => {
-            Answer { code: 200, kind: metrics::FORMAT, body: metrics::text(&progress, source.lags(), process) }
-        }
+        "/metrics" => http::answer(StatusCode::OK, metrics::FORMAT, metrics::text(&progress, source.lags(), process)),
         "/healthz" => is("alive", progress.alive()),
         "/readyz" => is("ready", progress.ready(Instant::now(), within)),
-        _ => Answer { code: 404, kind: PLAIN, body: "not found; try /metrics, /healthz or /readyz\n".to_owned() },
+        _ => http::text(StatusCode::NOT_FOUND, "not found; try /metrics, /healthz or /readyz"),
     };
-    server::start(at, answer).map_err(|error| {
-        let way_out = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "give each process on a host its own port",
-            std::io::ErrorKind::AddrNotAvailable => "give an address of this machine",
-            _ => "give another address",
-        };
-        ListenError { at, error, way_out }
-    })
+    let listener = listen.bind().map_err(ListenError::Bind)?;
+    let at = listener.address();
+    server::start(listener, answer).map_err(ListenError::Thread)?;
+    Ok(at)
 }
 
 fn is(what: &str, said: Result<(), String>) -> Answer {
     match said {
-        Ok(()) => Answer { code: 200, kind: PLAIN, body: format!("{what}\n") },
-        Err(why) => Answer { code: 503, kind: PLAIN, body: why + "\n" },
+        Ok(()) => http::text(StatusCode::OK, what),
+        Err(why) => http::text(StatusCode::SERVICE_UNAVAILABLE, &why),
     }
 }
 
@@ -98,17 +79,6 @@ fn publishes_within(settings: &Settings) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_port_is_one_of_loopback() {
-        let at = |text: &str| text.parse::<Listen>().map(|Listen(at)| at.to_string());
-        assert_eq!(at("9464").as_deref(), Ok("127.0.0.1:9464"));
-        assert_eq!(at("0.0.0.0:9464").as_deref(), Ok("0.0.0.0:9464"));
-        assert_eq!(at("[::1]:0").as_deref(), Ok("[::1]:0"));
-        for wrong in ["", ":9464", "localhost:9464", "70000", "127.0.0.1"] {
-            assert!(at(wrong).is_err_and(|error| error.contains("0.0.0.0:9464")), "{wrong}");
-        }
-    }
 
     #[test]
     fn a_publish_is_expected_within_a_time_that_the_settings_allow() {
