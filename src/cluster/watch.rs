@@ -467,7 +467,8 @@ mod tests {
     fn a_panic_of_a_thread_ends_all() {
         let [zero, one, two] = three(|| panic!("by the test"));
         two.ask_to_stop();
-        let says = "process 0 at h:0: hearing another process panicked: by the test; this is a bug: please report it";
+        let says =
+            "process 0 at h:0: reading from another process panicked: by the test; this is a bug: please report it";
         for watch in [&zero, &one, &two] {
             assert_eq!(what(watch), (Exit::Failed, says.to_owned()));
         }

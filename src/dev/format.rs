@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(message(r#"{"partition":-1,"timestamp_ms":1}"#), "partition: expected 0 or more, found -1");
         assert_eq!(
             message(r#"{"partition":0,"timestamp_ms":1,"value":"a","value_base64":"Zg=="}"#),
-            "both value and value_base64"
+            "found both value and value_base64, expected one of them"
         );
     }
 }
