@@ -278,8 +278,8 @@ fn what_can_not_be_checked_says_why() {
     for (arguments, code, part) in [
         (&["wrong.toml"][..], 78, "wrong.toml:2:1: sorce: found an unknown key"),
         (&["absent.toml"], 78, "absent.toml: can not be read"),
-        (&["web-analytics.toml", "--sample", "absent"], 1, "can not read absent"),
-        (&["web-analytics.toml", "--sample", "."], 1, "can not read ."),
+        (&["web-analytics.toml", "--sample", "absent"], 1, "cannot read absent"),
+        (&["web-analytics.toml", "--sample", "."], 1, "cannot read ."),
         (
             &["web-analytics.toml", "--sample", "no-line"],
             1,
