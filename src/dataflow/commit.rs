@@ -27,9 +27,10 @@ use tracing::Instrument;
 use super::backlog::{Backlog, Next};
 use super::balance::{Closed, balance};
 use super::error::CommitError;
+use super::interval::{Interval, Measured};
 use super::pace::{Pace, Size, TRACKS};
 use super::progress::{Merged, Progress};
-use super::protocol::{Answer, Effort, Order, Piece, Publish};
+use super::protocol::{Answer, Effort, Order, Piece, Publish, rewrite_us_by_lane};
 use super::turn::yield_turn;
 use crate::job::{Logic, Settings};
 use crate::model::{Epoch, Granularity, Lane, TimeUs};
@@ -128,6 +129,8 @@ struct Publishing {
     pieces: Vec<Piece>,
     /// Lanes that had nothing pending on any worker that has answered so far.
     idle: Vec<Lane>,
+    /// When it was ordered.
+    since: Instant,
 }
 
 /// How far the job is: what the committer knows besides the tables.
@@ -171,7 +174,7 @@ impl Committer {
             closed: BTreeMap::new(),
             closed_at: ingested_at,
             balanced: newest,
-            tracks: [None, None],
+            tracks: Default::default(),
             pace: Pace::new(&self.settings, size, published, newest, self.clock.now()),
             first: newest + 1,
             orders: 0,
@@ -222,7 +225,7 @@ impl Committer {
         self.progress.published.store(run.pace.least(), Ordering::Relaxed);
         self.progress.published_minute.store(run.pace.epoch(Lane::Minute), Ordering::Relaxed);
         let until = |lane| self.counts.state.txn(&counts::complete_until_txn(lane));
-        self.progress.stand(|lane| (run.pace.epoch(lane), until(lane)));
+        self.progress.stand(|lane| (run.pace.epoch(lane), until(lane), run.pace.interval(lane)));
     }
 
     fn hear(&mut self, run: &mut Course, answer: Answer) -> Result<(), CommitError> {
@@ -386,8 +389,8 @@ impl Committer {
             return free && self.order_lanes(run, 1, lanes, true);
         }
         for track in 0..TRACKS {
-            // While one track merges again what has lost its base, the other track waits.
-            let again = run.tracks[TRACKS - 1 - track].as_ref().is_some_and(|other| other.order.attempt > 1);
+            // While one track merges again what has lost its base, the others wait.
+            let again = run.tracks.iter().flatten().any(|other| other.order.attempt > 1);
             if run.tracks[track].is_none() && !again {
                 let lanes = run.pace.due(track, closed, self.clock.now());
                 if self.order_lanes(run, track, lanes, false) {
@@ -427,7 +430,14 @@ impl Committer {
         };
         self.order(Order::Publish(order.clone()));
         let up_to = fed_up_to.unwrap_or(order.epoch);
-        run.tracks[track] = Some(Publishing { order, up_to, staged: 0, pieces: Vec::new(), idle: Lane::ALL.to_vec() });
+        run.tracks[track] = Some(Publishing {
+            order,
+            up_to,
+            staged: 0,
+            pieces: Vec::new(),
+            idle: Lane::ALL.to_vec(),
+            since: Instant::now(),
+        });
     }
 
     async fn commit_raw(&mut self, run: &mut Course, epoch: Epoch) -> Result<(), CommitError> {
@@ -449,7 +459,7 @@ impl Committer {
         let live = || self.raw.state.files.values().map(|file| file.rows).sum::<u64>() as i64;
         let archived = self.raw.state.txns.get(raw::ROWS).copied().unwrap_or_else(live);
         txns.push((raw::ROWS.to_owned(), archived + rows as i64));
-        let commit = Commit { add, remove: Vec::new(), txns };
+        let commit = Commit { add, txns, ..Commit::default() };
         loop {
             let now_ms = self.clock.now_ms();
             match self.raw.log.commit(&mut self.raw.state, &commit, "STREAMING UPDATE", now_ms).await {
@@ -510,6 +520,7 @@ impl Committer {
                 add: publishing.pieces.iter().filter_map(|piece| piece.add.clone()).collect(),
                 remove: publishing.pieces.iter().flat_map(|piece| piece.remove.clone()).collect(),
                 txns: txns.clone(),
+                parameters: run.pace.shown(),
             };
             let now_ms = self.clock.now_ms();
             match self.counts.log.commit(&mut self.counts.state, &commit, "STREAMING UPDATE", now_ms).await {
@@ -526,6 +537,9 @@ impl Committer {
             run.ends = run.ends.split_off(&needed);
         }
         run.hurry |= self.backlog.published(run.open.epoch);
+        if up_to == epoch && run.last.is_none() {
+            measure(&mut run.pace, &publishing);
+        }
         self.tell(run);
         let now_ms = self.clock.now_ms();
         [&publishing.order.lanes, &idle].into_iter().for_each(|lanes| self.progress.published_at(lanes, now_ms));
@@ -563,6 +577,25 @@ impl Committer {
         self.layout.replace(&remove, &add, |_| true)?;
         self.order(Order::Replaced { remove, add });
         Ok(())
+    }
+}
+
+/// Lets the intervals of a publish's lanes follow what it cost.
+fn measure(pace: &mut Pace, publishing: &Publishing) {
+    let rewrite_us = rewrite_us_by_lane(&publishing.order.lanes, &publishing.pieces);
+    for &lane in &publishing.order.lanes {
+        let before = pace.interval(lane);
+        pace.measured(lane, Measured { rewrite_us: rewrite_us[lane as usize], took: publishing.since.elapsed() });
+        let Interval { us, set_by } = pace.interval(lane);
+        if set_by != before.set_by {
+            let (lane, seconds, set_by) = (lane.name(), us / 1_000_000, set_by.name());
+            tracing::info!(
+                lane,
+                interval_seconds = seconds,
+                set_by,
+                "the interval of a lane is set by something else now"
+            );
+        }
     }
 }
 

@@ -23,6 +23,7 @@ pub mod control;
 pub mod decode;
 mod epoch_watch;
 pub mod error;
+pub mod interval;
 pub mod merge;
 pub mod pace;
 pub mod pending;

@@ -1,27 +1,30 @@
 //! `pace`: decides which lanes are published now.
 //!
 //! In: the clock, what workers hold pending, how far the archive is fed, what is published. Out: the lanes of the next order of
-//! each track. Time: lanes with the minute lane's pace are published together with it; slower lanes have a track of their own, so
-//! that a large merge never delays the minutes. A lane is ready when the rest of the archive ([`super::backlog`]) was fed down to
-//! the epoch that the lane was at when the job started; before that, it is published only if the budget requires it. State: a few
+//! each track. Time: how long a lane waits between two publishes is in [`super::interval`]. Lanes that wait no longer than the
+//! minute lane are published together with it; hours and days have a track of their own, late records and longer windows another,
+//! so that a long merge delays nothing finer. A lane is ready when the rest of the archive ([`super::backlog`]) was fed down to the
+//! epoch that the lane was at when the job started; before that, it is published only if the budget requires it. State: a few
 //! numbers per lane and worker. Restart: begins with the lanes' epochs in `counts`. No I/O.
 
 use std::collections::BTreeMap;
 
+use super::interval::{Interval, Intervals, Measured};
 use crate::job::Settings;
 use crate::model::{Epoch, Lane, TimeUs};
+use crate::table::counts;
 
 const LANES: usize = Lane::ALL.len();
 
 /// A job that was not at the end of the topic for this long was behind: records that came late meanwhile are published at once.
 const BEHIND_US: TimeUs = 60_000_000;
 
-/// Two orders may be under way: one with the minute lane, and one with the slower lanes.
-pub const TRACKS: usize = 2;
+/// Three orders may be under way: one with the minute lane, one with hours and days, one with late records and longer windows.
+pub const TRACKS: usize = 3;
 
 /// What the pace is decided from.
 pub struct Pace {
-    publish_us: [TimeUs; LANES],
+    intervals: Intervals,
     budget_bytes: u64,
     workers: usize,
     lanes: [LanePace; LANES],
@@ -56,9 +59,10 @@ impl Pace {
     /// The pace at a start. `published`: the epoch of each lane in `counts`; `newest`: the newest epoch of `raw`. A lane that is
     /// behind `raw` is due at once, so that even a job that never runs for long publishes.
     pub fn new(settings: &Settings, size: Size, published: [Epoch; LANES], newest: Epoch, now: TimeUs) -> Pace {
+        let budget_bytes = settings.budget_bytes(size.processes);
         Pace {
-            publish_us: settings.publish_seconds.map(|seconds| seconds as TimeUs * 1_000_000),
-            budget_bytes: settings.budget_bytes(size.processes),
+            intervals: Intervals::new(settings, size.workers, budget_bytes),
+            budget_bytes,
             workers: size.workers,
             lanes: published.map(|published| LanePace {
                 published,
@@ -143,9 +147,32 @@ impl Pace {
         self.at_end = Some(ingested_at);
     }
 
+    /// How long a lane waits between two publishes.
+    pub fn interval(&self, lane: Lane) -> Interval {
+        self.intervals.of(lane)
+    }
+
+    /// The intervals as the history of `counts` shows them: for each lane its seconds and what sets them, such as `300 setting`.
+    pub fn shown(&self) -> BTreeMap<String, String> {
+        let of = |lane| {
+            let Interval { us, set_by } = self.interval(lane);
+            (counts::interval_parameter(lane), format!("{} {}", us / 1_000_000, set_by.name()))
+        };
+        Lane::ALL.into_iter().map(of).collect()
+    }
+
+    /// Notes what a publish of a lane was measured to cost.
+    pub fn measured(&mut self, lane: Lane, measured: Measured) {
+        self.intervals.published(lane, measured);
+    }
+
     /// The track of a lane.
     pub fn track(&self, lane: Lane) -> usize {
-        usize::from(self.publish_us[lane as usize] > self.publish_us[Lane::Minute as usize])
+        match lane {
+            _ if self.interval(lane).us <= self.interval(Lane::Minute).us => 0,
+            Lane::Minute | Lane::Hour | Lane::Day => 1,
+            Lane::Late | Lane::Coarse => 2,
+        }
     }
 
     fn can_take(&self, lane: Lane, closed: Epoch) -> bool {
@@ -159,7 +186,7 @@ impl Pace {
         (Lane::ALL.into_iter())
             .filter(|lane| {
                 let pace = &self.lanes[*lane as usize];
-                let in_turn = pace.ordered_at.is_none_or(|at| now - at >= self.publish_us[*lane as usize]);
+                let in_turn = pace.ordered_at.is_none_or(|at| now - at >= self.interval(*lane).us);
                 let out_of_turn = over == Some(*lane) || (*lane == Lane::Late && self.late_due);
                 self.track(*lane) == track && self.can_take(*lane, closed) && (in_turn || out_of_turn)
             })
@@ -188,8 +215,12 @@ impl Pace {
 
     /// Notes an order that publishes these lanes.
     pub fn ordered(&mut self, lanes: &[Lane], now: TimeUs) {
+        let pending = self.pending_by_lane();
         for lane in lanes {
             let pace = &mut self.lanes[*lane as usize];
+            if let Some(at) = pace.ordered_at {
+                self.intervals.ordered(*lane, pending[*lane as usize], now - at);
+            }
             (pace.in_flight, pace.ordered_at) = (true, Some(now));
             self.late_due &= *lane != Lane::Late;
         }
@@ -216,6 +247,8 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const SECOND: TimeUs = 1_000_000;
@@ -263,17 +296,21 @@ mod tests {
                 let lanes = pace.due(track, epoch, now);
                 pace.ordered(&lanes, now);
                 pace.published(&lanes, epoch);
-                if track == 1 && !lanes.is_empty() {
-                    orders.push((epoch, lanes));
-                } else if track == 0 {
+                if track == 0 {
                     assert_eq!(lanes, [Lane::Minute]);
+                } else if !lanes.is_empty() {
+                    orders.push((epoch, lanes));
                 }
             }
         }
-        let all = vec![Lane::Hour, Lane::Day, Lane::Late, Lane::Coarse];
-        let some = vec![Lane::Hour, Lane::Day];
-        let expected = [(1, &all), (31, &some), (61, &some), (91, &all), (121, &some), (151, &some), (181, &all)];
-        assert_eq!(orders.iter().map(|(epoch, lanes)| (*epoch, lanes)).collect::<Vec<_>>(), expected);
+        let expected: Vec<_> = (0..=6)
+            .map(|round| 30 * round + 1)
+            .flat_map(|epoch| {
+                let slower = (epoch % 90 == 1).then(|| (epoch, vec![Lane::Late, Lane::Coarse]));
+                std::iter::once((epoch, vec![Lane::Hour, Lane::Day])).chain(slower)
+            })
+            .collect();
+        assert_eq!(orders, expected);
     }
 
     #[test]
@@ -288,7 +325,7 @@ mod tests {
         assert!(!pace.is_over() && pace.due(1, 6, SECOND).is_empty());
         pace.pending(1, [0, 100, 0, 400, 100]);
         assert!(pace.is_over() && !pace.pauses());
-        assert_eq!(pace.due(1, 6, SECOND), [Lane::Late]);
+        assert_eq!(pace.due(2, 6, SECOND), [Lane::Late]);
         assert!(pace.wants_epoch(5) && !pace.wants_epoch(6));
         pace.pending(1, [0, 100, 0, 900, 100]);
         assert!(!pace.pauses(), "nothing is under way that would end the pause");
@@ -306,8 +343,23 @@ mod tests {
         pace.ordered(&Lane::ALL, 0);
         pace.published(&Lane::ALL, 5);
         pace.reached_end(59 * SECOND);
-        assert!(pace.due(1, 6, 59 * SECOND).is_empty());
+        assert!(pace.due(2, 6, 59 * SECOND).is_empty());
         pace.reached_end(120 * SECOND);
-        assert_eq!(pace.due(1, 6, 120 * SECOND), [Lane::Late]);
+        assert_eq!(pace.due(2, 6, 120 * SECOND), [Lane::Late]);
+    }
+
+    #[test]
+    fn a_lane_whose_publishes_cost_much_is_due_later_and_leaves_the_minutes_alone() {
+        let mut pace = pace([4; LANES]);
+        pace.fed(0, 0, 5, 4);
+        pace.fed(1, 0, 5, 4);
+        pace.ordered(&Lane::ALL, 0);
+        pace.published(&Lane::ALL, 5);
+        // Two workers may rewrite for 0.3 of their time: 360 s of work take 600 s.
+        pace.measured(Lane::Day, Measured { rewrite_us: 360_000_000, took: Duration::from_secs(200) });
+        let due = |pace: &Pace, at: TimeUs| [0, 1, 2].map(|track| pace.due(track, 6, at * SECOND));
+        assert_eq!(due(&pace, 300), [vec![Lane::Minute], vec![Lane::Hour], vec![]]);
+        assert_eq!(due(&pace, 599), [vec![Lane::Minute], vec![Lane::Hour], vec![]]);
+        assert_eq!(due(&pace, 600)[1], [Lane::Hour, Lane::Day]);
     }
 }

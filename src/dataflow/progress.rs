@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use prometheus::{HistogramOpts, HistogramVec};
 
+use super::interval::Interval;
 use super::protocol::Outcomes;
 use crate::model::{Epoch, Granularity, Lane};
 use crate::process::lock;
@@ -54,6 +55,8 @@ pub struct LaneStand {
     pub complete_until_ms: i64,
     /// When this process last committed it; 0 if it never did.
     pub published_ms: i64,
+    /// How long it waits between two publishes; `None` if this process has not decided on it yet.
+    pub interval: Option<Interval>,
 }
 
 /// What the publishes of this run have merged, for one granularity.
@@ -114,12 +117,13 @@ impl Progress {
         *lock(&self.lanes)
     }
 
-    pub(crate) fn stand(&self, of: impl Fn(Lane) -> (Epoch, i64)) {
+    pub(crate) fn stand(&self, of: impl Fn(Lane) -> (Epoch, i64, Interval)) {
         let mut lanes = lock(&self.lanes);
         let stands = lanes.get_or_insert_default();
         for lane in Lane::ALL {
             let stand = &mut stands[lane as usize];
-            (stand.epoch, stand.complete_until_ms) = of(lane);
+            let (epoch, complete_until_ms, interval) = of(lane);
+            *stand = LaneStand { epoch, complete_until_ms, interval: Some(interval), ..*stand };
         }
     }
 

@@ -135,6 +135,16 @@ impl<'a> Section<'a> {
     ) -> Result<u64, JobError> {
         self.get(key).map_or(Ok(default), |value| value.integer(range))
     }
+
+    /// A number within `range`, or `default` if the key is absent.
+    pub(super) fn number(
+        &self,
+        key: &str,
+        default: f64,
+        range: std::ops::RangeInclusive<f64>,
+    ) -> Result<f64, JobError> {
+        self.get(key).map_or(Ok(default), |value| value.number(range))
+    }
 }
 
 impl<'a> Value<'a> {
@@ -205,6 +215,19 @@ impl<'a> Value<'a> {
         number
             .filter(|number| range.contains(number))
             .ok_or_else(|| self.not(format!("an integer from {} to {}", range.start(), range.end())))
+    }
+
+    /// A number within `range`; a string with `${…}` is parsed after the environment was put in.
+    pub(super) fn number(&self, range: std::ops::RangeInclusive<f64>) -> Result<f64, JobError> {
+        let number = match self.raw {
+            DeValue::Float(number) => number.as_str().parse().ok(),
+            DeValue::Integer(number) if number.radix() == 10 => number.as_str().parse().ok(),
+            DeValue::String(text) if text.contains("${") => self.expanded(text)?.parse().ok(),
+            _ => None,
+        };
+        number
+            .filter(|number| range.contains(number))
+            .ok_or_else(|| self.not(format!("a number from {} to {}", range.start(), range.end())))
     }
 
     /// `true` or `false`.

@@ -12,7 +12,7 @@ const MIB: u64 = 1 << 20;
 const INTERVAL_SECONDS_MAX: u64 = 3600;
 
 /// Pace and limits of a running job.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// How long an epoch is open; default 10 s. Longer: fewer and larger files and commits; shorter: fresher tables.
     pub epoch_seconds: u64,
@@ -27,13 +27,16 @@ pub struct Settings {
     /// quarter more than that, the source pauses. After a start, the updates that lanes lack are fed in portions that fit, before Kafka is
     /// read. More: fewer rewrites while behind or with many late records, more memory.
     pub pending_bytes_max: u64,
+    /// The share of the workers' time that publishing may spend on rows that no update touched; default 0.3. Where a lane would take
+    /// more at its `publish_seconds`, it waits longer, up to an hour. More: fresher hours, days and longer windows, more CPU.
+    pub rewrite_share_max: f64,
     /// How long an orderly stop may take to commit and publish; default 20 s.
     pub shutdown_grace_seconds: u64,
     /// The size up to which small files of the archive are merged; default 256 MiB. More: fewer files, more scratch space.
     pub archive_file_bytes: u64,
     /// How long replaced files are kept for readers of older versions; default 24 h. More: more storage, slower opening.
     pub dead_files_keep_hours: u64,
-    /// The time between two publishes of each lane of [`Lane::ALL`]; default 0 (every epoch), 300, 300, 900, 900 s, at most an hour.
+    /// The least time between two publishes of each lane of [`Lane::ALL`]; default 0 (every epoch), 300, 300, 900, 900 s, at most an hour.
     /// Longer: fewer rewrites of the same files, but older tables, more memory, and more to feed after a restart.
     pub publish_seconds: [u64; Lane::ALL.len()],
 }
@@ -46,6 +49,7 @@ impl Default for Settings {
             idle_epoch_seconds: 60,
             epochs_in_flight_max: 2,
             pending_bytes_max: 384 * MIB,
+            rewrite_share_max: 0.3,
             shutdown_grace_seconds: 20,
             archive_file_bytes: 256 * MIB,
             dead_files_keep_hours: 24,
@@ -70,6 +74,7 @@ pub(super) fn read(root: &Section<'_>) -> Result<Settings, JobError> {
             "idle_epoch_seconds",
             "epochs_in_flight_max",
             "pending_bytes_max",
+            "rewrite_share_max",
             "shutdown_grace_seconds",
             "archive_file_bytes",
             "dead_files_keep_hours",
@@ -94,6 +99,7 @@ pub(super) fn read(root: &Section<'_>) -> Result<Settings, JobError> {
             1..=INTERVAL_SECONDS_MAX,
         )?,
         pending_bytes_max: section.integer("pending_bytes_max", default.pending_bytes_max, MIB..=1024 * 1024 * MIB)?,
+        rewrite_share_max: section.number("rewrite_share_max", default.rewrite_share_max, 0.01..=1.0)?,
         archive_file_bytes: section.integer("archive_file_bytes", default.archive_file_bytes, MIB..=2048 * MIB)?,
         dead_files_keep_hours: section.integer("dead_files_keep_hours", default.dead_files_keep_hours, 1..=8784)?,
         publish_seconds: publish_seconds(root, default.publish_seconds)?,

@@ -83,7 +83,7 @@ dimensions.verb = { field = "action", granularities = ["minute", "day"] }
 dimensions.total.granularities = ["hour"]
 granularities.minute.grace_seconds = 0
 granularities.day.grace_seconds = 86400
-settings = { epoch_seconds = "${SECONDS}", epoch_bytes = 1_000_000, idle_epoch_seconds = 7, epochs_in_flight_max = 3, pending_bytes_max = 2_000_000, shutdown_grace_seconds = 5, archive_file_bytes = 3_000_000, dead_files_keep_hours = 2 }
+settings = { epoch_seconds = "${SECONDS}", epoch_bytes = 1_000_000, idle_epoch_seconds = 7, epochs_in_flight_max = 3, pending_bytes_max = 2_000_000, rewrite_share_max = 0.25, shutdown_grace_seconds = 5, archive_file_bytes = 3_000_000, dead_files_keep_hours = 2 }
 lanes.hour.publish_seconds = 60
 lanes.coarse.publish_seconds = 0
 [source.kafka]
@@ -142,6 +142,7 @@ prefix = "/x"
     assert_eq!(job.logic.filters[1].condition, Condition::Not(Box::new(Condition::Equals("${c}".to_owned()))));
     assert_eq!(job.settings.epoch_seconds, 7);
     assert_eq!(job.settings.epoch_bytes, 1_000_000);
+    assert_eq!(job.settings.rewrite_share_max, 0.25);
 
     let printed = format!("{job:?}");
     assert!(!printed.contains("hunter2"), "{printed}");
@@ -486,6 +487,16 @@ fn what_is_wrong_is_said_with_its_place() {
             "[dimensions.action]",
             "[settings]\nepoch_seconds = 0\n[dimensions.action]",
             "settings.epoch_seconds: found the integer 0; expected an integer from 1 to 3600",
+        ),
+        (
+            "[dimensions.action]",
+            "[settings]\nrewrite_share_max = 0\n[dimensions.action]",
+            "settings.rewrite_share_max: found the integer 0; expected a number from 0.01 to 1",
+        ),
+        (
+            "[dimensions.action]",
+            "[settings]\nrewrite_share_max = \"half\"\n[dimensions.action]",
+            "settings.rewrite_share_max: found the string \"half\"; expected a number from 0.01 to 1",
         ),
         (
             "[dimensions.action]",

@@ -10,7 +10,7 @@ use prometheus::core::Collector;
 use prometheus::{CounterVec, GaugeVec, Opts, Registry, TextEncoder};
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 
-use crate::dataflow::{Merged, Progress};
+use crate::dataflow::{LaneStand, Merged, Progress};
 use crate::model::{Granularity, Lane, Reason};
 
 /// The media type of the text.
@@ -24,10 +24,7 @@ pub(super) fn text(progress: &Progress, lags: Vec<((String, i32), u64)>, process
     families.records(progress);
     families.lags(lags);
     if let Some(lanes) = progress.lanes() {
-        families.committer(
-            progress,
-            lanes.map(|lane| (lane.epoch as f64, lane.complete_until_ms as f64 / 1e3, lane.published_ms as f64 / 1e3)),
-        );
+        families.committer(progress, lanes);
     }
     families.process();
     // This fails only for a metric name that is not valid, which a test would have found.
@@ -101,26 +98,34 @@ impl Families {
         );
     }
 
-    /// The metrics of the process that commits, about both tables. `lanes`: epoch, complete until, published at, in seconds.
-    fn committer(&self, progress: &Progress, lanes: [(f64, f64, f64); Lane::ALL.len()]) {
-        let of = |value: fn(&(f64, f64, f64)) -> f64| {
-            Lane::ALL.map(|lane| labelled(lane.name(), value(&lanes[lane as usize])))
-        };
+    /// The metrics of the process that commits, about both tables.
+    fn committer(&self, progress: &Progress, lanes: [LaneStand; Lane::ALL.len()]) {
+        let of =
+            |value: fn(&LaneStand) -> f64| Lane::ALL.map(|lane| labelled(lane.name(), value(&lanes[lane as usize])));
         // A time that is not known yet is left out; it must not appear as 1970.
         let known = |(_, value): &Sample| *value > 0.0;
         self.gauge("raw_epoch", "Newest epoch in the archive.", &[], one(progress.epochs().0));
-        self.gauge("lane_epoch", "Newest epoch that a lane has published.", &["lane"], of(|lane| lane.0));
+        self.gauge("lane_epoch", "Newest epoch that a lane has published.", &["lane"], of(|lane| lane.epoch as f64));
         self.gauge(
             "lane_complete_until_timestamp_seconds",
             "The time up to which a lane's windows are complete.",
             &["lane"],
-            of(|lane| lane.1).into_iter().filter(known),
+            of(|lane| lane.complete_until_ms as f64 / 1e3).into_iter().filter(known),
         );
         self.gauge(
             "lane_published_timestamp_seconds",
             "Time at which this process last published a lane.",
             &["lane"],
-            of(|lane| lane.2).into_iter().filter(known),
+            of(|lane| lane.published_ms as f64 / 1e3).into_iter().filter(known),
+        );
+        self.gauge(
+            "lane_interval_seconds",
+            "The time between two publishes of a lane, and what sets it: setting, cost, hour or budget.",
+            &["lane", "set_by"],
+            Lane::ALL.into_iter().zip(&lanes).filter_map(|(lane, stand)| {
+                let interval = stand.interval?;
+                Some((vec![lane.name().to_owned(), interval.set_by.name().to_owned()], interval.us as f64 / 1e6))
+            }),
         );
         let merged = progress.merged();
         let by = |value: fn(&Merged) -> u64| {
@@ -196,6 +201,7 @@ mod tests {
 
     use super::*;
     use crate::dataflow::Standing;
+    use crate::dataflow::interval::{Interval, SetBy};
 
     #[test]
     fn a_scrape_says_what_the_process_has_seen() {
@@ -223,7 +229,8 @@ mod tests {
     fn who_commits_says_how_far_the_lanes_are() {
         let progress = Progress::default();
         progress.epoch.store(9, Relaxed);
-        progress.stand(|lane| if lane == Lane::Minute { (8, 1_700_000_000_500) } else { (3, 0) });
+        let interval = Interval { us: 1_500_000, set_by: SetBy::Cost };
+        progress.stand(|lane| if lane == Lane::Minute { (8, 1_700_000_000_500, interval) } else { (3, 0, interval) });
         progress.published_at(&[Lane::Minute], 1_700_000_020_000);
         let of_hours = Merged { updates: 2, written: 30, replaced: 28 };
         progress.merge(Granularity::Hour, of_hours);
@@ -236,6 +243,7 @@ mod tests {
             "floodmark_lane_epoch{lane=\"coarse\",process=\"0\"} 3",
             "floodmark_lane_complete_until_timestamp_seconds{lane=\"minute\",process=\"0\"} 1700000000.5",
             "floodmark_lane_published_timestamp_seconds{lane=\"minute\",process=\"0\"} 1700000020",
+            "floodmark_lane_interval_seconds{lane=\"coarse\",set_by=\"cost\",process=\"0\"} 1.5",
             "floodmark_rows_rewritten_total{granularity=\"hour\",process=\"0\"} 56",
             "floodmark_commit_duration_seconds_bucket{table=\"raw\",process=\"0\",le=\"0.025\"} 0",
             "floodmark_commit_duration_seconds_bucket{table=\"raw\",process=\"0\",le=\"0.05\"} 1",

@@ -73,6 +73,11 @@ pub fn complete_until_txn(lane: Lane) -> String {
     format!("complete_until/{}", lane.name())
 }
 
+/// The parameter in the history of `counts` that says how long a lane waits between two publishes.
+pub fn interval_parameter(lane: Lane) -> String {
+    format!("interval/{}", lane.name())
+}
+
 static FILE_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| schema_of_cells(&["event_count"]));
 
 /// The columns that say which cell a row is of, followed by integers of these names.

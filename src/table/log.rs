@@ -43,6 +43,8 @@ pub struct Commit {
     pub remove: Vec<File>,
     /// Application transactions.
     pub txns: Vec<(String, i64)>,
+    /// What the history says of it besides; no state depends on it.
+    pub parameters: BTreeMap<String, String>,
 }
 
 /// A table's log.
@@ -147,7 +149,7 @@ impl Log {
                 .bug(format!("a commit would remove {}, which is not live in version {}", file.path, state.version)));
         }
         let version = state.version + 1;
-        let info = info(state.version, operation, now_ms, metrics(commit));
+        let info = info(state.version, operation, now_ms, commit);
         let actions = (commit.txns.iter())
             .map(|(id, value)| {
                 Action::Txn(Transaction { app_id: id.clone(), version: *value, last_updated: Some(now_ms) })
@@ -354,12 +356,12 @@ fn join(lines: impl Iterator<Item = String>) -> Bytes {
 }
 
 /// What a commit says of itself, for those who read the history.
-fn info(read_version: u64, operation: &str, now_ms: i64, metrics: Value) -> Value {
+fn info(read_version: u64, operation: &str, now_ms: i64, commit: &Commit) -> Value {
     json!({"commitInfo": {
         "timestamp": now_ms,
         "operation": operation,
-        "operationParameters": {},
-        "operationMetrics": metrics,
+        "operationParameters": commit.parameters,
+        "operationMetrics": metrics(commit),
         "readVersion": read_version,
         "engineInfo": engine(),
         "nonce": nonce(),

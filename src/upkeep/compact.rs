@@ -115,7 +115,7 @@ pub async fn merge_group(
         return Err(CompactError::Bug(what));
     }
     file.size = upload(log, &file.path, scratch).await?;
-    let commit = Commit { add: vec![file.clone()], remove: group.files.clone(), txns: Vec::new() };
+    let commit = Commit { add: vec![file.clone()], remove: group.files.clone(), ..Commit::default() };
     let committed = async {
         while group.files.iter().all(|file| state.files.contains_key(&file.path)) {
             match log.commit(state, &commit, OPTIMIZE, clock.now_ms()).await {

@@ -38,7 +38,7 @@ impl Scene {
             let definition = if table == "raw" { raw::definition() } else { counts::definition(2) };
             let mut state = log.load_or_create(&definition, BASE / 1000).await.expect("a table");
             let add = [0, 1].map(|bucket| file(table, bucket, &format!("e00000000000{}-g000001-p0-main", bucket + 1)));
-            let commit = Commit { add: add.into(), remove: Vec::new(), txns: vec![("lane/day".to_owned(), 2)] };
+            let commit = Commit { add: add.into(), txns: vec![("lane/day".to_owned(), 2)], ..Commit::default() };
             log.commit(&mut state, &commit, "STREAMING UPDATE", BASE / 1000).await.expect("committed");
             let state = log.load().await.expect("readable").expect("a table");
             Scene { log, state }

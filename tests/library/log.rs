@@ -65,7 +65,7 @@ fn file(name: &str) -> File {
 }
 
 fn adding(name: &str) -> Commit {
-    Commit { add: vec![file(name)], remove: Vec::new(), txns: vec![(format!("made/{name}"), 1)] }
+    Commit { add: vec![file(name)], txns: vec![(format!("made/{name}"), 1)], ..Commit::default() }
 }
 
 async fn commit(log: &Log, state: &mut State, change: &Commit) -> Result<(), TableError> {
@@ -289,7 +289,7 @@ async fn a_fenced_zombie_can_not_commit() {
 async fn a_removal_of_a_file_that_is_not_live_is_refused() {
     let (store, log, mut state) = faulty().await;
     let before = state.clone();
-    let change = Commit { add: vec![file("new")], remove: vec![file("never")], txns: Vec::new() };
+    let change = Commit { add: vec![file("new")], remove: vec![file("never")], ..Commit::default() };
     let refused = commit(&log, &mut state, &change).await;
     assert!(
         matches!(&refused, Err(TableError::Bug(what)) if what.contains("never.parquet") && what.contains("not live")),
@@ -533,11 +533,11 @@ async fn delta_rs_reads_what_we_write_and_we_read_what_it_writes() {
         write_file(log.store().as_ref(), &file.path, bytes).await.expect("written");
         live.push(file.clone());
         let txns = vec![("lane/minute".to_owned(), number as i64 + 1)];
-        commit(&log, &mut state, &Commit { add: vec![file], remove: Vec::new(), txns }).await.expect("committed");
+        commit(&log, &mut state, &Commit { add: vec![file], txns, ..Commit::default() }).await.expect("committed");
     }
     let (file, bytes) = segment("a", 0, "second");
     write_file(log.store().as_ref(), &file.path, bytes).await.expect("written");
-    let replace = Commit { add: vec![file], remove: vec![live[0].clone()], txns: Vec::new() };
+    let replace = Commit { add: vec![file], remove: vec![live[0].clone()], ..Commit::default() };
     commit(&log, &mut state, &replace).await.expect("committed");
 
     let mut table = deltalake_core::open_table(url).await.expect("delta-rs opens it");

@@ -102,9 +102,11 @@ struct Pace {
     publish_seconds: [u64; 5],
     pending_bytes_max: u64,
     epoch_bytes: u64,
+    rewrite_share_max: f64,
 }
 
-const DEFAULT: Pace = Pace { publish_seconds: PACES[3], pending_bytes_max: 512 << 20, epoch_bytes: 256 << 20 };
+const DEFAULT: Pace =
+    Pace { publish_seconds: PACES[3], pending_bytes_max: 512 << 20, epoch_bytes: 256 << 20, rewrite_share_max: 0.3 };
 
 // ---- what the test sends, and what it knows of it ----
 
@@ -346,6 +348,7 @@ impl World {
         job.settings.publish_seconds = self.pace.publish_seconds;
         job.settings.pending_bytes_max = self.pace.pending_bytes_max;
         job.settings.epoch_bytes = self.pace.epoch_bytes;
+        job.settings.rewrite_share_max = self.pace.rewrite_share_max;
         // Every version is checked at the end, so no file may be deleted before.
         job.settings.dead_files_keep_hours = 8784;
         let live = Live {
@@ -765,9 +768,11 @@ proptest! {
         publish_seconds in prop::sample::select(&PACES[..]),
         pending_bytes_max in prop_oneof![3 => Just(512_u64 << 20), 1 => pending_bytes_max()],
         epoch_bytes in prop_oneof![3 => Just(256_u64 << 20), 1 => epoch_bytes()],
+        // Enough; so little that every lane but the minute lane waits for as long as it may.
+        rewrite_share_max in prop_oneof![3 => Just(0.3), 1 => Just(1e-9)],
         steps in prop::collection::vec(step(), 3..18),
     ) {
-        play(partitions, workers, Pace { publish_seconds, pending_bytes_max, epoch_bytes }, &steps);
+        play(partitions, workers, Pace { publish_seconds, pending_bytes_max, epoch_bytes, rewrite_share_max }, &steps);
     }
 }
 

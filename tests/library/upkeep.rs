@@ -120,7 +120,7 @@ impl Tables {
         let mut state = self.state().await;
         let txns = vec![(WRITER_GENERATION.to_owned(), 1), (raw::EPOCH.to_owned(), epoch as i64)];
         self.raw
-            .commit(&mut state, &Commit { add, remove: Vec::new(), txns }, "TEST", now_ms())
+            .commit(&mut state, &Commit { add, txns, ..Commit::default() }, "TEST", now_ms())
             .await
             .expect("committed");
     }
@@ -390,7 +390,7 @@ async fn readers_beside_a_writer_and_a_cleaner() {
             let partition = BTreeMap::from([("ingest_date".to_owned(), "2026-01-13".to_owned())]);
             let file = File { path, size: 5, rows: 1, partition, stats };
             let remove = state.files.values().take(usize::from(number > 5)).cloned().collect();
-            let change = Commit { add: vec![file], remove, txns: vec![("n".to_owned(), number)] };
+            let change = Commit { add: vec![file], remove, txns: vec![("n".to_owned(), number)], ..Commit::default() };
             log.commit(&mut state, &change, "TEST", now_ms()).await.expect("committed");
             while state.version.is_multiple_of(100)
                 && log.last_checkpoint().await.expect("readable") != Some(state.version)
