@@ -11,7 +11,7 @@ use super::balance::Balance;
 use super::pending::Pending;
 use crate::ledger::{Fingerprint, Ledger, Orders};
 use crate::model::{Epoch, Lane, Period, TimeUs, rfc3339_ms};
-use crate::table::{File, State, counts, raw};
+use crate::table::{CommitSummary, File, State, counts, raw};
 
 /// All facts.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -151,6 +151,10 @@ pub struct LaneFacts {
     pub oldest_pending_age_seconds: Option<f64>,
     /// The time up to which its windows have every record that was in Kafka on time.
     pub complete_until: Option<String>,
+    /// The time between two of its publishes; null where the newest commit is not of the job, or of a build that did not record it.
+    pub interval_seconds: Option<u64>,
+    /// What sets that time: setting, cost, hour or budget.
+    pub interval_set_by: Option<String>,
 }
 
 /// A partition of a topic.
@@ -177,12 +181,16 @@ pub(super) struct Times {
 }
 
 impl Table {
-    pub(super) fn of(state: &State, last_commit: LastCommit) -> Table {
+    pub(super) fn of(state: &State, last: &CommitSummary) -> Table {
         let [files, rows, size_bytes] = sum(state.files.values());
         Table {
             version: state.version,
             writer_generation: state.txn(crate::table::log::WRITER_GENERATION),
-            last_commit,
+            last_commit: LastCommit {
+                time: last.time_ms.and_then(rfc3339_ms),
+                engine: last.engine.clone(),
+                operation: last.operation.clone(),
+            },
             files,
             rows,
             size_bytes,
@@ -226,6 +234,7 @@ fn name(period: Period) -> &'static str {
 pub(super) fn lanes(
     raw_epoch: i64,
     counts_state: &State,
+    last: &CommitSummary,
     pending: [Pending; Lane::ALL.len()],
     times: Times,
 ) -> Vec<LaneFacts> {
@@ -233,6 +242,7 @@ pub(super) fn lanes(
         let epoch = counts_state.txn(&counts::lane_txn(lane));
         let until = counts_state.txn(&counts::complete_until_txn(lane));
         let seconds = |from: TimeUs, to_ms: i64| (to_ms - from / 1000).max(0) as f64 / 1000.0;
+        let interval = last.parameters.get(&counts::interval_parameter(lane)).and_then(|it| it.split_once(' '));
         LaneFacts {
             lane: lane.name(),
             epoch,
@@ -242,6 +252,8 @@ pub(super) fn lanes(
             freshness_seconds: pending.oldest.map(|oldest| seconds(oldest, times.committed_ms)),
             oldest_pending_age_seconds: pending.oldest.map(|oldest| seconds(oldest, times.now_ms)),
             complete_until: if until > 0 { rfc3339_ms(until) } else { None },
+            interval_seconds: interval.and_then(|(seconds, _)| seconds.parse().ok()),
+            interval_set_by: interval.map(|(_, set_by)| set_by.to_owned()),
         }
     };
     Lane::ALL.into_iter().zip(pending).map(of).collect()

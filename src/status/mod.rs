@@ -136,8 +136,8 @@ pub async fn status(job: Option<&Job>, root: &Root, options: Options) -> Result<
     // `counts` first: `raw` is never behind it.
     let (counts_log, counts_state) = newest(root, "counts").await?;
     let (raw_log, raw_state) = newest(root, "raw").await?;
-    let (counts_commit, committed_ms) = last_commit(&counts_log, &counts_state).await?;
-    let (raw_commit, _) = last_commit(&raw_log, &raw_state).await?;
+    let counts_commit = last_commit(&counts_log, &counts_state).await?;
+    let raw_commit = last_commit(&raw_log, &raw_state).await?;
     let raw_epoch = raw_state.txn(raw::EPOCH);
     let buckets = counts::buckets(&counts_state)?;
 
@@ -175,18 +175,18 @@ pub async fn status(job: Option<&Job>, root: &Root, options: Options) -> Result<
         }
         None => BTreeSet::new(),
     };
-    let times = Times { now_ms: options.now_ms, committed_ms: committed_ms.unwrap_or(options.now_ms) };
+    let times = Times { now_ms: options.now_ms, committed_ms: counts_commit.time_ms.unwrap_or(options.now_ms) };
     let mut status = Status {
         tables_url: root.url().to_string(),
         now: rfc3339_ms(options.now_ms).unwrap_or_default(),
         job: job.map(|job| job.name.clone()),
         logic: job.map(logic).transpose()?,
-        raw: Table::of(&raw_state, raw_commit),
+        raw: Table::of(&raw_state, &raw_commit),
         raw_epoch,
-        counts: Table::of(&counts_state, counts_commit),
+        counts: Table::of(&counts_state, &counts_commit),
         buckets,
         segments: facts::segments(&counts_state),
-        lanes: facts::lanes(raw_epoch, &counts_state, pending, times),
+        lanes: facts::lanes(raw_epoch, &counts_state, &counts_commit, pending, times),
         partitions: facts::partitions(&raw_state, &ends, &at_rest),
         logics: facts::logics(&counts_state, job.map(|job| Fingerprint::of(&job.logic))),
         replays: facts::replays(&counts_state),
@@ -206,16 +206,14 @@ async fn newest(root: &Root, table: &'static str) -> Result<(Log, State), Status
     Ok((log, state))
 }
 
-/// What the newest commit says of itself, and its time in milliseconds.
-async fn last_commit(log: &Log, state: &State) -> Result<(LastCommit, Option<i64>), StatusError> {
-    let commit = match log.summary(state.version).await {
+/// What the newest commit says of itself.
+async fn last_commit(log: &Log, state: &State) -> Result<CommitSummary, StatusError> {
+    match log.summary(state.version).await {
         // Another program may have removed it, if it is covered by a checkpoint. It is only reported, so it may be missing.
-        Ok(None) | Err(TableError::Corrupt { .. }) => CommitSummary::default(),
-        Ok(Some(commit)) => commit,
-        Err(error) => return Err(error.into()),
-    };
-    let time = commit.time_ms.and_then(rfc3339_ms);
-    Ok((LastCommit { time, engine: commit.engine, operation: commit.operation }, commit.time_ms))
+        Ok(None) | Err(TableError::Corrupt { .. }) => Ok(CommitSummary::default()),
+        Ok(Some(commit)) => Ok(commit),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The job's logic, by fingerprint and md5.

@@ -199,6 +199,25 @@ async fn on_record(root: &Root, txns: &[(String, Fingerprint)]) {
 }
 
 #[tokio::test]
+async fn intervals_and_what_sets_them_are_shown() {
+    let root = memory();
+    tables_with_lanes([4; 5], false, &root).await;
+    let before = status(None, &root, OPTIONS).await.expect("a status");
+    assert!(before.lanes.iter().all(|lane| lane.interval_seconds.is_none()) && !before.text().contains("published every"));
+    let log = Log::new(&root, "counts");
+    let mut state = log.load().await.expect("readable").expect("a table");
+    let said = [("minute", "0 setting"), ("hour", "300 setting"), ("day", "754 cost"), ("late", "damaged")];
+    let parameters = said.map(|(lane, text)| (format!("interval/{lane}"), text.to_owned())).into();
+    let commit = Commit { parameters, ..Commit::default() };
+    log.commit(&mut state, &commit, "STREAMING UPDATE", COMMITTED_MS).await.expect("committed");
+    let found = status(None, &root, OPTIONS).await.expect("a status");
+    let day = &found.lanes[2];
+    assert_eq!((day.interval_seconds, day.interval_set_by.as_deref()), (Some(754), Some("cost")));
+    let line = "published every: minute epoch, hour 5 m 0 s, day 12 m 34 s (set by cost)\n";
+    assert!(found.text().contains(line), "{}", found.text());
+}
+
+#[tokio::test]
 async fn boundaries_between_logics_are_shown() {
     let root = memory();
     let mut job = tables_with_lanes([4; 5], false, &root).await;

@@ -38,6 +38,10 @@ impl Status {
         for lane in &self.lanes {
             write_lane(out, lane)?;
         }
+        let intervals: Vec<String> = self.lanes.iter().filter_map(interval).collect();
+        if !intervals.is_empty() {
+            writeln!(out, "published every: {}", intervals.join(", "))?;
+        }
 
         self.write_ledger(out)?;
         write_partitions(out, &self.partitions)?;
@@ -150,6 +154,17 @@ fn write_lane(out: &mut String, lane: &LaneFacts) -> std::fmt::Result {
             writeln!(out, "{:>13}  {:<20} {fresh:>9} {age:>9}", grouped(rows), seconds_only(oldest))
         }
     }
+}
+
+/// How long a lane waits between two publishes, and what sets that if it is not the setting.
+fn interval(lane: &LaneFacts) -> Option<String> {
+    let often = match lane.interval_seconds? {
+        0 => "epoch".to_owned(),
+        seconds => duration(seconds as f64),
+    };
+    let set_by = lane.interval_set_by.as_deref().filter(|set_by| *set_by != "setting");
+    let set_by = set_by.map_or_else(String::new, |set_by| format!(" (set by {set_by})"));
+    Some(format!("{} {often}{set_by}", lane.lane))
 }
 
 fn write_partitions(out: &mut String, partitions: &[Partition]) -> std::fmt::Result {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, Value};
 
 use super::checkpoint::vector_id;
 use super::seen::{Origin, Protocol};
@@ -54,12 +54,21 @@ pub(super) struct InfoLine<'a> {
     timestamp: Option<&'a RawValue>,
     #[serde(borrow)]
     operation_metrics: Option<&'a RawValue>,
+    #[serde(borrow)]
+    operation_parameters: Option<&'a RawValue>,
 }
 
 impl InfoLine<'_> {
     /// When it was committed, in ms since 1970.
     pub(super) fn timestamp_ms(&self) -> Option<i64> {
         serde_json::from_str(self.timestamp?.get()).ok()
+    }
+
+    /// The parameters that are texts.
+    pub(super) fn parameters(&self) -> BTreeMap<String, String> {
+        let read = |raw: &RawValue| serde_json::from_str::<BTreeMap<String, Value>>(raw.get()).ok();
+        let all = self.operation_parameters.and_then(read).unwrap_or_default();
+        all.into_iter().filter_map(|(name, value)| Some((name, value.as_str()?.to_owned()))).collect()
     }
 
     /// Rows of the removed files. Numbers among the metrics are written as text.

@@ -32,6 +32,8 @@ pub struct CommitSummary {
     pub rows_removed: Option<u64>,
     /// Application transactions.
     pub txns: BTreeMap<String, i64>,
+    /// What its writer says besides, as far as it is text.
+    pub parameters: BTreeMap<String, String>,
 }
 
 impl Log {
@@ -63,6 +65,7 @@ fn summary_of(commit: &[u8]) -> serde_json::Result<CommitSummary> {
         if let Some(info) = line.commit_info {
             summary.time_ms = info.timestamp_ms();
             summary.rows_removed = info.rows_removed();
+            summary.parameters = info.parameters();
             summary.operation = info.operation;
             summary.engine = info.engine_info;
         }
@@ -91,7 +94,7 @@ mod tests {
         let txn = r#"{"txn":{"appId":"a","version":7}}"#;
         let add = r#"{"add":{"path":"p","size":1,"stats":"{\"numRecords\":5}"}}"#;
         let remove = r#"{"remove":{"path":"q"}}"#;
-        let ours = r#"{"commitInfo":{"timestamp":12,"operation":"WRITE","engineInfo":"e","operationMetrics":{"numRemovedRows":"3"}}}"#;
+        let ours = r#"{"commitInfo":{"timestamp":12,"operation":"WRITE","engineInfo":"e","operationMetrics":{"numRemovedRows":"3"},"operationParameters":{"a":"b","c":null}}}"#;
         let read = |lines: &[&str]| summary_of(lines.join("\n").as_bytes()).expect("a commit");
         let found = read(&[ours, add, add, remove, txn, ""]);
         let expected = CommitSummary {
@@ -103,10 +106,11 @@ mod tests {
             rows_added: 10,
             rows_removed: Some(3),
             txns: BTreeMap::from([("a".to_owned(), 7)]),
+            parameters: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
         };
         assert_eq!(found, expected);
 
-        let other = r#"{"commitInfo":{"timestamp":"today","operation":"WRITE","operationMetrics":null}}"#;
+        let other = r#"{"commitInfo":{"timestamp":"today","operation":"WRITE","operationMetrics":null,"operationParameters":[1]}}"#;
         let found = read(&[other, remove, r#"{"add":{"path":"p","size":1}}"#]);
         let expected = CommitSummary {
             operation: Some("WRITE".to_owned()),
