@@ -54,7 +54,7 @@ pub use tables::Tables;
 use read::{File, Section};
 
 /// A checked job file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Job {
     /// The job's name, used in logs and in client names.
     pub name: String,

@@ -155,6 +155,8 @@ async fn the_names_in_its_json_are_these() {
         "freshness_seconds",
         "oldest_pending_age_seconds",
         "complete_until",
+        "interval_seconds",
+        "interval_set_by",
     ];
     expected.extend(lane.map(|field| format!("lanes[].{field}")));
     let partition = ["topic", "partition", "archived_offset", "end_offset", "lag_records"];
@@ -203,7 +205,9 @@ async fn intervals_and_what_sets_them_are_shown() {
     let root = memory();
     tables_with_lanes([4; 5], false, &root).await;
     let before = status(None, &root, OPTIONS).await.expect("a status");
-    assert!(before.lanes.iter().all(|lane| lane.interval_seconds.is_none()) && !before.text().contains("published every"));
+    assert!(
+        before.lanes.iter().all(|lane| lane.interval_seconds.is_none()) && !before.text().contains("published every")
+    );
     let log = Log::new(&root, "counts");
     let mut state = log.load().await.expect("readable").expect("a table");
     let said = [("minute", "0 setting"), ("hour", "300 setting"), ("day", "754 cost"), ("late", "damaged")];

@@ -193,7 +193,8 @@ impl Log {
                 metadata["configuration"][name] = json!(value);
             }
             let version = state.version + 1;
-            let lines = [info(state.version, "SET TBLPROPERTIES", now_ms, json!({})), json!({"metaData": metadata})];
+            let lines =
+                [info(state.version, "SET TBLPROPERTIES", now_ms, &Commit::default()), json!({"metaData": metadata})];
             let bytes = join(lines.iter().map(Value::to_string));
             match self.create(version, bytes.clone()).await {
                 Ok(()) => {

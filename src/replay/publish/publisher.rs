@@ -224,6 +224,7 @@ impl UnderWay<'_> {
             add: self.pieces.iter().filter_map(|piece| piece.add.clone()).collect(),
             remove: self.pieces.iter().flat_map(|piece| piece.remove.clone()).collect(),
             txns: vec![(self.publisher.txn(), self.order)],
+            ..Commit::default()
         };
         // Files that overlap would stop live, so it is better not to commit.
         Layout::clone(&self.layout).replace(&commit.remove, &commit.add, |_| true)?;
