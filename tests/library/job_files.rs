@@ -147,14 +147,15 @@ fn defaults_are_those_of_the_code() {
                 let other = match default {
                     "\"earliest\"" => "\"latest\"".to_owned(),
                     "false" => "true".to_owned(),
-                    number => (2 * number.parse::<u64>().expect("a number")).max(1).to_string(),
+                    share if share.contains('.') => (2.0 * share.parse::<f64>().expect("a number")).to_string(),
+                    number => (2 * number.parse::<u64>().expect("an integer")).max(1).to_string(),
                 };
                 assert_ne!(with(&other), job, "{path}{} = {other}", row.key);
                 checked += 1;
             }
         }
     }
-    assert_eq!(checked, 20);
+    assert_eq!(checked, 21);
     // A longer epoch also makes an idle epoch longer, as its row says.
     let settings = parse(&format!("{JOB}settings.epoch_seconds = 90")).expect("right").settings;
     assert_eq!(settings.idle_epoch_seconds, 90);
@@ -192,7 +193,10 @@ fn ranges_and_choices_are_those_of_the_code() {
                     Err(JobError::Invalid(fault)) if fault.key.starts_with(&key) => fault.expected,
                     _ => String::new(),
                 };
-                if let Some(range) = found("-1").strip_prefix("an integer from ") {
+                let expected = found("-1");
+                if let Some(range) =
+                    expected.strip_prefix("an integer from ").or(expected.strip_prefix("a number from "))
+                {
                     let said = row.values.replace("`epoch_seconds`", "10");
                     assert!(said.ends_with(range), "{key}: {said}, {range}");
                     ranges += 1;
@@ -211,7 +215,7 @@ fn ranges_and_choices_are_those_of_the_code() {
             }
         }
     }
-    assert_eq!((ranges, choices), (18, 5));
+    assert_eq!((ranges, choices), (19, 5));
 }
 
 /// The properties of Kafka's client that are refused are the ones that the README names.
