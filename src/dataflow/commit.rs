@@ -517,7 +517,7 @@ impl Committer {
                 return Ok(());
             }
             let commit = Commit {
-                add: publishing.pieces.iter().filter_map(|piece| piece.add.clone()).collect(),
+                add: publishing.pieces.iter().flat_map(|piece| piece.add.clone()).collect(),
                 remove: publishing.pieces.iter().flat_map(|piece| piece.remove.clone()).collect(),
                 txns: txns.clone(),
                 parameters: run.pace.shown(),
@@ -551,7 +551,7 @@ impl Committer {
             let replaced = pieces().flat_map(|piece| &piece.remove).map(|file| file.rows).sum();
             self.progress.merge(granularity, Merged { updates, written: rows, replaced });
             if rows > 0 {
-                let (granularity, files) = (granularity.name(), pieces().count());
+                let (granularity, files) = (granularity.name(), pieces().map(|piece| piece.add.len()).sum::<usize>());
                 tracing::debug!(epoch, lanes, granularity, files, updates, rows, merge_us = us, "merged");
             }
         }

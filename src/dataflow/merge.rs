@@ -1,13 +1,14 @@
 //! `merge`: merges a publish order's updates into the live files.
 //!
-//! In: the work that `plan` lists. Out: one new file per segment, stored, as pieces of a `Staged`. Ordering: live files are read
+//! In: the work that `plan` lists. Out: the new files of each segment, stored, as pieces of a `Staged`. Ordering: live files are read
 //! batch by batch together with the updates, all in file order; if a segment has a single live file, batches that no update
 //! touches are passed on whole. State: one encoded segment per task, [`Merge::at_once`] tasks; large segments run one at a time.
 //! Failure: if a cell would fall below zero, the publish is refused and the job ends. Restart: files that were staged but not
 //! committed are orphans.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use super::plan::{Part, Work};
 use super::protocol::{Effort, Piece};
 use super::run::Run;
 use super::tally_map::TallyMap;
-use crate::model::{Cell, CellParts, Granularity, Segment, Tally, Zone};
+use crate::model::{Cell, CellParts, Granularity, Segment, Tally, TimeUs, Zone};
 use crate::process::panics::of_task;
 use crate::table::counts::{BATCH_BYTES, BATCH_ROWS, Columns, SegmentWriter, read_segment};
 use crate::table::fetch::Batches;
@@ -54,7 +55,7 @@ impl Merge {
     }
 
     async fn merge_one(&self, work: Work) -> Result<Piece, TableError> {
-        let Work { segment, live, updates } = work;
+        let Work { segment, live, updates, split } = work;
         let large = live.iter().map(|file| file.size).sum::<u64>() > LARGE_BYTES;
         let _turn = if large { self.turn.acquire().await.ok() } else { None };
         let mut sources = Vec::with_capacity(live.len());
@@ -68,30 +69,31 @@ impl Merge {
         let merged = tokio::task::spawn_blocking(move || {
             let started = Instant::now();
             let rows = updates.iter().map(|part| part.indices.len() as u64).sum();
-            let merged = merge(segment, sources, &updates, &name)?;
+            let merged = merge(segment, sources, &updates, split, &name)?;
             Ok((merged, rows, started.elapsed()))
         });
-        let (merged, updates, took): (Option<(File, Bytes)>, u64, Duration) =
+        let (merged, updates, took): (Vec<(File, Bytes)>, u64, Duration) =
             merged.await.map_err(|error| TableError::Bug(of_task("a merge into counts", error)))??;
-        let add = match merged {
-            Some((file, bytes)) => {
-                write_file(self.log.store().as_ref(), &file.path, bytes).await?;
-                Some(file)
-            }
-            None => None,
-        };
-        let effort = Effort { updates, rows: add.as_ref().map_or(0, |file| file.rows), us: took.as_micros() as u64 };
+        let mut add = Vec::with_capacity(merged.len());
+        for (file, bytes) in merged {
+            write_file(self.log.store().as_ref(), &file.path, bytes).await?;
+            add.push(file);
+        }
+        let rows = add.iter().map(|file| file.rows).sum();
+        let effort = Effort { updates, rows, us: took.as_micros() as u64 };
         Ok(Piece { segment, add, remove: live, effort })
     }
 }
 
-/// Merges updates into a segment's live files; `None` when no row is left.
+/// Merges updates into a segment's live files. Returns the new files: one, none when no row is left, or, if the segment is `split`,
+/// one for each of the shortest periods that has rows.
 fn merge(
     segment: Segment,
     live: Vec<(File, Bytes)>,
     updates: &[Part],
+    split: bool,
     name: &str,
-) -> Result<Option<(File, Bytes)>, TableError> {
+) -> Result<Vec<(File, Bytes)>, TableError> {
     let _span = tracing::debug_span!("merge", ?segment).entered();
     let widened;
     let updates = if segment.granularity > Granularity::Day {
@@ -102,8 +104,8 @@ fn merge(
     };
     let mut updates = Updates::new(updates);
     let next = updates.next();
-    let out = RowWriter { writer: SegmentWriter::new(segment)?, rows: RowBuilder::new() };
-    let mut merging = Merging { segment, updates, next, out };
+    let out = RowWriter { segment, split, parts: BTreeMap::new() };
+    let mut merging = Merging { updates, next, out };
     let mut files = Vec::with_capacity(live.len());
     for (file, bytes) in live {
         files.push(LiveRows {
@@ -119,11 +121,10 @@ fn merge(
         files => merging.several(files)?,
     }
     while let Some((cell, update)) = merging.next {
-        merging.out.push_cell(segment, cell, update)?;
+        merging.out.push_cell(cell, update)?;
         merging.next = merging.updates.next();
     }
-    merging.out.flush()?;
-    merging.out.writer.finish(name)
+    merging.out.finish(name)
 }
 
 /// Turns updates of day windows into updates of the longer windows that contain them, sorted. Updates of such longer windows stay
@@ -188,7 +189,6 @@ impl LiveRows {
 }
 
 struct Merging<'a> {
-    segment: Segment,
     updates: Updates<'a>,
     next: Option<(&'a [u8], Tally)>,
     out: RowWriter,
@@ -199,7 +199,7 @@ impl Merging<'_> {
         let mut key = Vec::new();
         while let Some(columns) = file.batch()? {
             row_key(&columns, columns.len() - 1, &mut key);
-            if self.next.is_none_or(|(cell, _)| cell > key.as_slice()) {
+            if !self.out.split && self.next.is_none_or(|(cell, _)| cell > key.as_slice()) {
                 self.out.pass(columns)?;
                 continue;
             }
@@ -237,7 +237,7 @@ impl Merging<'_> {
         while let Some((cell, update)) = self.next {
             match cell.cmp(key) {
                 Ordering::Less => {
-                    self.out.push_cell(self.segment, cell, update)?;
+                    self.out.push_cell(cell, update)?;
                     self.next = self.updates.next();
                 }
                 Ordering::Equal => {
@@ -249,7 +249,7 @@ impl Merging<'_> {
             }
         }
         if tally.event_count < 0 {
-            return Err(below_zero(self.segment, key, tally));
+            return Err(below_zero(self.out.segment, key, tally));
         }
         if tally.is_zero() { Ok(()) } else { self.out.push_row(columns, row, tally) }
     }
@@ -316,39 +316,77 @@ impl<'a> Updates<'a> {
     }
 }
 
-/// A segment being written, row by row.
+/// A segment being written, row by row: into one file, or into one for each of the shortest periods.
 struct RowWriter {
+    segment: Segment,
+    split: bool,
+    /// The files, by start of their period.
+    parts: BTreeMap<TimeUs, FileWriter>,
+}
+
+impl RowWriter {
+    fn push_cell(&mut self, cell: &[u8], tally: Tally) -> Result<(), TableError> {
+        if tally.event_count < 0 {
+            return Err(below_zero(self.segment, cell, tally));
+        }
+        let decoded =
+            Cell::decode(cell).ok_or_else(|| TableError::Bug(format!("an update of counts is no cell: {cell:?}")))?;
+        let part = self.part(decoded.window_start)?;
+        part.rows.push(&decoded.customer, &decoded.dimension, decoded.window_start, &decoded.value, tally);
+        part.flush_if_full()
+    }
+
+    fn push_row(&mut self, columns: &Columns, row: usize, tally: Tally) -> Result<(), TableError> {
+        let window_start = columns.window_start.value(row);
+        let part = self.part(window_start)?;
+        part.rows.push(
+            columns.customer.value(row),
+            columns.dimension.value(row),
+            window_start,
+            columns.value.value(row),
+            tally,
+        );
+        part.flush_if_full()
+    }
+
+    fn pass(&mut self, columns: Columns) -> Result<(), TableError> {
+        let part = self.part(self.segment.period_start)?;
+        part.flush()?;
+        part.writer.write(columns)
+    }
+
+    /// The file that takes a window.
+    fn part(&mut self, window_start: TimeUs) -> Result<&mut FileWriter, TableError> {
+        let Segment { granularity, bucket, .. } = self.segment;
+        let segment = match self.split {
+            true => Segment::holding(granularity, bucket, granularity.ladder()[0], window_start),
+            false => self.segment,
+        };
+        Ok(match self.parts.entry(segment.period_start) {
+            Entry::Occupied(part) => part.into_mut(),
+            Entry::Vacant(free) => {
+                free.insert(FileWriter { writer: SegmentWriter::new(segment)?, rows: RowBuilder::new() })
+            }
+        })
+    }
+
+    fn finish(self, name: &str) -> Result<Vec<(File, Bytes)>, TableError> {
+        let mut files = Vec::with_capacity(self.parts.len());
+        for mut part in self.parts.into_values() {
+            part.flush()?;
+            files.extend(part.writer.finish(name)?);
+        }
+        Ok(files)
+    }
+}
+
+/// A file being written, row by row.
+struct FileWriter {
     writer: SegmentWriter,
     rows: RowBuilder,
 }
 
-impl RowWriter {
-    fn push_cell(&mut self, segment: Segment, cell: &[u8], tally: Tally) -> Result<(), TableError> {
-        if tally.event_count < 0 {
-            return Err(below_zero(segment, cell, tally));
-        }
-        let decoded = Cell::decode(cell)
-            .ok_or_else(|| TableError::Bug(format!("the key of an update of counts is not a cell: {cell:?}")))?;
-        self.rows.push(&decoded.customer, &decoded.dimension, decoded.window_start, &decoded.value, tally);
-        self.flush_if_full()
-    }
-
-    fn push_row(&mut self, columns: &Columns, row: usize, tally: Tally) -> Result<(), TableError> {
-        self.rows.push(
-            columns.customer.value(row),
-            columns.dimension.value(row),
-            columns.window_start.value(row),
-            columns.value.value(row),
-            tally,
-        );
-        self.flush_if_full()
-    }
-
-    fn pass(&mut self, columns: Columns) -> Result<(), TableError> {
-        self.flush()?;
-        self.writer.write(columns)
-    }
-
+impl FileWriter {
     fn flush_if_full(&mut self) -> Result<(), TableError> {
         if self.rows.is_full() { self.flush() } else { Ok(()) }
     }

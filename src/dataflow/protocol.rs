@@ -164,8 +164,8 @@ pub struct Staged {
 pub struct Piece {
     /// The segment.
     pub segment: Segment,
-    /// The new file, which is stored; `None` if no row is left.
-    pub add: Option<File>,
+    /// The new files, which are stored: one; none if no row is left; several if a long file was split.
+    pub add: Vec<File>,
     /// Live files that it replaces.
     pub remove: Vec<File>,
     /// What the merge cost.
@@ -173,7 +173,7 @@ pub struct Piece {
 }
 
 impl Piece {
-    /// Whether the files that it replaces are live, and the file that it adds overlaps no other live file.
+    /// Whether the files that it replaces are live, and the files that it adds overlap no other live file.
     pub fn stands(&self, layout: &Layout) -> bool {
         let live: Vec<&str> = layout.overlapping(&self.segment).map(|(_, file)| file.path.as_str()).collect();
         live.len() == self.remove.len() && self.remove.iter().all(|file| live.contains(&file.path.as_str()))

@@ -287,8 +287,8 @@ impl<'a> History<'a> {
     /// The file in which a window would be by now: sealed as far as its age permits.
     fn segment(&self, granularity: Granularity, bucket: u16, window_start: TimeUs) -> Segment {
         let ladder = granularity.ladder();
-        let at = |period: Period| Segment { granularity, bucket, period, period_start: period.start(window_start) };
-        let old = |segment: &Segment| self.until >= segment.period_end() + age(segment.period);
+        let at = |period: Period| Segment::holding(granularity, bucket, period, window_start);
+        let old = |segment: &Segment| self.until >= segment.windows().end + age(segment.period);
         ladder.iter().rev().map(|&period| at(period)).find(old).unwrap_or_else(|| at(ladder[0]))
     }
 }

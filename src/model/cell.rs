@@ -4,11 +4,13 @@
 //! four so that comparing bytes compares the tuple in the order of the files: `customer` and `dimension` escaped and
 //! terminated (0x00 → 00 FF, end 00 01), `window_start` as 8 big-endian bytes with the sign flipped, the value as the rest.
 
+use std::ops::Range;
+
 use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use super::time::{Granularity, Period, Target, TimeUs};
+use super::time::{Granularity, Period, Target, TimeUs, Zone};
 
 /// Longest dimension value, in bytes, that is kept as it is; see [`shorten`].
 pub const CELL_VALUE_BYTES_MAX: usize = 512;
@@ -24,16 +26,24 @@ pub struct Segment {
     pub granularity: Granularity,
     /// Bucket of its customers.
     pub bucket: u16,
-    /// Length of its period, one of [`Granularity::ladder`].
+    /// Length of its period: one of [`Granularity::ladder`], or in older tables [`Granularity::former`].
     pub period: Period,
     /// Start of its period.
     pub period_start: TimeUs,
 }
 
 impl Segment {
-    /// The end (exclusive) of its period.
-    pub fn period_end(&self) -> TimeUs {
-        self.period.end(self.period_start)
+    /// The segment of this length that holds a window.
+    pub fn holding(granularity: Granularity, bucket: u16, period: Period, window_start: TimeUs) -> Segment {
+        Segment { granularity, bucket, period, period_start: period.start(window_start) }
+    }
+
+    /// From the start of its first window to the end of its last one. A window belongs to the period in which it starts: a year of
+    /// weeks ends with the week that starts in December. So windows of two segments never overlap unless their periods do, and
+    /// a week lies between two years of weeks.
+    pub fn windows(&self) -> Range<TimeUs> {
+        let first = |time| self.granularity.first_start(time, Zone::Utc);
+        first(self.period_start)..first(self.period.end(self.period_start))
     }
 }
 

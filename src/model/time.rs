@@ -151,13 +151,34 @@ impl Granularity {
         }
     }
 
-    /// The lengths of the periods whose files may hold a window, shortest first. A segment climbs this ladder as it grows old.
+    /// The lengths of the periods whose files may hold a window, shortest first: the window's own, then those that a segment
+    /// climbs as it grows old. So what is open lives apart from what is closed.
     pub fn ladder(self) -> &'static [Period] {
         match self {
             Granularity::Minute => &[Period::Minute, Period::Hour, Period::Day, Period::Month],
             Granularity::Hour => &[Period::Hour, Period::Day, Period::Month],
-            Granularity::Day => &[Period::Month],
-            Granularity::Week | Granularity::Month | Granularity::Year => &[Period::Year],
+            Granularity::Day => &[Period::Day, Period::Month],
+            Granularity::Week => &[Period::Week],
+            Granularity::Month => &[Period::Month],
+            Granularity::Year => &[Period::Year],
+        }
+    }
+
+    /// The length of the period in which a file of layout 1 (`floodmark.format`) was created, if that was longer than a window:
+    /// such a file may hold open windows. It is not created any more.
+    pub fn former(self) -> Option<Period> {
+        match self {
+            Granularity::Day => Some(Period::Month),
+            Granularity::Week | Granularity::Month => Some(Period::Year),
+            Granularity::Minute | Granularity::Hour | Granularity::Year => None,
+        }
+    }
+
+    /// The start of the first window that starts at `time` or later.
+    pub fn first_start(self, time: TimeUs, zone: Zone) -> TimeUs {
+        match self.window_start(time, zone) {
+            start if start < time => self.window_end(start, zone),
+            start => start,
         }
     }
 }
@@ -179,7 +200,7 @@ impl FromStr for Granularity {
     }
 }
 
-/// The span of time that one file of `counts` holds, written as a prefix of a time in UTC.
+/// The span of time that one file of `counts` holds, written as a prefix of a time in UTC; a week as its Monday.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Period {
     /// `2026-01-13T0405`
@@ -188,6 +209,8 @@ pub enum Period {
     Hour,
     /// `2026-01-13`
     Day,
+    /// `2026-01-12`, a Monday. It is written as a day is: only files of week windows have it, and they have no days.
+    Week,
     /// `2026-01`
     Month,
     /// `2026`
@@ -211,6 +234,7 @@ impl Period {
             Period::Minute => Granularity::Minute,
             Period::Hour => Granularity::Hour,
             Period::Day => Granularity::Day,
+            Period::Week => Granularity::Week,
             Period::Month => Granularity::Month,
             Period::Year => Granularity::Year,
         }
@@ -221,18 +245,19 @@ impl Period {
         let pattern = match self {
             Period::Minute => "%Y-%m-%dT%H%M",
             Period::Hour => "%Y-%m-%dT%H",
-            Period::Day => "%Y-%m-%d",
+            Period::Day | Period::Week => "%Y-%m-%d",
             Period::Month => "%Y-%m",
             Period::Year => "%Y",
         };
         utc(start).format(pattern).to_string()
     }
 
-    /// The period and its start, from a partition value; `None` when it is not one.
-    pub fn parse(label: &str) -> Option<(Period, TimeUs)> {
+    /// The period and its start, from the partition value of a file with windows of this granularity; `None` when it is not one.
+    pub fn parse(label: &str, granularity: Granularity) -> Option<(Period, TimeUs)> {
         let (period, padding) = match label.len() {
             4 => (Period::Year, "-01-01T0000"),
             7 => (Period::Month, "-01T0000"),
+            10 if granularity == Granularity::Week => (Period::Week, "T0000"),
             10 => (Period::Day, "T0000"),
             13 => (Period::Hour, "00"),
             15 => (Period::Minute, ""),
@@ -240,7 +265,9 @@ impl Period {
         };
         let full = format!("{label}{padding}");
         let time = chrono::NaiveDateTime::parse_from_str(&full, "%Y-%m-%dT%H%M").ok()?;
-        Some((period, time.and_utc().timestamp_micros()))
+        let start = time.and_utc().timestamp_micros();
+        // A week's label is its Monday.
+        (period.start(start) == start).then_some((period, start))
     }
 }
 
@@ -385,9 +412,39 @@ mod tests {
         ] {
             let start = period.start(time);
             assert_eq!(period.label(start), label);
-            assert_eq!(Period::parse(label), Some((period, start)));
+            for granularity in Granularity::ALL.into_iter().filter(|it| *it != Granularity::Week) {
+                assert_eq!(Period::parse(label, granularity), Some((period, start)));
+            }
         }
-        assert_eq!(Period::parse("2026-13"), None);
-        assert_eq!(Period::parse("x"), None);
+        let monday = Period::Week.start(time);
+        assert_eq!(Period::Week.label(monday), "2026-01-12");
+        assert_eq!(Period::parse("2026-01-12", Granularity::Week), Some((Period::Week, monday)));
+        for (label, granularity) in
+            [("2026-01-13", Granularity::Week), ("2026-13", Granularity::Day), ("x", Granularity::Day)]
+        {
+            assert_eq!(Period::parse(label, granularity), None, "{label}");
+        }
+    }
+
+    #[test]
+    fn the_ladder_of_a_granularity_begins_with_its_window_and_climbs() {
+        let time = at("2026-01-13T04:05:06Z");
+        for granularity in Granularity::ALL {
+            let ladder = granularity.ladder();
+            assert!(ladder.is_sorted_by(|shorter, longer| shorter < longer), "{granularity}");
+            let start = granularity.window_start(time, Zone::Utc);
+            assert_eq!(ladder[0].start(time), start, "{granularity}");
+            assert_eq!(ladder[0].end(start), granularity.window_end(start, Zone::Utc), "{granularity}");
+            assert!(granularity.former().is_none_or(|former| former > ladder[0]), "{granularity}");
+        }
+    }
+
+    #[test]
+    fn the_first_window_from_a_time_on_starts_then_or_later() {
+        let first = |granularity: Granularity, time: &str| rfc3339(granularity.first_start(at(time), Zone::Utc));
+        assert_eq!(first(Granularity::Week, "2026-01-01T00:00:00Z"), "2026-01-05T00:00:00Z");
+        assert_eq!(first(Granularity::Week, "2024-01-01T00:00:00Z"), "2024-01-01T00:00:00Z");
+        assert_eq!(first(Granularity::Month, "2026-01-01T00:00:00Z"), "2026-01-01T00:00:00Z");
+        assert_eq!(first(Granularity::Minute, "2026-01-01T00:00:00.000001Z"), "2026-01-01T00:01:00Z");
     }
 }

@@ -103,6 +103,17 @@ pub enum PublishError {
         "replay {0} is not complete: run it again under the same id, and it continues where it stopped; then publish it"
     )]
     Incomplete(String),
+    /// No job of this build, or a later one, was started on the tables.
+    #[error(
+        "replay {id} can not be published or undone yet: the table counts has the layout of an earlier build \
+         (floodmark.format = {found}); start the job with this build (floodmark run), then try again"
+    )]
+    EarlierLayout {
+        /// The replay.
+        id: String,
+        /// The number of the layout.
+        found: u32,
+    },
     /// It was never published.
     #[error("replay {0} was never published, so there is nothing to undo")]
     NotPublished(String),
@@ -196,6 +207,7 @@ impl HasExit for PublishError {
             PublishError::OutcomeUnknown { .. } => Exit::TryAgain,
             PublishError::Unknown(_)
             | PublishError::Incomplete(_)
+            | PublishError::EarlierLayout { .. }
             | PublishError::NotPublished(_)
             | PublishError::Preview { .. }
             | PublishError::LogicChanged { .. }

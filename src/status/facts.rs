@@ -208,7 +208,7 @@ pub(super) fn segments(state: &State) -> Vec<Segments> {
     for file in state.files.values() {
         let value = |name: &str| file.partition.get(name).cloned().unwrap_or_default();
         let granularity = value("granularity").parse::<crate::model::Granularity>().ok();
-        let period = Period::parse(&value("period")).map(|(period, _)| period);
+        let period = granularity.and_then(|known| Period::parse(&value("period"), known)).map(|(period, _)| period);
         let (_, files) = found.entry((granularity, period)).or_insert_with(|| (value("granularity"), Vec::new()));
         files.push(file);
     }
@@ -226,6 +226,7 @@ fn name(period: Period) -> &'static str {
         Period::Minute => "minute",
         Period::Hour => "hour",
         Period::Day => "day",
+        Period::Week => "week",
         Period::Month => "month",
         Period::Year => "year",
     }

@@ -138,8 +138,9 @@ pub fn segment_of(file: &File) -> Result<Segment, TableError> {
     let segment = || {
         let granularity: Granularity = value("granularity").parse().ok()?;
         let bucket = value("bucket").parse().ok()?;
-        let (period, period_start) = Period::parse(value("period"))?;
-        granularity.ladder().contains(&period).then_some(Segment { granularity, bucket, period, period_start })
+        let (period, period_start) = Period::parse(value("period"), granularity)?;
+        let known = granularity.ladder().contains(&period) || granularity.former() == Some(period);
+        known.then_some(Segment { granularity, bucket, period, period_start })
     };
     segment().ok_or_else(|| TableError::Corrupt {
         table: "counts".to_owned(),

@@ -4,6 +4,7 @@
 //! one granularity and bucket never overlap; a commit that would break this is refused. State: the live files.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::counts::segment_of;
 use super::error::TableError;
@@ -13,7 +14,7 @@ use crate::model::{Granularity, Segment, TimeUs};
 /// Live files of some buckets of `counts`.
 #[derive(Clone, Debug, Default)]
 pub struct Layout {
-    /// By start of their period.
+    /// By start of their first window.
     files: BTreeMap<(Granularity, u16), BTreeMap<TimeUs, (Segment, File)>>,
 }
 
@@ -44,9 +45,9 @@ impl Layout {
         for file in remove {
             let segment = segment_of(file)?;
             if let Some(files) = self.files.get_mut(&(segment.granularity, segment.bucket))
-                && files.get(&segment.period_start).is_some_and(|(_, live)| live.path == file.path)
+                && files.get(&segment.windows().start).is_some_and(|(_, live)| live.path == file.path)
             {
-                files.remove(&segment.period_start);
+                files.remove(&segment.windows().start);
             }
         }
         for file in add {
@@ -61,21 +62,21 @@ impl Layout {
                 });
             }
             let files = self.files.entry((segment.granularity, segment.bucket)).or_default();
-            files.insert(segment.period_start, (segment, file.clone()));
+            files.insert(segment.windows().start, (segment, file.clone()));
         }
         Ok(())
     }
 
-    /// The live file whose period holds a window.
+    /// The live file that holds a window.
     pub fn holder(&self, granularity: Granularity, bucket: u16, window_start: TimeUs) -> Option<&(Segment, File)> {
         let files = self.files.get(&(granularity, bucket))?;
         let (_, found) = files.range(..=window_start).next_back()?;
-        (window_start < found.0.period_end()).then_some(found)
+        (window_start < found.0.windows().end).then_some(found)
     }
 
-    /// Live files whose period overlaps the segment's.
+    /// Live files whose windows overlap the segment's.
     pub fn overlapping(&self, segment: &Segment) -> impl Iterator<Item = &(Segment, File)> {
-        let (start, end) = (segment.period_start, segment.period_end());
+        let Range { start, end } = segment.windows();
         let before = self.holder(segment.granularity, segment.bucket, start);
         let within = (self.files.get(&(segment.granularity, segment.bucket)).into_iter())
             .flat_map(move |files| files.range(start..end).map(|(_, found)| found))

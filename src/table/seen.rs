@@ -10,9 +10,13 @@ use serde::Deserialize;
 
 /// The property that holds the number of our tables' layout. A table without it has layout 1: builds before the property made no
 /// other.
+///
+/// 1: days are in files of months, and weeks and months in files of years. 2: every window begins in a file of its own
+/// ([`Granularity::ladder`](crate::model::Granularity::ladder)); older files stay as they are until they are merged into. A start
+/// raises the number before its first commit of rows; files of layout 1 need no other change.
 pub const FORMAT: &str = "floodmark.format";
 /// The newest layout that this build knows; see [`FORMAT`].
-pub const FORMAT_NEWEST: u32 = 1;
+pub const FORMAT_NEWEST: u32 = 2;
 
 /// The versions of Delta's protocol that we read and write, and the versions from which on features are named one by one.
 pub(super) const READER: u32 = 1;

@@ -46,6 +46,11 @@ pub struct State {
 }
 
 impl State {
+    /// The number of the table's layout; absent is 1.
+    pub fn format(&self) -> u32 {
+        self.properties.get(FORMAT).and_then(|format| format.parse().ok()).unwrap_or(1)
+    }
+
     /// The value of an application transaction; absent is 0.
     pub fn txn(&self, id: &str) -> i64 {
         self.txns.get(id).copied().unwrap_or(0)

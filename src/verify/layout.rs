@@ -1,6 +1,6 @@
 //! Where cells are: the live files of `counts`, in the order in which they are compared.
 //!
-//! In: a version of `counts`. Out: slots. A slot is the files of one granularity and bucket whose periods overlap: one file, unless the
+//! In: a version of `counts`. Out: slots. A slot is the files of one granularity and bucket whose windows overlap: one file, unless the
 //! table is broken. Periods of one granularity and bucket may have different lengths (a sealed month, then days, then an hour). Slots are
 //! numbered by granularity, bucket and period. A cell belongs to the slot whose time span holds the start of its window. State: the list of
 //! live files. Failure: a file whose partition values can not be read is corrupt; files that overlap are differences.
@@ -20,9 +20,9 @@ pub(super) struct Slot {
     pub(super) window: usize,
     /// The bucket of its customers.
     pub(super) bucket: u32,
-    /// From the start of its first period to the end of its last.
+    /// From the start of its first window to the end of its last.
     span: Range<i64>,
-    /// The files, with their periods.
+    /// The files, with the spans of their windows.
     pub(super) files: Vec<(File, Range<i64>)>,
 }
 
@@ -94,11 +94,18 @@ fn segment(file: &File, differences: &mut Differences) -> Result<(usize, u32, Ra
             ),
         }));
     };
-    if !WINDOWS[window].period_lengths.contains(&label.len()) {
-        let expected = format!("a period of {} characters", join(WINDOWS[window].period_lengths));
+    let within = WINDOWS[window].within(span.clone());
+    let expected = if !WINDOWS[window].period_lengths.contains(&label.len()) {
+        Some(format!("a period of {} characters", join(WINDOWS[window].period_lengths)))
+    } else if within.is_empty() {
+        Some("a period in which a window starts: of a week, its Monday".to_owned())
+    } else {
+        None
+    };
+    if let Some(expected) = expected {
         differences.add(Check::Segment, Subject::File { file: file.path.clone() }, format!("period {label}"), expected);
     }
-    Ok((window, bucket, span))
+    Ok((window, bucket, if within.is_empty() { span } else { within }))
 }
 
 fn join(lengths: &[usize]) -> String {

@@ -539,12 +539,27 @@ async fn windows_around_new_year_and_leap_days_are_exact() {
     let across = at("2025-12-29T00:00:00Z");
     let mut holding =
         tables.counts.iter().filter(weeks).filter(|file| file.rows.iter().any(|row| row.start_us == across));
-    assert!(holding.all(|file| file.label == "2025"));
+    assert!(holding.all(|file| file.label == "2025-12-29"));
+    // In tables of the former layout: to the year in which it starts.
+    let mut tables = tables;
+    sealed(&mut tables, Granularity::Week, |_| Period::Year);
+    let weeks = tables.counts.iter().filter(|file| file.segment.granularity == Granularity::Week);
+    let labels: BTreeSet<&str> = weeks.map(|file| file.label.as_str()).collect();
+    assert!(labels.contains("2025") && labels.contains("2026"), "{labels:?}");
+    // Before a year of weeks, the last week of the year before has a file of its own.
+    let across_alone = |start: TimeUs| if start <= across { Period::Week } else { Period::Year };
+    let mut beside = Tables::of(around_new_year(), [2; 5]);
+    sealed(&mut beside, Granularity::Week, across_alone);
+    for tables in [tables, beside] {
+        let report = tables.verify().await;
+        assert_eq!(report.verdict, Verdict::Exact, "{}", report.table());
+    }
 }
 
 #[tokio::test]
 async fn a_week_in_the_year_of_its_end_is_found() {
     let mut tables = Tables::of(around_new_year(), [2; 5]);
+    sealed(&mut tables, Granularity::Week, |_| Period::Year);
     let across = at("2025-12-29T00:00:00Z");
     let week = |file: &Segmented| {
         file.segment.granularity == Granularity::Week && file.rows.iter().any(|row| row.start_us == across)
@@ -596,9 +611,9 @@ fn sealed(tables: &mut Tables, granularity: Granularity, period: impl Fn(TimeUs)
 #[tokio::test]
 async fn files_of_any_period_of_the_ladder_are_exact() {
     for granularity in Granularity::ALL {
-        for period in granularity.ladder() {
+        for period in granularity.ladder().iter().copied().chain(granularity.former()) {
             let mut tables = many();
-            sealed(&mut tables, granularity, |_| *period);
+            sealed(&mut tables, granularity, |_| period);
             let report = tables.verify().await;
             assert_eq!(report.verdict, Verdict::Exact, "{granularity} {period:?}\n{}", report.table());
         }
@@ -622,7 +637,8 @@ async fn files_of_different_periods_side_by_side_are_exact() {
     assert_eq!(report.verdict, Verdict::Exact, "{}", report.table());
 
     // A file of minutes that was sealed into the file of its day but is still live: its rows are there twice.
-    let short = tables.counts.iter().position(|file| file.label == "2026-01-12").expect("a file of a day");
+    let is_short = |file: &Segmented| file.segment.granularity == Granularity::Minute && file.label == "2026-01-12";
+    let short = tables.counts.iter().position(is_short).expect("a file of a day");
     let twice = tables.counts[short].rows[0].clone();
     let period_start = Period::Minute.start(twice.start_us);
     let segment = Segment { period: Period::Minute, period_start, ..tables.counts[short].segment };
@@ -638,10 +654,11 @@ async fn periods_that_are_not_on_the_ladder_are_found() {
     let wrong = [
         (Granularity::Minute, Period::Year),
         (Granularity::Hour, Period::Year),
-        (Granularity::Day, Period::Day),
+        (Granularity::Day, Period::Hour),
+        (Granularity::Day, Period::Year),
         (Granularity::Week, Period::Month),
-        (Granularity::Month, Period::Month),
-        (Granularity::Year, Period::Day),
+        (Granularity::Month, Period::Day),
+        (Granularity::Year, Period::Month),
     ];
     for (granularity, period) in wrong {
         let mut tables = right();
@@ -649,6 +666,19 @@ async fn periods_that_are_not_on_the_ladder_are_found() {
         let files = tables.counts.iter().filter(|file| file.segment.granularity == granularity).count() as u64;
         assert_eq!(kinds(&tables.verify().await), [(Check::Segment, files)], "{granularity}");
     }
+}
+
+#[tokio::test]
+async fn a_week_that_is_not_called_by_its_monday_is_found() {
+    let mut tables = right();
+    let file = tables.counts.iter_mut().find(|file| file.segment.granularity == Granularity::Week).expect("a week");
+    assert_eq!(file.label, "2026-01-12");
+    file.label = "2026-01-13".to_owned();
+    let rows = file.rows.len() as u64;
+    let report = tables.verify().await;
+    // The file, and its windows, which start outside it.
+    assert_eq!(report.differences[&Check::Segment], 1 + rows, "{}", report.table());
+    assert_ne!(report.verdict, Verdict::Exact);
 }
 
 #[tokio::test]

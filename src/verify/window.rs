@@ -24,7 +24,8 @@ pub(super) struct Window {
     length: Length,
     /// The lane of its records, except late ones.
     lane: usize,
-    /// The lengths of the names of the periods that its files may have.
+    /// The lengths of the names of the periods that its files may have. Those of days, weeks and months may be long ones, which
+    /// older tables have.
     pub(super) period_lengths: &'static [usize],
 }
 
@@ -41,9 +42,9 @@ enum Length {
 pub(super) const WINDOWS: [Window; 6] = [
     Window { name: "minute", length: Length::Us(60 * SECOND_US), lane: 0, period_lengths: &[7, 10, 13, 15] },
     Window { name: "hour", length: Length::Us(3600 * SECOND_US), lane: 1, period_lengths: &[7, 10, 13] },
-    Window { name: "day", length: Length::Us(DAY_US), lane: 2, period_lengths: &[7] },
-    Window { name: "week", length: Length::Week, lane: 4, period_lengths: &[4] },
-    Window { name: "month", length: Length::Month, lane: 4, period_lengths: &[4] },
+    Window { name: "day", length: Length::Us(DAY_US), lane: 2, period_lengths: &[7, 10] },
+    Window { name: "week", length: Length::Week, lane: 4, period_lengths: &[4, 10] },
+    Window { name: "month", length: Length::Month, lane: 4, period_lengths: &[4, 7] },
     Window { name: "year", length: Length::Year, lane: 4, period_lengths: &[4] },
 ];
 
@@ -81,6 +82,16 @@ impl Window {
             }
             Length::Year => days(year_of(day) + 1, 1, 1).saturating_mul(DAY_US),
         }
+    }
+
+    /// The starts of its windows that a span holds, and the end of the last one of these. Windows belong to the span in which they
+    /// start, so a year of weeks ends with the week that starts in December, and the week of a Monday is a span of its own.
+    pub(super) fn within(&self, span: Range<i64>) -> Range<i64> {
+        let first = |time_us: i64| match self.start(time_us) {
+            start if start < time_us => self.end(start),
+            start => start,
+        };
+        first(span.start)..first(span.end)
     }
 
     /// The lane of a record ingested at `ingested_us`, in the window that starts at `start_us`. `graces_us` are those of minute, hour and
@@ -268,6 +279,23 @@ mod tests {
         assert_eq!(hour.start(time), at("2026-01-13T04:00:00Z"));
         assert_eq!(day.start(time), at("2026-01-13T00:00:00Z"));
         assert_eq!((day.start(-1), day.end(-DAY_US)), (-DAY_US, 0));
+    }
+
+    #[test]
+    fn a_span_holds_the_windows_that_start_in_it() {
+        let [minute, .., week, month, _] = &WINDOWS;
+        for (window, label, start, end) in [
+            (minute, "2026-01-13T04", "2026-01-13T04:00:00Z", "2026-01-13T05:00:00Z"),
+            (week, "2025", "2025-01-06T00:00:00Z", "2026-01-05T00:00:00Z"),
+            (week, "2024", "2024-01-01T00:00:00Z", "2025-01-06T00:00:00Z"),
+            (week, "2025-12-29", "2025-12-29T00:00:00Z", "2026-01-05T00:00:00Z"),
+            // A Tuesday: no week starts on it.
+            (week, "2025-12-30", "2026-01-05T00:00:00Z", "2026-01-05T00:00:00Z"),
+            (month, "2026", "2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z"),
+        ] {
+            let span = period(label).expect("a period");
+            assert_eq!(window.within(span), at(start)..at(end), "{} of {label}", window.name);
+        }
     }
 
     #[test]

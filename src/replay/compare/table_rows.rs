@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use crate::dataflow::route::Scope;
-use crate::model::{Cell, Granularity, Segment, TimeUs, Zone};
+use crate::model::{Cell, Granularity, Segment, TimeUs};
 use crate::replay::count::sorted::SortedCells;
 use crate::replay::request::coverage::{Lies, Windows};
 use crate::table::TableError;
@@ -18,10 +18,8 @@ const BATCH_ROWS: usize = 2048;
 
 /// Whether a file's windows may be in range.
 pub(super) fn meets(coverage: &[Range<TimeUs>], segment: &Segment) -> bool {
-    // A window begins in its segment's period, and a week may end after it.
-    let last_start = segment.granularity.window_start(segment.period_end() - 1, Zone::Utc);
-    let last = segment.granularity.window_end(last_start, Zone::Utc);
-    coverage.iter().any(|stretch| stretch.start < last && segment.period_start < stretch.end)
+    let windows = segment.windows();
+    coverage.iter().any(|stretch| stretch.start < windows.end && windows.start < stretch.end)
 }
 
 /// The rows of a live file that may be in range.

@@ -17,7 +17,7 @@ use crate::model::Segment;
 use crate::process::Clock;
 use crate::replay::error::PublishError;
 use crate::table::layout::Layout;
-use crate::table::{Commit, Log, Root, State, TableError, retention};
+use crate::table::{Commit, FORMAT_NEWEST, Log, Root, State, TableError, retention};
 
 /// Rounds in which something had to be merged again, before live is asked for the next commit.
 const ROUNDS: u32 = 3;
@@ -78,6 +78,10 @@ impl Publisher {
             ))
             .into());
         };
+        // The job may still be of an earlier build, which could not read what this one would write.
+        if state.format() < FORMAT_NEWEST {
+            return Err(PublishError::EarlierLayout { id: self.id.clone(), found: state.format() });
+        }
         let replay = CompleteReplay::load(&self.root, &self.id).await?;
         let work = match replay.admit(&self.root, &state, self.direction).await? {
             Admitted::Already(order) => {
@@ -179,7 +183,7 @@ impl UnderWay<'_> {
             let lost = loop {
                 if self.commit().await? {
                     let (version, order) = (self.state.version, self.order);
-                    let files = self.pieces.iter().filter(|piece| piece.add.is_some()).count() as u64;
+                    let files = self.pieces.iter().map(|piece| piece.add.len() as u64).sum();
                     let operation = self.publisher.operation();
                     tracing::info!(replay = id, operation, version, order, cells, files, "counts committed");
                     return Ok(Published { id: id.to_owned(), version, order, cells, files, already: false });
@@ -221,7 +225,7 @@ impl UnderWay<'_> {
             return Err(PublishError::TooSlow { id: id(), hours, keep_hours });
         }
         let commit = Commit {
-            add: self.pieces.iter().filter_map(|piece| piece.add.clone()).collect(),
+            add: self.pieces.iter().flat_map(|piece| piece.add.clone()).collect(),
             remove: self.pieces.iter().flat_map(|piece| piece.remove.clone()).collect(),
             txns: vec![(self.publisher.txn(), self.order)],
             ..Commit::default()

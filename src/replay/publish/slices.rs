@@ -93,7 +93,7 @@ impl Staging<'_> {
                     only: only.clone(),
                 };
                 let staged = merge.stage(wanted.plan()).await?;
-                progress.files += staged.iter().filter(|piece| piece.add.is_some()).count() as u64;
+                progress.files += staged.iter().map(|piece| piece.add.len() as u64).sum::<u64>();
                 tell(progress);
                 let (granularity, bucket) = (group.granularity.name(), group.bucket);
                 let from = Period::Day.label(windows.start);
@@ -142,7 +142,7 @@ impl Staging<'_> {
 }
 
 fn holds(segment: &Segment, window_start: TimeUs) -> bool {
-    (segment.period_start..segment.period_end()).contains(&window_start)
+    segment.windows().contains(&window_start)
 }
 
 /// Groups the parts by granularity and bucket, each group in order.
@@ -166,7 +166,10 @@ impl BucketChanges<'_> {
     /// Slices of at most `rows_max` rows, unless the least possible slice has more.
     fn slices(&self, layout: &Layout, only: Option<&[Segment]>, rows_max: u64) -> Vec<Range<TimeUs>> {
         let wanted = |day: TimeUs| {
-            let meets = |segment: &Segment| segment.period_start < Period::Day.end(day) && day < segment.period_end();
+            let meets = |segment: &Segment| {
+                let windows = segment.windows();
+                windows.start < Period::Day.end(day) && day < windows.end
+            };
             only.is_none_or(|only| only.iter().any(meets))
         };
         let mut least: Vec<(Range<TimeUs>, u64)> = Vec::new();
@@ -191,11 +194,11 @@ impl BucketChanges<'_> {
 
     /// The first border of a day, from `end` on, that is inside no file: neither a live one nor one that may be made.
     fn border(&self, layout: &Layout, mut end: TimeUs) -> TimeUs {
-        // A new file has the first period of the ladder, or a day at most.
+        // A new file has the first period of the ladder; one of minutes or hours is no longer than a day.
         let shortest = self.granularity.ladder()[0];
         loop {
             let last = end - 1;
-            let live = layout.holder(self.granularity, self.bucket, last).map_or(end, |(live, _)| live.period_end());
+            let live = layout.holder(self.granularity, self.bucket, last).map_or(end, |(live, _)| live.windows().end);
             let made = shortest.end(shortest.start(last));
             match live.max(made) {
                 further if further > end => end = further,
@@ -278,11 +281,24 @@ mod tests {
         let sealed = live(Granularity::Hour, &["2026-01"]);
         let january = [("2026-01-08", "2026-02-01")];
         assert_eq!(days(&hours.slices(&sealed, None, 1)), pairs(&[&january, &all_apart[3..]].concat()));
-        // Files of days begin as months, those of weeks as years.
-        let months = [("2026-01-08", "2026-02-01"), ("2026-02-08", "2026-03-01")];
-        assert_eq!(days(&group(Granularity::Day, &rows).slices(&Layout::default(), None, 1)), pairs(&months));
-        let weeks = group(Granularity::Week, &rows).slices(&Layout::default(), None, 1);
-        assert_eq!(days(&weeks), pairs(&[("2026-01-08", "2027-01-01")]));
+        // Days, weeks, months and years begin in files of their own.
+        assert_eq!(days(&group(Granularity::Day, &rows).slices(&Layout::default(), None, 1)), pairs(&all_apart));
+        let begun = |granularity| days(&group(granularity, &rows).slices(&Layout::default(), None, 1));
+        let weeks = [
+            ("2026-01-08", "2026-01-12"),
+            ("2026-01-20", "2026-01-26"),
+            ("2026-02-08", "2026-02-09"),
+            ("2026-02-10", "2026-02-16"),
+            ("2026-02-20", "2026-02-23"),
+        ];
+        assert_eq!(begun(Granularity::Week), pairs(&weeks));
+        assert_eq!(begun(Granularity::Month), pairs(&[("2026-01-08", "2026-02-01"), ("2026-02-08", "2026-03-01")]));
+        assert_eq!(begun(Granularity::Year), pairs(&[("2026-01-08", "2027-01-01")]));
+        // A long file of the former layout, to be split or not, is one slice; a year of weeks ends with its last week.
+        let former =
+            |granularity, period| days(&group(granularity, &rows).slices(&live(granularity, &[period]), None, 1));
+        assert_eq!(former(Granularity::Day, "2026-01"), pairs(&[&january, &all_apart[3..]].concat()));
+        assert_eq!(former(Granularity::Week, "2026"), pairs(&[("2026-01-08", "2027-01-04")]));
     }
 
     #[test]

@@ -59,7 +59,8 @@ impl Estimate {
         let (mut counts_files, mut counts_bytes) = (0, 0);
         for file in prepared.versions.counts.1.files.values() {
             let segment = counts::segment_of(file)?;
-            let meets = |range: &Range<TimeUs>| range.start < segment.period_end() && segment.period_start < range.end;
+            let windows = segment.windows();
+            let meets = |range: &Range<TimeUs>| range.start < windows.end && windows.start < range.end;
             if submission.coverage.iter().any(meets) {
                 counts_files += 1;
                 counts_bytes += file.size;
