@@ -7,6 +7,7 @@ mod library {
     mod foreign;
     mod format;
     mod job_files;
+    mod ladder;
     mod layout;
     mod log;
     mod oracle;

@@ -93,7 +93,7 @@ async fn files_are_told_by_granularity_and_period() {
     let found = status(None, &root, OPTIONS).await.expect("a status");
     let kinds: Vec<_> =
         found.segments.iter().map(|found| (found.granularity.as_str(), found.period.as_str())).collect();
-    let long = [("day", "month"), ("week", "year"), ("month", "year"), ("year", "year")];
+    let long = [("day", "month"), ("week", "week"), ("month", "month"), ("year", "year")];
     let expected = [("minute", "hour"), ("hour", "hour"), ("hour", "day")].into_iter().chain(long);
     assert_eq!(kinds, expected.collect::<Vec<_>>());
     assert_eq!(found.segments.iter().map(|segments| segments.files).sum::<u64>(), found.counts.files);

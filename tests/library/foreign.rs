@@ -162,7 +162,7 @@ fn refused_of_itself() -> Vec<(&'static str, Actions, Vec<&'static str>)> {
         ("counts", features(json!([]), json!(["icebergCompatV1"])), vec!["icebergCompatV1"]),
         ("counts", property("delta.columnMapping.mode", "name"), vec!["delta.columnMapping.mode = name"]),
         ("counts", property("delta.appendOnly", "true"), vec!["delta.appendOnly = true", "Set it to false"]),
-        ("raw", property(FORMAT, "2"), vec!["floodmark.format = 2", "newer build", "expected 1 at most"]),
+        ("raw", property(FORMAT, "3"), vec!["floodmark.format = 3", "newer build", "expected 2 at most"]),
         ("counts", property(FORMAT, "99"), vec!["floodmark.format = 99", "Use that build"]),
         ("counts", property(FORMAT, "one"), vec!["floodmark.format = \"one\"", "a whole number"]),
         (
@@ -412,7 +412,7 @@ async fn what_is_only_known_from_a_checkpoint() {
         ),
         ("counts", actions(|_| vec![add("counts", "part-0001", false)]), Some("part-0001.parquet added")),
         ("counts", protocol(json!({"minReaderVersion": 1, "minWriterVersion": 4})), Some("writer version 4")),
-        ("raw", actions(|scene| vec![scene.properties(&[(FORMAT, "2")])]), Some("floodmark.format = 2")),
+        ("raw", actions(|scene| vec![scene.properties(&[(FORMAT, "3")])]), Some("floodmark.format = 3")),
         ("raw", actions(|scene| vec![remove(scene.ours(0), false), add("raw", "part-0001", false)]), None),
     ];
     for (table, actions, refused) in cases {

@@ -26,7 +26,7 @@ use floodmark::job::Job;
 use floodmark::live::{Live, LiveError, run};
 use floodmark::process::{Clock, Exit, HasExit, ManualClock};
 use floodmark::source::script::{Script, ScriptRecord};
-use floodmark::table::Root;
+use floodmark::table::{Log, Root};
 use floodmark::upkeep::compact::compact;
 use futures::stream::BoxStream;
 use md5::{Digest, Md5};
@@ -41,6 +41,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::support::former::former;
 use crate::support::live::{MINUTE, SECOND, block_on};
 
 const BASE: i64 = 1_768_262_400 * SECOND; // 2026-01-13T00:00:00Z
@@ -145,6 +146,10 @@ enum Step {
         epoch_bytes: u64,
     },
     Compact,
+    /// Stops in order, lays the tables out as the build before the present layout did, and starts.
+    Former {
+        workers: usize,
+    },
 }
 
 /// The expected outcome of a record.
@@ -388,6 +393,12 @@ impl World {
         done.map_or(0, |done| done.files)
     }
 
+    /// Lays the tables out as the build before the present layout did.
+    fn former(&self) {
+        let root = Root::on(Arc::clone(&self.inner) as Arc<dyn ObjectStore>);
+        block_on(former(&Log::new(&root, "counts"), self.now));
+    }
+
     fn archived(&self) -> i64 {
         let raw = versions(&self.inner, "raw").pop().map_or(BTreeMap::new(), |version| version.txns);
         (0..self.next.len()).map(|partition| raw.get(&format!("kafka/script/{partition}")).copied().unwrap_or(0)).sum()
@@ -492,9 +503,10 @@ fn cells(store: &InMemory, version: &Version) -> BTreeMap<CellKey, i64> {
         let (granularity, labels) = match partition["granularity"].as_str() {
             "minute" => ("minute", &["%Y-%m", "%Y-%m-%d", "%Y-%m-%dT%H", "%Y-%m-%dT%H%M"][..]),
             "hour" => ("hour", &["%Y-%m", "%Y-%m-%d", "%Y-%m-%dT%H"][..]),
-            "day" => ("day", &["%Y-%m"][..]),
-            "week" => ("week", &["%Y"][..]),
-            "month" => ("month", &["%Y"][..]),
+            "day" => ("day", &["%Y-%m", "%Y-%m-%d"][..]),
+            // Long ones are of the former layout; a week is called by its Monday.
+            "week" => ("week", &["%Y", "%Y-%m-%d"][..]),
+            "month" => ("month", &["%Y", "%Y-%m"][..]),
             "year" => ("year", &["%Y"][..]),
             other => panic!("granularity {other}"),
         };
@@ -689,6 +701,11 @@ fn play(partitions: usize, workers: usize, pace: Pace, steps: &[Step]) {
                 job = world.start(*workers);
             }
             Step::Compact => drop(world.compact()),
+            Step::Former { workers } => {
+                job.end(Request::Stop);
+                world.former();
+                job = world.start(*workers);
+            }
         }
     }
     job.end(Request::Stop);
@@ -742,10 +759,11 @@ fn step() -> impl Strategy<Value = Step> {
         4 => prop_oneof![Just(3 * SECOND), Just(11 * SECOND), Just(61 * SECOND), Just(3700 * SECOND), Just(27 * 60 * MINUTE), Just(35 * 24 * 60 * MINUTE)].prop_map(Step::Advance),
         2 => (1..14_i64, any::<bool>(), workers.clone()).prop_map(|(steps, after, workers)| Step::Crash { steps, after, workers }),
         1 => (workers.clone(), 0..2_usize).prop_map(|(workers, logic)| Step::Restart { workers, logic }),
-        2 => (1..14_i64, workers, pending_bytes_max(), epoch_bytes()).prop_map(
+        2 => (1..14_i64, workers.clone(), pending_bytes_max(), epoch_bytes()).prop_map(
             |(steps, workers, pending_bytes_max, epoch_bytes)| Step::Bounds { steps, workers, pending_bytes_max, epoch_bytes }
         ),
         1 => Just(Step::Compact),
+        1 => workers.prop_map(|workers| Step::Former { workers }),
     ]
 }
 
@@ -873,6 +891,12 @@ fn promise_3_late_records_reach_sealed_segments() {
                 job.crash(&mut world, 3 + number as i64, number % 2 == 0);
                 job = world.start(1 + number % 4);
             }
+            // Long files of the former layout, which hold open windows, are split on the way.
+            if number == 3 {
+                job.end(Request::Stop);
+                world.former();
+                job = world.start(workers);
+            }
         }
         // Meanwhile the job merges files of its archive.
         job.wait("files of the archive are merged", |_| {
@@ -883,13 +907,21 @@ fn promise_3_late_records_reach_sealed_segments() {
         job.end(Request::Stop);
         world.start(2).end(Request::Drain);
         check_every_version(&world);
-        // Minutes and hours were in files of every length: every step of the ladder was reached.
-        let labels: BTreeSet<_> = (versions(&world.inner, "counts").iter())
+        // Windows were in files of every length: every step of the ladder, and of the former layout, was reached.
+        let versions = versions(&world.inner, "counts");
+        let labels: BTreeSet<_> = (versions.iter())
             .flat_map(|version| version.files.values())
             .map(|file| (file["granularity"].clone(), file["period"].len()))
             .collect();
         let of = |name: &str| labels.iter().filter(|(of, _)| of == name).map(|(_, length)| *length).collect::<Vec<_>>();
         assert_eq!((of("minute"), of("hour")), (vec![7, 10, 13, 15], vec![7, 10, 13]), "paces {publish_seconds:?}");
+        assert_eq!((of("day"), of("week"), of("month"), of("year")), (vec![7, 10], vec![4, 10], vec![4, 7], vec![4]));
+        // In the end, what was open once is split, and the days of January are sealed.
+        let last = versions.last().expect("a version").files.values();
+        let files: BTreeSet<_> = last.map(|file| (file["granularity"].as_str(), file["period"].as_str())).collect();
+        let january = |file: &&(&str, &str)| file.0 == "day" && file.1.starts_with("2026-01");
+        assert_eq!(files.iter().filter(january).collect::<Vec<_>>(), [&("day", "2026-01")]);
+        assert!(files.iter().all(|(granularity, period)| *granularity == "year" || period.len() > 4), "{files:?}");
     }
 }
 

@@ -33,6 +33,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use crate::support::faulty::{Fault, Faulty};
+use crate::support::former::{former, relaid};
 use crate::support::live::{BASE, CUSTOMERS, DAY, HOUR, MINUTE, Running, SECOND, World, block_on};
 use crate::support::rival::{commits, replaced};
 use crate::support::tables::{self, Cell};
@@ -318,6 +319,44 @@ fn published_undone_and_published_again_beside_a_running_job() {
     assert!(states.iter().skip(1).all(|state| generation(state) == 1));
 }
 
+/// A job of the build before may run on these tables, and could not read what this one writes.
+#[test]
+fn tables_of_the_former_layout_are_refused_until_a_job_was_started() {
+    let mut world = stopped("");
+    let differences = complete(&world);
+    RUNTIME.block_on(former(&world.log("counts"), world.now));
+    let said = refused(&world, "r", Direction::Publish).to_string();
+    assert!(said.contains("floodmark.format = 1") && said.contains("floodmark run"), "{said}");
+    world.start(1, world.store()).ends_in_order(Request::Stop);
+    publish(&world, "r");
+    expect(&mut world, &differences, 1);
+    world.is_exact();
+}
+
+/// A month of days of the former layout that is open: the publish splits it, and the job beside it goes on in the parts.
+#[test]
+fn a_publish_splits_an_open_file_of_the_former_layout() {
+    let mut world = stopped("");
+    let differences = complete(&world);
+    RUNTIME.block_on(relaid(&world.log("counts"), world.now, Granularity::former));
+    let days = |world: &World| {
+        let found = world.table("counts").files.into_values().filter(|file| file.partition["granularity"] == "day");
+        found.map(|file| file.partition["period"].clone()).collect::<std::collections::BTreeSet<_>>()
+    };
+    assert!(days(&world).contains("2026-01"));
+    let job = world.start(2, world.store());
+    publish(&world, "r");
+    expect(&mut world, &differences, 1);
+    assert!(!days(&world).contains("2026-01") && days(&world).contains("2026-01-13"), "{:?}", days(&world));
+    one_epoch(&mut world, &job);
+    undo(&world, "r");
+    expect(&mut world, &differences, -1);
+    one_epoch(&mut world, &job);
+    job.ends_in_order(Request::Stop);
+    world.is_exact();
+    versions(&world);
+}
+
 /// Live keeps committing, and whoever loses the race merges again.
 #[test]
 fn beside_a_job_that_keeps_committing() {
@@ -593,7 +632,7 @@ fn a_rival_that_replaces_half_of_the_bases() {
         let counts = world.table("counts");
         counts.files.keys().filter(|path| path.contains(&format!("bucket={bucket}/")) && path.contains("-a2-")).count()
     };
-    // Bucket 0: the minute, the hour, and the month of days. The new files of the past keep their base.
+    // Bucket 0: the minute, the hour and the day. The new files of the past keep their base.
     assert_eq!((again("0"), again("1")), (3, 0));
     expect(&mut world, &differences, 1);
     assert_eq!(world.counted(), world.expected);

@@ -5,6 +5,7 @@
 
 pub(crate) mod contract;
 pub(crate) mod faulty;
+pub(crate) mod former;
 pub(crate) mod live;
 pub(crate) mod processes;
 pub(crate) mod rival;
