@@ -66,13 +66,13 @@ CREATE OR REPLACE TEMP MACRO url_path(url) AS CASE
 END;
 
 -- width: of a window. grace: how long after its end it takes records as on time; NULL: no lateness, all are of the lane
--- `coarse`. periods: lengths of the partition values allowed. dimensions: counted in it.
+-- `coarse`. periods: lengths of the partition values allowed, with those that older tables have. dimensions: counted in it.
 CREATE OR REPLACE TEMP TABLE granularities AS FROM (VALUES
   ('minute', INTERVAL 1 minute, 20_000_000,  [7, 10, 13, 15], ['total', 'action', 'country']),
   ('hour',   INTERVAL 1 hour,   60_000_000,  [7, 10, 13],     ['total', 'action', 'country', 'browser', 'os', 'device', 'page', 'referrer']),
-  ('day',    INTERVAL 1 day,    300_000_000, [7],             ['total', 'action', 'country', 'browser', 'os', 'device', 'page', 'referrer']),
-  ('week',   INTERVAL 7 days,   NULL,        [4],             ['total', 'action', 'country', 'browser', 'os', 'device']),
-  ('month',  INTERVAL 1 month,  NULL,        [4],             ['total', 'action', 'country', 'browser', 'os', 'device', 'page', 'referrer']),
+  ('day',    INTERVAL 1 day,    300_000_000, [7, 10],         ['total', 'action', 'country', 'browser', 'os', 'device', 'page', 'referrer']),
+  ('week',   INTERVAL 7 days,   NULL,        [4, 10],         ['total', 'action', 'country', 'browser', 'os', 'device']),
+  ('month',  INTERVAL 1 month,  NULL,        [4, 7],          ['total', 'action', 'country', 'browser', 'os', 'device', 'page', 'referrer']),
   ('year',   INTERVAL 1 year,   NULL,        [4],             ['total', 'action', 'country', 'browser', 'os', 'device'])
 ) AS t(granularity, width, grace_us, periods, dimensions);
 
@@ -165,6 +165,7 @@ UNION ALL
 SELECT unnest(list_filter([
     CASE WHEN epoch_us(window_end) IS DISTINCT FROM epoch_us(make_timestamp(epoch_us(window_start)) + width) THEN 'window_end' END,
     -- A period is a UTC prefix of the window's start, of one of the lengths of its granularity; 2026-01-13T0405 has no colon.
+    -- The day of a week is its Monday.
     CASE WHEN period IS DISTINCT FROM left(strftime(make_timestamp(epoch_us(window_start)), '%Y-%m-%dT%H%M'), length(period))
       OR NOT list_contains(periods, length(period)) THEN 'period' END,
     CASE WHEN bucket IS DISTINCT FROM bucket_of(customer_id) THEN 'bucket' END],

@@ -194,7 +194,7 @@ def test_periods(_):
     said = {granularity: row for row in rows for granularity in re.findall(r"\w+", row[0])}
     assert list(said) == GRANULARITIES, rows
     for granularity, (_, periods, condition) in said.items():
-        condition = condition.replace("2026-02", f"{after:%Y-%m}").replace("2026-01", f"{month:%Y-%m}").replace("'2026'", f"'{month:%Y}'")
+        condition = condition.replace("2026-02", f"{after:%Y-%m}").replace("2026-01", f"{month:%Y-%m}").replace("'2027'", f"'{month.year + 1}'").replace("'2026'", f"'{month:%Y}'")
         rows = f"SELECT * FROM counts WHERE granularity = '{granularity}' AND"
         found = db.execute(f"SELECT count(*) FROM ({rows} {condition})").fetchone()
         window = db.execute(f"SELECT count(*) FROM ({rows} window_start >= ? AND window_start < ?)", [month, after]).fetchone()

@@ -45,7 +45,7 @@ COUNTS = pa.schema(
 
 GRANULARITIES = ["minute", "hour", "day", "week", "month", "year"]
 GRACE = {"minute": timedelta(seconds=20), "hour": timedelta(minutes=1), "day": timedelta(minutes=5)}
-PERIOD = {"minute": "%Y-%m-%dT%H", "hour": "%Y-%m-%d", "day": "%Y-%m", "week": "%Y", "month": "%Y", "year": "%Y"}
+PERIOD = {"minute": "%Y-%m-%dT%H", "hour": "%Y-%m-%d", "day": "%Y-%m-%d", "week": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}
 DIMENSIONS = {
     "total": GRANULARITIES, "action": GRANULARITIES, "country": GRANULARITIES, "browser": GRANULARITIES[1:],
     "os": GRANULARITIES[1:], "device": GRANULARITIES[1:], "page": ["hour", "day", "month"], "referrer": ["hour", "day", "month"],
@@ -322,6 +322,14 @@ def week_across_new_year_in_the_newer_year(raw, counts, lanes):
     a_total(counts, "week", "2025-12-29")["period"] = "2026"
 
 
+def week_called_by_its_thursday(raw, counts, lanes):
+    a_total(counts, "week", "2025-12-29")["period"] = "2026-01-01"
+
+
+def week_in_a_file_of_its_month(raw, counts, lanes):
+    a_total(counts, "week", "2025-12-29")["period"] = "2025-12"
+
+
 def month_of_30_days(raw, counts, lanes):
     a_total(counts, "month", "2025-12-01")["window_end"] -= timedelta(days=1)
 
@@ -332,8 +340,8 @@ def leap_year_of_365_days(raw, counts, lanes):
             row["window_end"] -= timedelta(days=1)
 
 
-def month_in_a_file_of_its_month(raw, counts, lanes):
-    a_total(counts, "month", "2025-12-01")["period"] = "2025-12"
+def month_in_a_file_of_its_day(raw, counts, lanes):
+    a_total(counts, "month", "2025-12-01")["period"] = "2025-12-01"
 
 
 def coarse_lane_says_more_than_was_published(raw, counts, lanes):
@@ -385,9 +393,11 @@ CORRUPTIONS = {
     week_from_sunday: {"count"},
     week_across_new_year_cut_at_it: {"window_end"},
     week_across_new_year_in_the_newer_year: {"period"},
+    week_called_by_its_thursday: {"period"},
+    week_in_a_file_of_its_month: {"period"},
     month_of_30_days: {"window_end"},
     leap_year_of_365_days: {"window_end"},
-    month_in_a_file_of_its_month: {"period"},
+    month_in_a_file_of_its_day: {"period"},
     coarse_lane_says_more_than_was_published: {"count"},
     coarse_lane_says_less_than_was_published: {"count"},
     page_counted_by_week: {"count"},
@@ -605,7 +615,11 @@ def test_exact_tables_pass(recount, folder):
 
 
 def test_all_periods_of_the_ladder_pass(recount, folder):
-    ladders = {"minute": ["%Y-%m-%dT%H%M", "%Y-%m-%d", "%Y-%m"], "hour": ["%Y-%m-%dT%H", "%Y-%m"]}
+    # Months of days, and years of weeks and months, as older tables have them, too.
+    ladders = {
+        "minute": ["%Y-%m-%dT%H%M", "%Y-%m-%d", "%Y-%m"], "hour": ["%Y-%m-%dT%H", "%Y-%m"], "day": ["%Y-%m-%d", "%Y-%m"],
+        "week": ["%Y-%m-%d", "%Y"], "month": ["%Y-%m", "%Y"],
+    }  # fmt: skip
     counts = counts_rows()
     for number, row in enumerate(counts):
         ladder = ladders.get(row["granularity"], [PERIOD[row["granularity"]]])
