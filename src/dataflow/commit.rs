@@ -549,10 +549,22 @@ impl Committer {
             let effort = |of: fn(&Effort) -> u64| pieces().map(|piece| of(&piece.effort)).sum::<u64>();
             let (updates, rows, us) = (effort(|it| it.updates), effort(|it| it.rows), effort(|it| it.us));
             let replaced = pieces().flat_map(|piece| &piece.remove).map(|file| file.rows).sum();
-            self.progress.merge(granularity, Merged { updates, written: rows, replaced });
+            let (decoded, copied_bytes) = (effort(|it| it.decoded), effort(|it| it.copied_bytes));
+            self.progress.merge(granularity, Merged { updates, written: rows, replaced, decoded, copied_bytes });
             if rows > 0 {
                 let (granularity, files) = (granularity.name(), pieces().map(|piece| piece.add.len()).sum::<usize>());
-                tracing::debug!(epoch, lanes, granularity, files, updates, rows, merge_us = us, "merged");
+                tracing::debug!(
+                    epoch,
+                    lanes,
+                    granularity,
+                    files,
+                    updates,
+                    rows,
+                    merge_us = us,
+                    decoded,
+                    copied_bytes,
+                    "merged"
+                );
             }
         }
         let (files, version) = (commit.add.len(), self.counts.state.version);

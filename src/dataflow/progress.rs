@@ -68,6 +68,10 @@ pub struct Merged {
     pub written: u64,
     /// Rows of the files that were replaced.
     pub replaced: u64,
+    /// Rows that were decoded for it.
+    pub decoded: u64,
+    /// Bytes of row groups that were copied as they are.
+    pub copied_bytes: u64,
 }
 
 /// The phase that a process is in.
@@ -143,6 +147,8 @@ impl Progress {
         merged.updates += more.updates;
         merged.written += more.written;
         merged.replaced += more.replaced;
+        merged.decoded += more.decoded;
+        merged.copied_bytes += more.copied_bytes;
     }
 
     /// Time that commits took, by table.

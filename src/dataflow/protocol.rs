@@ -185,8 +185,12 @@ impl Piece {
 pub struct Effort {
     /// Updates merged.
     pub updates: u64,
-    /// Rows written.
+    /// Rows written, also in row groups that were copied.
     pub rows: u64,
+    /// Rows decoded.
+    pub decoded: u64,
+    /// Bytes of row groups that were copied as they are.
+    pub copied_bytes: u64,
     /// Microseconds on one thread, without storage.
     pub us: u64,
 }

@@ -13,7 +13,7 @@ use hashbrown::HashMap;
 
 use crate::job::Dimension;
 use crate::model::{Granularity, Segment, TimeUs, Zone};
-use crate::table::counts::{BATCH_ROWS, Columns, SegmentWriter};
+use crate::table::segment::{BATCH_ROWS, Columns, SegmentWriter};
 use crate::table::{File, TableError};
 
 const MINUTE_US: TimeUs = 60_000_000;

@@ -139,6 +139,19 @@ impl Families {
             &["granularity"],
             by(|it| it.replaced),
         );
+        let (decoded, copied) = (by(|it| it.decoded), by(|it| it.copied_bytes));
+        self.counter(
+            "rows_decoded_total",
+            "Rows of counts that were decoded to merge into them.",
+            &["granularity"],
+            decoded,
+        );
+        self.counter(
+            "bytes_copied_total",
+            "Bytes of counts that were copied without decoding them.",
+            &["granularity"],
+            copied,
+        );
         self.register(progress.commit_seconds().clone());
     }
 
@@ -232,7 +245,7 @@ mod tests {
         let interval = Interval { us: 1_500_000, set_by: SetBy::Cost };
         progress.stand(|lane| if lane == Lane::Minute { (8, 1_700_000_000_500, interval) } else { (3, 0, interval) });
         progress.published_at(&[Lane::Minute], 1_700_000_020_000);
-        let of_hours = Merged { updates: 2, written: 30, replaced: 28 };
+        let of_hours = Merged { updates: 2, written: 30, replaced: 28, decoded: 16, copied_bytes: 100 };
         progress.merge(Granularity::Hour, of_hours);
         progress.merge(Granularity::Hour, of_hours);
         progress.committed("raw", Duration::from_millis(30));
@@ -245,6 +258,8 @@ mod tests {
             "floodmark_lane_published_timestamp_seconds{lane=\"minute\",process=\"0\"} 1700000020",
             "floodmark_lane_interval_seconds{lane=\"coarse\",set_by=\"cost\",process=\"0\"} 1.5",
             "floodmark_rows_rewritten_total{granularity=\"hour\",process=\"0\"} 56",
+            "floodmark_rows_decoded_total{granularity=\"hour\",process=\"0\"} 32",
+            "floodmark_bytes_copied_total{granularity=\"hour\",process=\"0\"} 200",
             "floodmark_commit_duration_seconds_bucket{table=\"raw\",process=\"0\",le=\"0.025\"} 0",
             "floodmark_commit_duration_seconds_bucket{table=\"raw\",process=\"0\",le=\"0.05\"} 1",
             "floodmark_commit_duration_seconds_count{table=\"raw\",process=\"0\"} 1",

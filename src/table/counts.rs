@@ -1,27 +1,17 @@
 //! The table `counts`: one row per cell, in segments. `schemas/counts.json` describes its columns.
 //!
-//! A segment is one Parquet file per version, sorted by (customer_id, dimension, window_start, dimension_value). This module has
-//! its path, its encoder and its reader; updates are merged into it by [`crate::dataflow`]'s `merge`.
-//!
-//! In: the columns of a segment, in file order. Out: the bytes of its file with its entry for the log; and back, batches of at most
-//! [`BATCH_ROWS`] rows. State: what is encoded of one segment. Failure: what can not be encoded is a bug, what can not be read is a
-//! damaged table.
+//! In: a version's properties, transactions and files. Out: the table's definition, the lanes' epochs, the number of buckets, the
+//! segment of each file. Ordering: none. Pure: no state. [`super::segment`] writes and reads the files; updates are merged into
+//! them by [`crate::dataflow`]'s `merge`. Failure: partition values or properties that are not ours are a damaged table.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
-use bytes::Bytes;
-use parquet::arrow::arrow_writer::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
+use arrow::array::TimestampMicrosecondArray;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::error::TableError;
-use super::fetch::Batches;
-use super::state::time_type;
-use super::state::{Definition, File, State};
-use super::stats::Stats;
+use super::state::{Definition, File, State, time_type};
 use crate::model::{Epoch, Granularity, Lane, Period, Segment, TimeUs, Zone};
 
 /// The table property that pins the number of buckets.
@@ -49,14 +39,6 @@ pub fn feed_bytes_max(state: &State, budget_bytes: u64) -> u64 {
         _ => u64::MAX,
     }
 }
-
-/// Rows of a batch, in reading and in writing, and bytes of texts at which it is cut: a customer's id may be as large as a record.
-pub const BATCH_ROWS: usize = 8192;
-pub(crate) const BATCH_BYTES: usize = 8 << 20;
-
-/// Rows in a row group, and in a page: to read one customer's series should cost a few pages.
-const ROW_GROUP_ROWS: usize = 262_144;
-const PAGE_ROWS: usize = 8192;
 
 /// The application transaction that holds a lane's epoch.
 pub fn lane_txn(lane: Lane) -> String {
@@ -151,57 +133,6 @@ pub fn segment_of(file: &File) -> Result<Segment, TableError> {
     })
 }
 
-/// Encodes one segment from columns that arrive in order.
-pub struct SegmentWriter {
-    segment: Segment,
-    writer: ArrowWriter<Vec<u8>>,
-}
-
-/// Rows of a segment in columns, in file order.
-pub struct Columns {
-    /// customer_id
-    pub customer: StringArray,
-    /// dimension
-    pub dimension: StringArray,
-    /// window_start
-    pub window_start: TimestampMicrosecondArray,
-    /// dimension_value
-    pub value: StringArray,
-    /// event_count
-    pub event_count: Int64Array,
-}
-
-impl Columns {
-    /// The columns of a batch as a [`SegmentWriter`] wrote it.
-    ///
-    /// # Errors
-    /// A text that says which column is not as expected.
-    pub fn of(batch: &RecordBatch) -> Result<Columns, String> {
-        let column = |name: &str, wanted: &DataType| match batch.column_by_name(name) {
-            Some(column) if column.data_type() == wanted => Ok(column),
-            Some(column) => Err(format!("column {name} has type {}, expected {wanted}", column.data_type())),
-            None => Err(format!("column {name} is missing")),
-        };
-        Ok(Columns {
-            customer: column("customer_id", &DataType::Utf8)?.as_string::<i32>().clone(),
-            dimension: column("dimension", &DataType::Utf8)?.as_string::<i32>().clone(),
-            window_start: column("window_start", &time_type())?.as_primitive::<TimestampMicrosecondType>().clone(),
-            value: column("dimension_value", &DataType::Utf8)?.as_string::<i32>().clone(),
-            event_count: column("event_count", &DataType::Int64)?.as_primitive::<Int64Type>().clone(),
-        })
-    }
-
-    /// Number of rows.
-    pub fn len(&self) -> usize {
-        self.customer.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
 /// The ends of the windows with these starts, as a column.
 pub(crate) fn window_ends(granularity: Granularity, starts: &TimestampMicrosecondArray) -> TimestampMicrosecondArray {
     // Neighbours mostly share their window, so the end of a month is computed once and not for each row.
@@ -215,84 +146,6 @@ pub(crate) fn window_ends(granularity: Granularity, starts: &TimestampMicrosecon
         })
         .collect();
     TimestampMicrosecondArray::from(ends).with_timezone("UTC")
-}
-
-impl SegmentWriter {
-    /// An empty segment.
-    ///
-    /// # Errors
-    /// [`TableError::Bug`] when the encoder refuses the schema.
-    pub fn new(segment: Segment) -> Result<Self, TableError> {
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(ZstdLevel::default()))
-            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-            .set_data_page_row_count_limit(PAGE_ROWS)
-            .build();
-        let writer = ArrowWriter::try_new(Vec::new(), file_schema(), Some(properties)).map_err(encoding)?;
-        Ok(SegmentWriter { segment, writer })
-    }
-
-    /// Appends rows.
-    ///
-    /// # Errors
-    /// [`TableError::Bug`] when the encoder fails.
-    pub fn write(&mut self, columns: Columns) -> Result<(), TableError> {
-        if columns.is_empty() {
-            return Ok(());
-        }
-        let ends = window_ends(self.segment.granularity, &columns.window_start);
-        let arrays: Vec<ArrayRef> = vec![
-            Arc::new(columns.customer),
-            Arc::new(columns.window_start.with_timezone("UTC")),
-            Arc::new(ends),
-            Arc::new(columns.dimension),
-            Arc::new(columns.value),
-            Arc::new(columns.event_count),
-        ];
-        let batch = RecordBatch::try_new(file_schema(), arrays).map_err(|error| encoding(error.into()))?;
-        self.writer.write(&batch).map_err(encoding)
-    }
-
-    /// Ends the segment; `None` where it has no rows. `name` distinguishes the file from all others.
-    ///
-    /// # Errors
-    /// [`TableError::Bug`] when the encoder fails.
-    pub fn finish(mut self, name: &str) -> Result<Option<(File, Bytes)>, TableError> {
-        self.writer.flush().map_err(encoding)?;
-        let stats = Stats::of(self.writer.flushed_row_groups());
-        if stats.rows() == 0 {
-            return Ok(None);
-        }
-        let bytes = self.writer.into_inner().map_err(encoding)?;
-        let granularity = self.segment.granularity;
-        let period = self.segment.period.label(self.segment.period_start);
-        let bucket = self.segment.bucket;
-        let file = File {
-            path: format!("granularity={granularity}/period={period}/bucket={bucket}/{name}.parquet"),
-            size: bytes.len() as u64,
-            rows: stats.rows(),
-            partition: BTreeMap::from([
-                ("granularity".to_owned(), granularity.name().to_owned()),
-                ("period".to_owned(), period),
-                ("bucket".to_owned(), bucket.to_string()),
-            ]),
-            stats: stats.into_json(),
-        };
-        Ok(Some((file, Bytes::from(bytes))))
-    }
-}
-
-/// Reads a segment's file, in batches of at most [`BATCH_ROWS`].
-///
-/// # Errors
-/// [`TableError::Corrupt`] when it is no Parquet file.
-pub fn read_segment(file: &File, bytes: Bytes) -> Result<Batches, TableError> {
-    Batches::open(bytes, None, None, BATCH_ROWS)
-        .map_err(|error| TableError::Corrupt { table: "counts".to_owned(), what: format!("{}: {error}", file.path) })
-}
-
-fn encoding(error: parquet::errors::ParquetError) -> TableError {
-    TableError::Bug(format!("a segment of counts can not be encoded: {error}"))
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::error::TableError;
@@ -192,7 +192,22 @@ impl Batches {
         row_groups: Option<Vec<usize>>,
         batch_rows: usize,
     ) -> Result<Batches, ParquetError> {
-        let mut metadata = ArrowReaderMetadata::load(&content, ArrowReaderOptions::new())?;
+        let metadata = ArrowReaderMetadata::load(&content, ArrowReaderOptions::new())?;
+        Batches::of(content, Arc::clone(metadata.metadata()), columns, row_groups, batch_rows)
+    }
+
+    /// The same of a file whose metadata is known.
+    ///
+    /// # Errors
+    /// Its schema is not one that can be read.
+    pub(super) fn of(
+        content: impl ChunkReader + Clone + 'static,
+        metadata: Arc<ParquetMetaData>,
+        columns: Option<&[&str]>,
+        row_groups: Option<Vec<usize>>,
+        batch_rows: usize,
+    ) -> Result<Batches, ParquetError> {
+        let mut metadata = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new())?;
         if let Some(schema) = plain(metadata.schema()) {
             let options = ArrowReaderOptions::new().with_schema(schema);
             metadata = ArrowReaderMetadata::try_new(Arc::clone(metadata.metadata()), options)?;

@@ -89,6 +89,11 @@ impl Log {
         self.answers.last_complaint()
     }
 
+    /// The table's folder, if it is on this machine.
+    pub fn folder(&self) -> Option<std::path::PathBuf> {
+        (self.url.scheme() == "file").then(|| self.url.to_file_path().ok()).flatten()
+    }
+
     /// The store of the table's files.
     pub fn store(&self) -> &Arc<dyn ObjectStore> {
         &self.store

@@ -3,7 +3,7 @@
 //! ```text
 //! store (memory, disk, S3 …; its refusals are judged) ─► load: a log's commits and checkpoints ─► seen, foreign: other programs' part
 //!                                                          │
-//!          raw, counts: files written and read ◄─► log: compare-and-swap commits ─► state: a version's live files and transactions
+//!         raw, segment: files written and read ◄─► log: compare-and-swap commits ─► state: a version's live files and transactions
 //! ```
 //!
 //! In: files and commits of the job, of upkeep and of replays. Out: versions, and the rows of their files. Ordering: each version
@@ -24,6 +24,7 @@ pub mod raw;
 mod refusal;
 pub mod retention;
 mod seen;
+pub mod segment;
 mod state;
 mod stats;
 pub mod store;

@@ -6,6 +6,7 @@
 //! at once. State: the checkpoints under way, which are waited for at the end.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -181,7 +182,7 @@ fn check_endpoint(options: &BTreeMap<String, String>) -> Result<(), String> {
 }
 
 /// Whether trying again may help: true for any error that is not a final refusal.
-pub(super) fn may_pass(error: &StoreError) -> bool {
+pub(crate) fn may_pass(error: &StoreError) -> bool {
     !matches!(
         error,
         StoreError::NotFound { .. }
@@ -195,16 +196,16 @@ pub(super) fn may_pass(error: &StoreError) -> bool {
 }
 
 /// Pauses between tries, growing to five seconds.
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     next: Duration,
 }
 
 impl Backoff {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Backoff { next: Duration::from_millis(50) }
     }
 
-    pub(super) async fn pause(&mut self) {
+    pub(crate) async fn pause(&mut self) {
         tokio::time::sleep(self.next).await;
         self.next = (self.next * 2).min(Duration::from_secs(5));
     }
@@ -247,13 +248,24 @@ pub async fn look_at_file(store: &dyn ObjectStore, path: &Path) -> Result<Bytes,
 /// # Errors
 /// The store's answer, when it is a final refusal.
 pub async fn read_file(store: &dyn ObjectStore, path: &Path) -> Result<Bytes, StoreError> {
+    read_patiently(path, || async { store.get(path).await?.bytes().await }).await
+}
+
+/// Reads a range of a live file, as [`read_file`] does.
+///
+/// # Errors
+/// As [`read_file`].
+pub(crate) async fn read_range(store: &dyn ObjectStore, path: &Path, range: Range<u64>) -> Result<Bytes, StoreError> {
+    read_patiently(path, || store.get_range(path, range.clone())).await
+}
+
+async fn read_patiently<F>(path: &Path, mut read: impl FnMut() -> F) -> Result<Bytes, StoreError>
+where
+    F: Future<Output = Result<Bytes, StoreError>>,
+{
     let mut backoff = Backoff::new();
     loop {
-        let bytes = match store.get(path).await {
-            Ok(found) => found.bytes().await,
-            Err(error) => Err(error),
-        };
-        match bytes {
+        match read().await {
             Err(error) if may_pass(&error) => {
                 tracing::warn!(%path, %error, "file not read, trying again; check the store");
                 backoff.pause().await;

@@ -13,7 +13,9 @@ use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectMeta};
 use serde::Serialize;
 
+use super::rests::{self, Rest};
 use crate::model::Epoch;
+use crate::process::panics::of_task;
 use crate::process::{Exit, HasExit};
 use crate::table::log::WRITER_GENERATION;
 use crate::table::{Log, State, TableError, Tombstones, counts, raw};
@@ -61,10 +63,11 @@ pub async fn clean(log: &Log, rule: Rule) -> Result<Cleaned, TableError> {
     log.refresh(&mut state).await?;
     dead.retain(|dead| !state.files.contains_key(dead.path.as_ref()));
     let entries = old_entries(log, rule).await?;
+    let rests = rests_of(log, rule).await?;
     let mut cleaned = Cleaned {
-        files: dead.len() as u64,
-        bytes: dead.iter().map(|dead| dead.bytes).sum(),
-        oldest_ms: dead.iter().map(|dead| dead.since_ms).min(),
+        files: (dead.len() + rests.len()) as u64,
+        bytes: dead.iter().map(|dead| dead.bytes).chain(rests.iter().map(|rest| rest.bytes)).sum(),
+        oldest_ms: dead.iter().map(|dead| dead.since_ms).chain(rests.iter().map(|rest| rest.since_ms)).min(),
         log_entries: entries.len() as u64,
         ..Cleaned::default()
     };
@@ -82,7 +85,31 @@ pub async fn clean(log: &Log, rule: Rule) -> Result<Cleaned, TableError> {
     delete(log, entries, &mut left, &mut cleaned).await;
     cleaned.log_entries -= left.len() as u64;
     cleaned.failed += left.len() as u64;
+    delete_rests(rests, &mut cleaned);
     Ok(cleaned)
+}
+
+/// What a killed process left half stored, if the table is in a folder of this machine.
+async fn rests_of(log: &Log, rule: Rule) -> Result<Vec<Rest>, TableError> {
+    let Some(folder) = log.folder() else { return Ok(Vec::new()) };
+    let found = tokio::task::spawn_blocking(move || rests::find(&folder, rule.before_ms)).await;
+    found.map_err(|error| TableError::Bug(of_task("looking for half-stored files", error)))
+}
+
+fn delete_rests(rests: Vec<Rest>, cleaned: &mut Cleaned) {
+    for rest in rests {
+        match std::fs::remove_file(&rest.path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                cleaned.files -= 1;
+                cleaned.bytes -= rest.bytes;
+                cleaned.failed += 1;
+                if cleaned.failure.is_none() {
+                    cleaned.failure = Some(format!("deleting {}: {error}", rest.path.display()));
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 struct Dead {

@@ -8,6 +8,7 @@ pub mod clean;
 pub mod compact;
 pub mod error;
 pub mod plan;
+mod rests;
 mod sort;
 
 use tokio::sync::watch;

@@ -20,8 +20,8 @@ use crate::model::{
     bucket_of,
 };
 use crate::process::{Exit, HasExit};
-use crate::table::counts::SegmentWriter;
 use crate::table::raw::{FileWriter, Kind, RawRows};
+use crate::table::segment::{self, SegmentWriter};
 use crate::table::store::write_file;
 use crate::table::{Commit, File};
 
@@ -298,7 +298,7 @@ fn counts_file(index: usize, file: &Segmented) -> Option<(File, Bytes)> {
     let text = |of: fn(&Published) -> &str| StringArray::from_iter_values(file.rows.iter().map(of));
     let mut writer = SegmentWriter::new(file.segment).expect("a schema");
     writer
-        .write(counts::Columns {
+        .write(segment::Columns {
             customer: text(|row| &row.customer),
             dimension: text(|row| &row.dimension),
             window_start: TimestampMicrosecondArray::from_iter_values(file.rows.iter().map(|row| row.start_us)),

@@ -1,6 +1,6 @@
 //! A store that fails on cue: an `ObjectStore` over any other one, with a script of what fails at which durable step.
 //!
-//! A *step* is one call that changes the store (put, finished upload, copy, delete), counted from 1 in the order of arrival; a failed try
+//! A *step* is one call that changes the store (put, upload begun, part, finished upload, copy, delete), counted from 1 in the order of arrival; a failed try
 //! and its retry are two steps. A fault applies once. A frozen store stands for a process that is frozen: the call and all later ones wait
 //! until [`Faulty::thaw`] (it continues where it was, as a zombie) or [`Faulty::kill`] (every call is refused for good, so that a job that
 //! is considered dead also ends).
@@ -255,8 +255,7 @@ impl ObjectStore for Faulty {
     }
 
     async fn put_multipart_opts(&self, path: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.runs(path.as_ref()).await?;
-        let upload = self.0.inner.put_multipart_opts(path, options).await?;
+        let upload = self.step(path, self.0.inner.put_multipart_opts(path, options)).await?;
         Ok(Box::new(Upload { store: self.clone(), path: path.clone(), upload }))
     }
 
@@ -309,7 +308,7 @@ impl ObjectStore for Faulty {
     }
 }
 
-/// An upload in parts: nothing of it is visible before it is complete, and completing it is the step.
+/// An upload in parts: nothing of it is visible before it is complete. Beginning it, each part and completing it are steps.
 #[derive(Debug)]
 struct Upload {
     store: Faulty,
@@ -320,7 +319,8 @@ struct Upload {
 #[async_trait]
 impl MultipartUpload for Upload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        self.upload.put_part(data)
+        let (store, path, part) = (self.store.clone(), self.path.clone(), self.upload.put_part(data));
+        async move { store.step(&path, part).await }.boxed()
     }
 
     async fn complete(&mut self) -> Result<PutResult> {

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use floodmark::table::counts::{Columns, read_segment, segment_of};
+use floodmark::table::counts::segment_of;
 use floodmark::table::log::commit_path;
+use floodmark::table::segment::{Columns, read_segment};
 use floodmark::table::{Log, Root, State, raw};
 use object_store::memory::InMemory;
 use object_store::path::Path;

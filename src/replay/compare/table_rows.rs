@@ -10,8 +10,8 @@ use crate::model::{Cell, Granularity, Segment, TimeUs};
 use crate::replay::count::sorted::SortedCells;
 use crate::replay::request::coverage::{Lies, Windows};
 use crate::table::TableError;
-use crate::table::counts::Columns;
 use crate::table::fetch::{Batches, Fetched};
+use crate::table::segment::Columns;
 
 /// Rows of a batch of a live file.
 const BATCH_ROWS: usize = 2048;
