@@ -35,10 +35,7 @@ use crate::table::{Log, TableError};
 /// core. Not those of minutes: they wait for nobody.
 const LARGE_BYTES: u64 = 32 << 20;
 
-/// Row groups are read with requests of about this many bytes, of all live files of a segment together.
-const WINDOW_BYTES: u64 = 8 << 20;
-
-/// At least this many of each file.
+/// If a segment has several live files, at least about this many bytes of each are read with one request.
 const WINDOW_BYTES_MIN: u64 = 256 << 10;
 
 /// One worker's part of a publish order.
@@ -102,10 +99,13 @@ async fn merge_and_store(
     name: &str,
     sizes: Sizes,
 ) -> Result<(Made, u64), TableError> {
-    let window_bytes = (WINDOW_BYTES / work.live.len().max(1) as u64).max(WINDOW_BYTES_MIN);
+    let mut requests = sizes.requests;
+    if work.live.len() > 1 {
+        requests.window_bytes = (requests.window_bytes / work.live.len() as u64).max(WINDOW_BYTES_MIN);
+    }
     let mut readers = Vec::with_capacity(work.live.len());
     for file in &work.live {
-        readers.push(SegmentReader::open(Arc::clone(store), file, window_bytes).await?);
+        readers.push(SegmentReader::open(Arc::clone(store), file, requests).await?);
     }
     let (mut feeds, mut live) = (Vec::with_capacity(readers.len()), Vec::with_capacity(readers.len()));
     for reader in readers {

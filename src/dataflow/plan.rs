@@ -35,9 +35,6 @@ pub(crate) fn age(period: Period) -> TimeUs {
 /// sealing. A backlog of a month is published in several orders, and a month of minutes is too much to write again each time.
 const BORN_MAX: Period = Period::Day;
 
-/// At most this many bytes of files are sealed into one, because a merge holds its files in memory.
-const SEAL_BYTES_MAX: u64 = 256 << 20;
-
 /// At most this many files are made by sealing, per worker and order; the rest follows with the next order.
 const SEALS_MAX: usize = 64;
 
@@ -144,8 +141,7 @@ impl Planned<'_> {
                 }
                 for (period_start, inside) in inside {
                     let segment = Segment { period, period_start, ..inside[0].0 };
-                    let bytes: u64 = inside.iter().map(|(_, file)| file.size).sum();
-                    if inside.len() > 1 && bytes <= SEAL_BYTES_MAX && self.is_old(&segment) {
+                    if inside.len() > 1 && self.is_old(&segment) {
                         files.retain(|(sealed, _)| period.start(sealed.period_start) != period_start);
                         let rows: u64 = inside.iter().map(|(_, file)| file.rows).sum();
                         seals.push((rows, segment, inside.into_iter().map(|(_, file)| file.clone()).collect()));
@@ -478,7 +474,7 @@ mod tests {
     #[test]
     fn old_periods_are_sealed_the_longest_first() {
         let minute = |label: &str| file(Granularity::Minute, label, 1);
-        let mut live = vec![
+        let live = vec![
             minute("2025-11-03"),
             minute("2025-11-04T05"),
             minute("2026-01-12T05"),
@@ -488,8 +484,6 @@ mod tests {
             minute("2026-01-13T0400"),
             minute("2026-01-13T0401"),
         ];
-        live.push(file(Granularity::Hour, "2026-01-12T05", SEAL_BYTES_MAX));
-        live.push(file(Granularity::Hour, "2026-01-12T06", 1));
         let fine =
             vec![run(Granularity::Minute, &[("total", "2026-01-12T09:00:00Z"), ("total", "2026-01-13T04:00:00Z")])];
         let mut wanted = Wanted { fine, seal: true, ..wanted(&live, "2026-01-13T05:05:00Z") };

@@ -259,9 +259,17 @@ pub(crate) async fn read_range(store: &dyn ObjectStore, path: &Path, range: Rang
     read_patiently(path, || store.get_range(path, range.clone())).await
 }
 
-async fn read_patiently<F>(path: &Path, mut read: impl FnMut() -> F) -> Result<Bytes, StoreError>
+/// The size of a live file in bytes, as [`read_file`] reads it.
+///
+/// # Errors
+/// As [`read_file`].
+pub(crate) async fn file_size(store: &dyn ObjectStore, path: &Path) -> Result<u64, StoreError> {
+    read_patiently(path, || async { Ok(store.head(path).await?.size) }).await
+}
+
+async fn read_patiently<T, F>(path: &Path, mut read: impl FnMut() -> F) -> Result<T, StoreError>
 where
-    F: Future<Output = Result<Bytes, StoreError>>,
+    F: Future<Output = Result<T, StoreError>>,
 {
     let mut backoff = Backoff::new();
     loop {

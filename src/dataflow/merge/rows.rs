@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use super::updates::Updates;
 use crate::model::{Cell, Period, Segment, Tally, TimeUs};
 use crate::table::fetch::Batches;
-use crate::table::segment::{Columns, Group, PART_BYTES, Part, Rows, SegmentWriter, Shape, Sink, path_of};
+use crate::table::segment::{Columns, Group, PART_BYTES, Part, Requests, Rows, SegmentWriter, Shape, Sink, path_of};
 use crate::table::{File, TableError};
 
 /// What a merge made, and what it cost.
@@ -39,22 +39,24 @@ pub(super) struct Target {
     pub(super) split: Option<Period>,
     /// Name of the files.
     pub(super) name: String,
-    /// How large row groups and parts of uploads are.
+    /// How large everything is.
     pub(super) sizes: Sizes,
 }
 
-/// How large row groups and parts of uploads are.
+/// How large row groups, parts of uploads and requests are.
 #[derive(Clone, Copy)]
 pub(super) struct Sizes {
     /// Of the row groups of a file.
     pub(super) shape: fn(&Segment) -> Shape,
-    /// Bytes of a part.
+    /// Of a part of an upload, in bytes.
     pub(super) part_bytes: usize,
+    /// Of requests that read; a window is shared by all live files of a segment.
+    pub(super) requests: Requests,
 }
 
 impl Default for Sizes {
     fn default() -> Self {
-        Sizes { shape: Shape::of, part_bytes: PART_BYTES }
+        Sizes { shape: Shape::of, part_bytes: PART_BYTES, requests: Requests::default() }
     }
 }
 

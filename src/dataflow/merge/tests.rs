@@ -15,7 +15,7 @@ use super::*;
 use crate::dataflow::run::Run;
 use crate::model::{Cell, Period, Segment, Tally};
 use crate::table::File;
-use crate::table::segment::{Columns, Shape, read_segment};
+use crate::table::segment::{Columns, Requests, Shape, read_segment};
 
 #[allow(dead_code)]
 #[path = "../../../tests/support/faulty.rs"]
@@ -25,7 +25,12 @@ const ROWS_MAX: usize = 8;
 
 const DAY: i64 = 86_400_000_000;
 
-const SIZES: Sizes = Sizes { shape: |_| Shape { rows_max: ROWS_MAX, bytes_max: 1 << 20 }, part_bytes: 1 << 20 };
+/// Files are read in ranges, most of them in several.
+const SIZES: Sizes = Sizes {
+    shape: |_| Shape { rows_max: ROWS_MAX, bytes_max: 1 << 20 },
+    part_bytes: 1 << 20,
+    requests: Requests { whole_bytes: 1_000, tail_bytes: 100, window_bytes: 2_000 },
+};
 
 type Cells = BTreeMap<Vec<u8>, i64>;
 

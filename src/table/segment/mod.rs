@@ -22,7 +22,7 @@ mod write;
 pub use columns::{BATCH_ROWS, Columns, Rows};
 pub(crate) use groups::Shape;
 pub use read::read_segment;
-pub(crate) use read::{Group, SegmentReader};
+pub(crate) use read::{Group, Requests, SegmentReader};
 pub(crate) use upload::{PART_BYTES, Part, Sink, parts, upload};
 pub(crate) use write::path_of;
 pub use write::{Out, SegmentWriter};

@@ -28,14 +28,25 @@ use super::keys::{self, LastKey};
 use crate::model::Cell;
 use crate::process::panics::of_task;
 use crate::table::fetch::Batches;
-use crate::table::store::{read_file, read_range};
+use crate::table::store::{file_size, read_file, read_range};
 use crate::table::{File, TableError};
 
-/// A file that is not larger is read with one request.
-const WHOLE_BYTES: u64 = 4 << 20;
+/// How much is read with one request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Requests {
+    /// A file that is not larger is read whole.
+    pub(crate) whole_bytes: u64,
+    /// How much of a larger file's end is read first: the footer of most.
+    pub(crate) tail_bytes: u64,
+    /// Neighbouring row groups are read together, up to about this many bytes.
+    pub(crate) window_bytes: u64,
+}
 
-/// How much of a larger file's end is read first: the footer of most.
-const TAIL_BYTES: u64 = 256 << 10;
+impl Default for Requests {
+    fn default() -> Self {
+        Requests { whole_bytes: 4 << 20, tail_bytes: 256 << 10, window_bytes: 8 << 20 }
+    }
+}
 
 /// Reads a segment's file, in batches of at most [`BATCH_ROWS`].
 ///
@@ -213,24 +224,30 @@ pub(crate) struct SegmentReader {
 }
 
 impl SegmentReader {
-    /// Opens a live file. Row groups are read with requests of about `window_bytes`.
+    /// Opens a live file.
     ///
     /// # Errors
     /// [`TableError::Corrupt`], [`TableError::Storage`], [`TableError::Denied`].
     pub(crate) async fn open(
         store: Arc<dyn ObjectStore>,
         file: &File,
-        window_bytes: u64,
+        requests: Requests,
     ) -> Result<SegmentReader, TableError> {
         let location = Path::from(file.path.as_str());
         let reading = |error| TableError::reading("counts", &location, error);
         let bad = |error: ParquetError| corrupt(&file.path, error);
         let (mut size, mut tail) = (file.size, Bytes::new());
-        if size <= WHOLE_BYTES {
+        if size <= requests.whole_bytes {
             tail = read_file(store.as_ref(), &location).await.map_err(reading)?;
             size = tail.len() as u64;
+        } else {
+            // Ranges beyond the end would look like an outage.
+            let found = file_size(store.as_ref(), &location).await.map_err(reading)?;
+            if found != size {
+                return Err(corrupt(&file.path, format!("it has {found} bytes, {size} by the log")));
+            }
         }
-        let mut wanted = TAIL_BYTES;
+        let mut wanted = requests.tail_bytes;
         // A mask would do to decode pages, but a copy keeps all that the footer says.
         let options = ParquetMetaDataOptions::new().with_encoding_stats_as_mask(false);
         let metadata = loop {
@@ -272,7 +289,7 @@ impl SegmentReader {
             tail: Span { start: size - tail.len() as u64, bytes: tail },
             window: Span { start: 0, bytes: Bytes::new() },
             ahead: None,
-            window_bytes,
+            window_bytes: requests.window_bytes,
             store,
         })
     }

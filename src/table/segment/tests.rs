@@ -34,7 +34,7 @@ async fn stored(store: &Arc<dyn ObjectStore>, customers: &[String]) -> File {
 }
 
 async fn groups(store: &Arc<dyn ObjectStore>, file: &File) -> Vec<Group> {
-    let reader = SegmentReader::open(Arc::clone(store), file, 1).await.expect("a segment");
+    let reader = SegmentReader::open(Arc::clone(store), file, Requests::default()).await.expect("a segment");
     let (sender, mut receiver) = tokio::sync::mpsc::channel(100);
     reader.feed(sender).await.expect("read");
     let mut groups = Vec::new();
