@@ -198,7 +198,7 @@ pub struct Effort {
 impl Effort {
     /// How much of the time was spent on rows that no update touched, in µs: what publishing less often saves.
     fn rewrite_us(&self) -> u64 {
-        self.us * self.rows.saturating_sub(self.updates) / self.rows.max(1)
+        self.us * self.decoded.saturating_sub(self.updates) / self.decoded.max(1)
     }
 }
 
