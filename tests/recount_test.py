@@ -390,7 +390,7 @@ CORRUPTIONS = {
     week_one_too_many: {"count"},
     month_lost: {"count"},
     year_counted_twice: {"count", "one row per cell"},
-    week_from_sunday: {"count"},
+    week_from_sunday: {"count", "period"},
     week_across_new_year_cut_at_it: {"window_end"},
     week_across_new_year_in_the_newer_year: {"period"},
     week_called_by_its_thursday: {"period"},
