@@ -19,10 +19,20 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    /// Of files of a day or less: an open day is written often, and late records touch few customers of it.
+    /// Of files of a day or less. Measured on a day of one bucket (250 customers, 116,490 rows of pages), late events by customer and
+    /// page as often as others: rows decoded for 1 / 10 late events, and the file's size:
+    ///
+    /// | rows a group | decoded for 1 | for 10 | file | footer and page index |
+    /// |---|---|---|---|---|
+    /// | 4,096 | 3.5 % | 34 % | 826 kB | 33 kB |
+    /// | 16,384 | 14 % | 92 % | 609 kB | 12 kB |
+    /// | 65,536 | 50 % | 100 % | 463 kB | 6 kB |
+    /// | 131,072 and more | 100 % | 100 % | 404 kB | 5 kB |
+    ///
+    /// Each group has dictionaries of its own, so smaller ones cost every reader half a file.
     const SHORT: Shape = Shape { rows_max: 16_384, bytes_max: 16 << 20 };
 
-    /// Of longer files.
+    /// Of longer files, which are mostly closed and large: few late records in many rows.
     const LONG: Shape = Shape { rows_max: 131_072, bytes_max: 32 << 20 };
 
     /// The shape of a segment's file.
