@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use arrow::array::{Int64Array, StringArray, TimestampMicrosecondArray};
 use floodmark::model::{Granularity, Period, Segment};
-use floodmark::table::counts::{Columns, SegmentWriter, read_segment, segment_of};
+use floodmark::table::counts::segment_of;
+use floodmark::table::segment::{Columns, SegmentWriter, read_segment};
 use floodmark::table::store::write_file;
 use floodmark::table::{Commit, FORMAT, File, Log};
 use object_store::ObjectStoreExt;
