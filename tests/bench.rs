@@ -213,6 +213,18 @@ fn preloaded_tables_agree_with_themselves_and_a_job_goes_on_from_them() {
     assert!(after.values().all(|sum| *sum == events + 1), "{after:?}");
 }
 
+/// More events of a customer than are written and decoded: the rest repeats them at other times.
+#[test]
+fn a_busy_customer_has_as_many_events_as_were_asked_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = job(folder.path(), "none", TOPIC);
+    dev(&format!("preload {path} --days 2 --customers 1 --events-per-day 50000 --until 1893456000000")).expect("made");
+    let job = Job::load(Path::new(&path)).expect("a job");
+    let root = Root::open(&job.tables.url, &job.tables.options).expect("a root");
+    let sums = sums(folder.path(), &load(&root, "counts"));
+    assert!(sums.len() == 4 * 6 - 1 && sums.values().all(|sum| *sum == 100_000), "{sums:?}");
+}
+
 #[test]
 fn a_life_in_fast_motion_leaves_exact_tables() {
     #[derive(Parser)]
@@ -226,4 +238,6 @@ fn a_life_in_fast_motion_leaves_exact_tables() {
     let args = Verify::try_parse_from(["verify", &job]).unwrap_or_else(|error| panic!("{error}")).args;
     let verdict = floodmark::verify::run(args).expect("verified");
     assert_eq!(verdict, Verdict::Exact);
+    let error = dev(&format!("long-life {job}")).expect_err("there are tables");
+    assert!(error.to_string().contains("--from"), "{error}");
 }

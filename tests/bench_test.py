@@ -19,7 +19,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import runner  # noqa: E402
-from benchmarks import recovery, tables  # noqa: E402
+from benchmarks import recovery, scale, tables  # noqa: E402
 from benchmarks.proxy import CountingProxy  # noqa: E402
 from benchmarks.sockets import Exchanged  # noqa: E402
 
@@ -47,6 +47,57 @@ def test_publishes_and_rows_are_read_from_a_short_life(folder):
         assert sum(order["rows"] for order in sums.values()) == sum(written.values()) > 0, (orders, written)
     live = tables.live(folder / "tables/counts")
     assert 0 < live["rows"] <= sum(written.values()), live
+
+
+def test_what_a_day_costs_is_read_from_a_short_one(folder):
+    """Eleven minutes in fast motion on two days of history: what the report says is what the tables' logs say."""
+    job = folder / "job.toml"
+    job.write_text(scale.without(["page"], (ROOT / "jobs/bench.toml").read_text()))
+    environment = os.environ | {"FLOODMARK_TABLES": str(folder / "tables")} | tables.LOG
+
+    def floodmark(*arguments):
+        command = [BINARY, "dev", *map(str, arguments), "--output", "json"]
+        with (folder / "log").open("w") as log:
+            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=log, check=True, text=True)
+        return json.loads(done.stdout)
+
+    until, begin = (round(moment.timestamp() * 1000) for moment in (scale.HISTORY_ENDS, scale.BEGIN))
+    made = floodmark("preload", job, "--days", 2, "--customers", 30, "--events-per-day", 5000, "--until", until)
+    before = tables.live(folder / "tables/counts")
+    assert (before["files"], before["rows"], before["bytes"]) == (made["files"], made["rows"], made["bytes"])
+    life = ["--publishes", 66, "--events", 100, "--customers", 30, "--web-delays", "--from", begin]
+    result = scale.report(floodmark("long-life", job, *life), folder / "log")
+
+    # All but the first publish, and not what the stop publishes.
+    assert result["events"] == 6500, result
+    lanes = result["lanes"]
+    assert (lanes["minute"]["commits"], lanes["minute"]["mean_seconds"]) == (65, 10), lanes
+    assert [lanes[lane]["commits"] for lane in ("hour", "day", "late", "coarse")] == [2, 2, 0, 0], lanes
+    # The whole is the sum of its parts, and nearly all of it has a name.
+    assert abs(sum(result["us_per_event_by_stage"].values()) - result["us_per_event"]) < 0.01, result
+    assert abs(result["not_explained_share"]) < 0.2, result
+    assert 0 < result["us_per_event_beside"] < result["us_per_event"], result
+    stages = result["us_per_event_by_stage"]
+    assert min(stages[name] for name in ("reading and decoding", "counting", "archiving", "merging", "commits of raw")) > 0, stages
+    # What is merged for the lanes, by the log of the job, by that of the table, and by what was stored.
+    works = result["publishes"]["by_work"]
+    assert {work.split()[-1] for work in works} == {"minute", "hour", "day"} and works["minute minute"]["updates"] > 0, works
+    assert set(result["us_per_event_merging"]) == {work for work in works if not work.startswith("sealing")}, result
+    epochs = range(3, 68)
+    commits = [it for it in tables.commits(folder / "tables/counts") if it["txn"].get("lane/minute", 0) in epochs]
+    assert sum(sums["rows"] for sums in works.values()) == sum(tables.rows_written(commits).values()), works
+    added = [add["size"] for commit in commits for add in commit["add"]]
+    puts = result["requests"]["counts data put"]
+    assert (puts["requests"], puts["bytes"]) == (len(added), sum(added)), puts
+    assert result["requests"]["raw log put"]["requests"] >= 65, result["requests"]
+    assert result["dead_bytes"] == sum(added) - result["grown_bytes"] > 0, result
+    json.dumps(result)
+
+
+def test_a_dimension_is_left_out(folder):
+    job = scale.without(["page", "country"], (ROOT / "jobs/bench.toml").read_text())
+    assert "[dimensions.action]" in job and "[dimensions.page]" not in job and "[dimensions.country]" not in job, job
+    assert job.count("granularities") == 2, job
 
 
 def test_the_age_of_minutes_is_a_saw(folder):

@@ -63,30 +63,55 @@ def rows_written(commits):
     return rows
 
 
-MERGED = re.compile(
-    r'^(\S+) .*merged epoch=(\d+) lanes="([^"]*)" granularity="(\w+)" files=(\d+) updates=(\d+) rows=(\d+) merge_us=(\d+)'
-)
+MESSAGE = re.compile(r"^\S+ .*?(merged|counts committed) (epoch=\d+ .*)")
+FIELD = re.compile(r'(\w+)=(?:"([^"]*)"|(\S+))')
+LANES = ["minute", "hour", "day", "late", "coarse"]
 
-# The environment for a job whose log is to be read by `publishes`.
+# The environment for a job whose log is to be read by `publishes` and `lane_intervals`.
 LOG = {"FLOODMARK_LOG": "warn,librdkafka=off,floodmark=info,floodmark::dataflow::commit=debug"}
 
 
-def publishes(log):
-    """What a job's log says of its publishes: by the lanes that were ordered together, and by granularity."""
-    by_lanes, by_granularity, orders = {}, {}, {}
+def said(log, message, between):
+    """The fields of a message of the committer, of some epochs."""
     for line in Path(log).read_text().splitlines():
-        found = MERGED.match(line)
-        if found:
-            epoch, lanes, granularity = found.group(2, 3, 4)
-            orders.setdefault(lanes, set()).add(epoch)
-            for sums in (by_lanes.setdefault(lanes, {}), by_granularity.setdefault(granularity, {})):
-                for key, value in zip(("files", "updates", "rows", "merge_us"), map(int, found.group(5, 6, 7, 8))):
-                    sums[key] = sums.get(key, 0) + value
+        found = MESSAGE.match(line)
+        if found and found.group(1) == message:
+            fields = {name: text or plain for name, text, plain in FIELD.findall(found.group(2))}
+            if between is None or int(fields["epoch"]) in between:
+                yield fields
+
+
+def publishes(log, between=None):
+    """What a job's log says of its publishes: by the lanes that were ordered together, by granularity, and by both, where what was sealed
+    stands for itself."""
+    by_lanes, by_granularity, by_work, orders = {}, {}, {}, {}
+    for fields in said(log, "merged", between):
+        lanes, granularity, seals = fields["lanes"], fields["granularity"], fields.get("seals") == "true"
+        orders.setdefault(lanes, set()).add(fields["epoch"])
+        work = f"sealing {granularity}" if seals else f"{lanes} {granularity}"
+        for sums in (by_lanes.setdefault(lanes, {}), by_granularity.setdefault(granularity, {}), by_work.setdefault(work, {})):
+            for key, value in fields.items():
+                if key != "epoch" and value.isdigit():
+                    sums[key] = sums.get(key, 0) + int(value)
     for lanes, sums in by_lanes.items():
         sums["orders"] = len(orders[lanes])
-    for sums in (*by_lanes.values(), *by_granularity.values()):
+    for sums in (*by_lanes.values(), *by_granularity.values(), *by_work.values()):
         sums["amplification"] = sums["rows"] / sums["updates"] if sums["updates"] else None
-    return {"by_lanes": by_lanes, "by_granularity": by_granularity}
+    return {"by_lanes": by_lanes, "by_granularity": by_granularity, "by_work": by_work}
+
+
+def lane_intervals(log, between, epoch_seconds):
+    """How often each lane was ordered, and the time between, by the epochs of its commits."""
+    commits = {lane: [between.start - 1] for lane in LANES}
+    for fields in said(log, "counts committed", between):
+        for lane in fields["lanes"].split("-"):
+            commits[lane].append(int(fields["epoch"]))
+    lanes = {}
+    for lane, epochs in commits.items():
+        gaps = [(after - before) * epoch_seconds for before, after in zip(epochs, epochs[1:])]
+        mean = sum(gaps) / len(gaps) if gaps else None
+        lanes[lane] = {"commits": len(gaps), "mean_seconds": mean, "most_seconds": max(gaps, default=None)}
+    return lanes
 
 
 def seconds_of(text):

@@ -10,14 +10,16 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use floodmark::check::CheckArgs;
-use floodmark::dev::DevCommand;
+use floodmark::dev::{DevCommand, stage_cpu};
 use floodmark::process::{Exit, panics};
 use floodmark::replay::command::ReplayCommand;
 use floodmark::status::StatusArgs;
 use floodmark::table_command::TableCommand;
 use floodmark::terminal::say;
 use floodmark::verify::{Verdict, VerifyArgs};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use failure::Failure;
 
@@ -73,7 +75,9 @@ enum Command {
 /// Parses the command line, runs the command, and reports a failure.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Err(error) = log(&cli.log, cli.log_format) {
+    // This command measures what the job's stages take.
+    let measures = matches!(cli.command, Command::Dev(DevCommand::LongLife(_)));
+    if let Err(error) = log(&cli.log, cli.log_format, measures) {
         eprintln!("floodmark: {error:#}");
         return ExitCode::from(Exit::Usage.code());
     }
@@ -96,7 +100,7 @@ pub(crate) fn main() -> ExitCode {
     ExitCode::from(exit.code())
 }
 
-fn log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
+fn log(filter: &str, format: LogFormat, measures: bool) -> anyhow::Result<()> {
     // Libraries log their own details at info. librdkafka is off, since it reports to us what it writes to its log.
     let filter = match filter {
         level @ ("error" | "warn" | "info" | "debug" | "trace") => format!("warn,librdkafka=off,floodmark={level}"),
@@ -105,6 +109,13 @@ fn log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&filter).map_err(|error| {
         anyhow::anyhow!("--log {filter:?}: {error}; expected a level, or a filter such as floodmark=debug")
     })?;
+    if measures {
+        let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+        let log = log.log_internal_errors(false).with_ansi(std::io::stderr().is_terminal()).with_filter(filter);
+        tracing_subscriber::registry().with(stage_cpu()).with(log).init();
+        panics::install();
+        return Ok(());
+    }
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // Otherwise it would try to report on stderr that stderr is gone, and panic.
     let log = log.log_internal_errors(false);

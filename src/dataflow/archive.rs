@@ -191,6 +191,7 @@ impl Archiver {
         let mut open: BTreeMap<Epoch, OpenEpoch> = BTreeMap::new();
         let mut failed: Option<TableError> = None;
         for message in messages {
+            let _span = tracing::trace_span!("archiver").entered();
             match message {
                 ToArchiver::Rows(epoch, kind, batch) => {
                     if let Err(error) = write(open.entry(epoch).or_default(), kind, &batch) {

@@ -191,6 +191,7 @@ impl Committer {
             // Read before the steps that act on it, so that a request that comes in between is seen as a change below.
             let may_change = *self.request.borrow() != Request::Stop;
             while self.advance(&mut run).await? {}
+            self.progress.publishing.store(run.tracks.iter().flatten().count() as u64, Ordering::Relaxed);
             if run.last.is_some_and(|last| run.pace.least() >= last) {
                 self.order(Order::Stop);
                 return Ok(());
@@ -272,7 +273,7 @@ impl Committer {
         let next = self.raw.state.txn(raw::EPOCH) as Epoch + 1;
         let complete = |closed: &Closed| closed.reads.len() == self.workers && closed.archived.len() == self.processes;
         if run.closed.get(&next).is_some_and(complete) && next < run.open.epoch {
-            self.commit_raw(run, next).await?;
+            self.commit_raw(run, next).instrument(tracing::debug_span!("commit", table = "raw")).await?;
             return Ok(true);
         }
         while run.balanced + 1 < next
@@ -286,7 +287,7 @@ impl Committer {
         for track in 0..TRACKS {
             let staged = |publishing: &&Publishing| publishing.staged == self.workers;
             if run.tracks[track].as_ref().filter(staged).is_some_and(|it| it.order.epoch <= run.balanced) {
-                self.commit_counts(run, track).await?;
+                self.commit_counts(run, track).instrument(tracing::debug_span!("commit", table = "counts")).await?;
                 return Ok(true);
             }
         }
@@ -544,8 +545,9 @@ impl Committer {
         let now_ms = self.clock.now_ms();
         [&publishing.order.lanes, &idle].into_iter().for_each(|lanes| self.progress.published_at(lanes, now_ms));
         let lanes = publishing.order.lanes.iter().map(|lane| lane.name()).collect::<Vec<_>>().join("-");
-        for granularity in Granularity::ALL {
-            let pieces = || publishing.pieces.iter().filter(|piece| piece.segment.granularity == granularity);
+        for (granularity, seals) in Granularity::ALL.into_iter().flat_map(|it| [(it, false), (it, true)]) {
+            let is_it = |piece: &&Piece| piece.segment.granularity == granularity && (piece.remove.len() > 1) == seals;
+            let pieces = || publishing.pieces.iter().filter(is_it);
             let effort = |of: fn(&Effort) -> u64| pieces().map(|piece| of(&piece.effort)).sum::<u64>();
             let (updates, rows, us) = (effort(|it| it.updates), effort(|it| it.rows), effort(|it| it.us));
             let replaced = pieces().flat_map(|piece| &piece.remove).map(|file| file.rows).sum();
@@ -561,6 +563,7 @@ impl Committer {
                     updates,
                     rows,
                     merge_us = us,
+                    seals,
                     decoded,
                     copied_bytes,
                     "merged"

@@ -139,7 +139,8 @@ fn merge(
     parts: Sender<segment::Part>,
 ) -> Result<Made, TableError> {
     let segment = target.segment;
-    let _span = tracing::debug_span!("merge", ?segment).entered();
+    let (granularity, seals) = (segment.granularity.name(), live.len() > 1);
+    let _span = tracing::debug_span!("merge", ?segment, granularity, seals, file = target.name).entered();
     let widened;
     let updates = if segment.granularity > Granularity::Day {
         widened = widen(segment.granularity, updates);

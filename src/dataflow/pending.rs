@@ -224,7 +224,11 @@ impl Pending {
         };
         let (answers, failures) = (self.answers.clone(), self.failures.clone());
         let stage = async move {
-            let work = tokio::task::spawn_blocking(move || wanted.plan()).await;
+            let work = tokio::task::spawn_blocking(move || {
+                let _span = tracing::debug_span!("plan").entered();
+                wanted.plan()
+            })
+            .await;
             let work = work.map_err(|error| TableError::Bug(of_task("planning a publish", error)))?;
             merge.stage(work).await
         };

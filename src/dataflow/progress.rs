@@ -31,6 +31,8 @@ pub struct Progress {
     pub fed: AtomicU64,
     /// Newest epoch in `raw`. This and everything else about epochs and lanes is known only in the process that commits.
     pub epoch: AtomicU64,
+    /// Publish orders that are not committed yet.
+    pub publishing: AtomicU64,
     /// Newest epoch in every lane of `counts`.
     pub published: AtomicU64,
     /// Newest epoch in the minute lane.

@@ -92,10 +92,31 @@ impl Cells {
     pub(super) fn count(&mut self, customer: &str, time: TimeUs, values: &[String]) {
         let customer = self.customers.number(customer);
         for (index, value) in values.iter().enumerate() {
-            let window = (self.finest[index].window_start(time, Zone::Utc) / MINUTE_US) as u32;
             let value = self.values[index].number(value);
-            *self.counts[index].entry(Key { customer, window, value }).or_default() += 1;
+            self.add(customer, time, index, value);
         }
+    }
+
+    /// The number of a customer, for [`Cells::count_numbered`].
+    pub(super) fn customer(&mut self, customer: &str) -> u32 {
+        self.customers.number(customer)
+    }
+
+    /// The number of a value of each dimension, for [`Cells::count_numbered`].
+    pub(super) fn numbers(&mut self, values: &[String]) -> Vec<u32> {
+        self.values.iter_mut().zip(values).map(|(names, value)| names.number(value)).collect()
+    }
+
+    /// Counts one event whose customer and values have numbers already.
+    pub(super) fn count_numbered(&mut self, customer: u32, time: TimeUs, values: &[u32]) {
+        for (index, value) in values.iter().enumerate() {
+            self.add(customer, time, index, *value);
+        }
+    }
+
+    fn add(&mut self, customer: u32, time: TimeUs, dimension: usize, value: u32) {
+        let window = (self.finest[dimension].window_start(time, Zone::Utc) / MINUTE_US) as u32;
+        *self.counts[dimension].entry(Key { customer, window, value }).or_default() += 1;
     }
 }
 

@@ -224,6 +224,7 @@ pub(super) fn run(args: GenArgs) -> anyhow::Result<()> {
         partition_skew: args.partition_skew,
         range,
         late_share: args.late_share,
+        web_delays: false,
         broken_share: args.broken_share,
         too_large: args.too_large,
         event_bytes: args.event_bytes,

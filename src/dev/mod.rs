@@ -16,8 +16,11 @@ mod preload;
 mod produce;
 mod random;
 mod report;
+mod requests;
 mod schedule;
 mod send;
+mod stages;
+mod stream;
 mod text;
 mod traffic;
 mod vocabulary;
@@ -32,6 +35,7 @@ pub use produce::{ProduceArgs, TimestampSource};
 pub use report::ReportArgs;
 pub use schedule::TrafficRange;
 pub use send::KafkaArgs;
+pub use stages::stage_cpu;
 pub use traffic::{Generated, InvalidTraffic, Traffic, TrafficOptions};
 
 /// What `floodmark dev` can do.

@@ -36,13 +36,18 @@ Create tables with weeks of history, as a job would have left them, on which scr
 
 Events are generated as by `floodmark dev gen`, but customer by customer, decoded with the job's mapping,
 counted and written straight to files of the table counts, sealed as a running job would have sealed them.
-The archive stays empty, so `verify` would report every count as too high. The tables must not exist yet.";
+A customer with more than 65,536 events repeats some of them at other times. The archive stays empty, so
+`verify` would report every count as too high. The tables must not exist yet.";
 
 const MINUTE_MS: i64 = 60_000;
 const DAY_MS: i64 = 86_400_000;
 
 /// Events that are counted before their cells are written.
 const CHUNK_EVENTS: u64 = 400_000;
+
+/// At most this many different events of a customer are written and decoded; the rest repeats them at other times. It is as many as an
+/// [`EventWriter`] has products and paths to choose from.
+const DIFFERENT_MAX: u64 = 65_536;
 
 /// The epoch of the table `raw` and of all lanes.
 const EPOCH: i64 = 1;
@@ -228,6 +233,8 @@ impl<'a> History<'a> {
     }
 
     /// Draws and counts the events of a customer; returns how many.
+    ///
+    /// A pool of them is written and decoded. If there are more, each is one of the pool at a time of its own.
     fn count(&self, number: u32, cells: &mut Cells) -> anyhow::Result<u64> {
         let weight = f64::from(number + 1).powf(-self.args.zipf) / self.weights;
         let mut random = Random::new(self.args.seed ^ mix(u64::from(number)));
@@ -235,7 +242,9 @@ impl<'a> History<'a> {
         let events = events as u64 + u64::from(random.fraction() < events.fract());
         let mut decoder = Decoder::new(&self.job.logic);
         let (mut value, mut event) = (Vec::new(), Event::default());
-        for _ in 0..events {
+        let customer = cells.customer(&traffic::customer_id(number.into()));
+        let mut pool = Vec::new();
+        for _ in 0..events.min(DIFFERENT_MAX) {
             let time_ms = self.draw_time_ms(&mut random);
             let drawn: Drawn = traffic::visit(u64::from(number), self.args.seed, time_ms, time_ms, &mut random);
             value.clear();
@@ -247,9 +256,19 @@ impl<'a> History<'a> {
                 ..RecordRef::default()
             };
             match (decoder.decode(record, &mut event), event.event_time) {
-                (Outcome::Counted, Some(time)) => cells.count(&event.customer, time, &event.values),
+                (Outcome::Counted, Some(time)) => {
+                    let values = cells.numbers(&event.values);
+                    cells.count_numbered(customer, time, &values);
+                    pool.push(Some(values));
+                }
                 (Outcome::Rejected(rejection), _) => bail!("the job rejects generated events: {rejection:?}"),
-                _ => {}
+                _ => pool.push(None),
+            }
+        }
+        for _ in DIFFERENT_MAX..events {
+            if let Some(values) = &pool[random.below(DIFFERENT_MAX) as usize] {
+                let time_ms = self.draw_time_ms(&mut random);
+                cells.count_numbered(customer, time_ms * 1000, values);
             }
         }
         Ok(events)

@@ -23,6 +23,7 @@ const SESSION_MS: i64 = 1_800_000;
 
 /// The delay in milliseconds from which on a record is called late.
 const LATE_MS_MIN: i64 = 60_000;
+const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 86_400_000;
 const YEAR_2000_MS: i64 = 946_684_800_000;
 const YEAR_2100_MS: i64 = 4_102_444_800_000;
@@ -46,6 +47,9 @@ pub struct TrafficOptions {
     pub range: Option<TrafficRange>,
     /// The share of records that are delayed by a minute to four hours, 0 to 1.
     pub late_share: f64,
+    /// Whether records are delayed as those of web traffic are: 90 % by seconds, 8 % by up to an hour, 1.8 % by up to a day, 0.2 % by up to
+    /// 30 days. `late_share` has no effect then.
+    pub web_delays: bool,
     /// The share of broken records, 0 to 1: exact to one record, evenly spread. Kinds of faults take turns.
     pub broken_share: f64,
     /// Whether some of the broken records are larger than 1 MiB.
@@ -67,6 +71,7 @@ impl Default for TrafficOptions {
             partition_skew: None,
             range: Some(TrafficRange { from_ms, to_ms: from_ms + DAY_MS, events: 100_000 }),
             late_share: 0.0,
+            web_delays: false,
             broken_share: 0.0,
             too_large: false,
             event_bytes: 500,
@@ -196,7 +201,12 @@ impl Traffic {
     /// Some 20 to 220 ms, sometimes seconds. For late records, a minute to four hours, where every doubling is equally likely.
     fn delay_ms(&mut self) -> i64 {
         let bits = self.random.next();
-        if self.random.chance(self.options.late_share) {
+        if self.options.web_delays
+            && let Some(delay_ms) = self.web_delay_ms()
+        {
+            return delay_ms;
+        }
+        if !self.options.web_delays && self.random.chance(self.options.late_share) {
             let octave = LATE_MS_MIN << (bits & 7);
             octave + self.random.below(octave as u64) as i64
         } else if bits & 15 == 0 {
@@ -204,6 +214,17 @@ impl Traffic {
         } else {
             20 + self.random.below(200) as i64
         }
+    }
+
+    /// The delay of one in ten records of web traffic: from seconds to an hour, a day or 30 days, where every doubling is equally likely.
+    fn web_delay_ms(&mut self) -> Option<i64> {
+        let (from, to) = match self.random.below(1000) {
+            0..2 => (DAY_MS, 30 * DAY_MS),
+            2..20 => (HOUR_MS, DAY_MS),
+            20..100 => (10_000, HOUR_MS),
+            _ => return None,
+        };
+        Some((from as f64 * (to as f64 / from as f64).powf(self.random.fraction())) as i64)
     }
 
     /// The fault and its variant, if this record is to be broken.

@@ -16,6 +16,7 @@ use deltalake_core::kernel::{Action, Add, Remove, Transaction};
 use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStore, PutMode, PutOptions};
 use serde_json::{Value, json};
+use tracing::Instrument;
 use url::Url;
 
 use super::error::TableError;
@@ -282,7 +283,7 @@ impl Log {
     fn checkpoint(&self, version: u64) {
         let log = self.clone();
         let Some(at_work) = self.background.begin() else { return };
-        tokio::spawn(async move {
+        let write = async move {
             let _at_work = at_work;
             let result = async {
                 // delta-rs looks for a table at its URL's path below the second store: ours is at the root of both. From the scheme
@@ -306,7 +307,8 @@ impl Log {
                     tracing::warn!(table = log.name, version, %error, "checkpoint not written; opening the table stays slower")
                 }
             }
-        });
+        };
+        tokio::spawn(write.instrument(tracing::debug_span!("checkpoint")));
     }
 
     async fn read(&self, path: &Path) -> Result<Bytes, TableError> {

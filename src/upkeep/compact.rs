@@ -157,7 +157,10 @@ async fn merged(log: &Log, group: &Group, name: String) -> Result<(File, std::fs
     let _stop = StopOnDrop(Arc::clone(&stop));
     let (sender, receiver) = channel(1);
     let kind = group.kind;
-    let sorting = tokio::task::spawn_blocking(move || sort_files(receiver, kind, &name, &stop));
+    let sorting = tokio::task::spawn_blocking(move || {
+        let _span = tracing::debug_span!("upkeep").entered();
+        sort_files(receiver, kind, &name, &stop)
+    });
     let mut fetched = futures::stream::iter(group.files.clone()).map(|file| fetch(log, file)).buffered(AHEAD);
     while let Some(fetched) = fetched.try_next().await? {
         if sender.send(Some(fetched)).await.is_err() {

@@ -12,6 +12,7 @@ mod rests;
 mod sort;
 
 use tokio::sync::watch;
+use tracing::Instrument;
 
 use crate::dataflow::commit::Request;
 use crate::job::Settings;
@@ -63,7 +64,7 @@ impl Upkeep {
         loop {
             self.clock.reaches(next).await;
             next = self.clock.now() + EVERY_US;
-            if let Err(panic) = caught("upkeep", self.round()).await {
+            if let Err(panic) = caught("upkeep", self.round().instrument(tracing::debug_span!("upkeep"))).await {
                 tracing::error!("{panic}; the job continues, and upkeep is tried again in ten minutes");
             }
         }
