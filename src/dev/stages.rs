@@ -97,7 +97,7 @@ impl Here {
     }
 
     fn leave(&mut self) {
-        self.charge();
+        drop(self.charge());
         if self.within.len() > 1 {
             self.within.pop();
         }
