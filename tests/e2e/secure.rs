@@ -95,12 +95,12 @@ fn what_is_wrong_with_the_brokers_is_named() {
         ("mechanism", &[("KAFKA_SASL_MECHANISM", "SCRAM-SHA-256")], 78, &["mechanism", "\"sasl.mechanism\""]),
         ("CA", &[("KAFKA_SSL_CA_LOCATION", &other_ca)], 78, &["certificate verify failed", "\"ssl.ca.location\""]),
         ("topic", &[("FLOODMARK_TOPIC", "secure-nowhere")], 78, &["no topic \"secure-nowhere\"", "create it"]),
-        ("rights", &[("FLOODMARK_TOPIC", "hidden")], 78, &["deny topic \"hidden\"", "DESCRIBE and READ"]),
+        ("rights", &[("FLOODMARK_TOPIC", "hidden")], 78, &["deny access to topic \"hidden\"", "DESCRIBE and READ"]),
         (
             "rights to read",
             &[("FLOODMARK_TOPIC", "described-only")],
             78,
-            &["deny topic \"described-only\"", "DESCRIBE and READ"],
+            &["deny access to topic \"described-only\"", "DESCRIBE and READ"],
         ),
         (
             "TLS to the plain port",
@@ -151,7 +151,7 @@ fn a_right_that_is_taken_back_ends_the_job() {
     let log = job.expect_exit(75);
     assert!(log.contains("taken-back/0") && log.contains("Topic authorization failed"), "{log}");
     let log = run(&scene, &env, &["--drain"]).expect_exit(78);
-    assert!(log.contains("deny topic \"taken-back\""), "{log}");
+    assert!(log.contains("deny access to topic \"taken-back\""), "{log}");
     servers().script("kafka", &["grant", "Read", "taken-"]);
     scene.send(2, 10);
     run(&scene, &env, &["--drain"]).expect_exit(0);
