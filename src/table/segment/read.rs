@@ -208,6 +208,9 @@ impl Group {
     }
 }
 
+/// A request that is under way.
+type Reading = JoinHandle<Result<Bytes, object_store::Error>>;
+
 /// Reads the row groups of a file.
 pub(crate) struct SegmentReader {
     store: Arc<dyn ObjectStore>,
@@ -219,7 +222,7 @@ pub(crate) struct SegmentReader {
     tail: Span,
     /// The bytes that were read last.
     window: Span,
-    ahead: Option<(Range<u64>, JoinHandle<Result<Bytes, object_store::Error>>)>,
+    ahead: Option<(Range<u64>, Reading)>,
     window_bytes: u64,
 }
 
