@@ -59,8 +59,8 @@ pub enum ReplayError {
         /// Why.
         why: String,
     },
-    /// The system gave no thread.
-    #[error("cannot start a thread: {0}; raise the limit on processes, or use fewer workers")]
+    /// The system could not start a thread.
+    #[error("the system could not start a thread: {0}; raise the process limit, or use fewer workers")]
     Thread(String),
     /// The result can not be written.
     #[error(transparent)]

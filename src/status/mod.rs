@@ -68,8 +68,8 @@ pub enum StatusError {
     /// The tables.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// The system gave no thread.
-    #[error("the system could not start a thread: {0}; raise the limit on processes")]
+    /// The system could not start a thread.
+    #[error("the system could not start a thread: {0}; raise the process limit")]
     Thread(#[source] std::io::Error),
     /// The result can not be written.
     #[error(transparent)]

@@ -36,8 +36,8 @@ pub enum TableCommandError {
         /// Why it failed.
         error: std::io::Error,
     },
-    /// The system gave no thread.
-    #[error("the system could not start a thread: {0}; raise the limit on processes")]
+    /// The system could not start a thread.
+    #[error("the system could not start a thread: {0}; raise the process limit")]
     Thread(#[source] std::io::Error),
     /// The result can not be written.
     #[error(transparent)]

@@ -19,8 +19,8 @@ pub enum VerifyError {
     /// There is no room for temporary files.
     #[error("a temporary file can not be used: {0}; set TMPDIR to a folder with room, or raise --memory-mib")]
     Spill(#[source] std::io::Error),
-    /// The system gave no thread.
-    #[error("the system could not start a thread: {0}; raise the limit on processes")]
+    /// The system could not start a thread.
+    #[error("the system could not start a thread: {0}; raise the process limit")]
     Thread(#[source] std::io::Error),
     /// The result can not be written.
     #[error(transparent)]
