@@ -6,7 +6,7 @@
 //! frontier.
 //!
 //! Time: at most `epochs_in_flight_max` epochs are closed but not yet in `raw`. Lanes are published at their own pace ([`Pace`]),
-//! at most two orders at once. If the archive holds more for them than the budget allows, it is first fed and published in
+//! at most one order a track at once. If the archive holds more for them than the budget allows, it is first fed and published in
 //! portions ([`Backlog`]). State: reports of epochs that are not yet balanced, and the live files of `counts`. Failure: while the
 //! store is away a commit waits, and its epoch with it; a piece that loses its base to another commit is merged again; a newer
 //! writer ends this one ([`TableError::Fenced`]). Restart: the tables are the state.
