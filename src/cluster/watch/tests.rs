@@ -1,3 +1,5 @@
+//! What a process learns of others: stops, failures, losses, silence.
+
 use std::net::TcpListener;
 
 use super::*;
