@@ -1,11 +1,11 @@
 //! `interval`: decides how long each lane waits between two publishes.
 //!
 //! In: the settings; for each lane what its publishes cost, how long the last one took, and how fast its pending updates grow.
-//! Out: an [`Interval`] for each lane, and what sets it. A lane is published as often as it is set to. Where rewriting would then
-//! take more than the set share of the workers' time, the lanes that cost most wait longer, each until it costs no more than the
-//! others that wait. None waits so long that its interval and its last publish add up to more than an hour, or that the lanes
-//! together would hold more than half of the budget. The minute lane never waits. State: a few numbers per lane. Restart: begins
-//! with the settings. Pure.
+//! Out: an [`Interval`] for each [`Lane`], and what sets it. By default a lane is published every `publish_seconds`. Where rewriting
+//! would then take more than `rewrite_share_max` of the workers' time, the lanes that cost most wait longer, each until it costs no
+//! more than the others that wait. First an hour bounds that: interval and last publish together are no longer. Then half of
+//! `pending_bytes_max` does: what the lanes would hold by then fits into it. The minute lane never waits longer than it is set to.
+//! State: a few numbers per lane. Restart: begins with the settings. Pure.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
-//! Accepts connections and answers their requests, with keep-alive.
+//! Accepts connections, within a bound, and answers their requests, with keep-alive: the server under all doors of this program.
 //!
 //! In: connections. Out: the handler's responses, for one connection in the order of its requests. Time: a connection has a deadline
 //! at every moment: for the head of its next request, then for the answer. State: a task for each connection, with two buffers of
-//! [`Limits::head_bytes`]. Failure: a connection that is too slow or too large is closed, and so is one whose handler panicked, after
-//! a 500; if connections can not be accepted, that is tried again after a pause.
+//! [`Limits::head_bytes`]. Failure: a connection that is too slow, or whose head is too large, is closed; if a handler panics, its
+//! request is answered with a 500 and the connection closed; if connections can not be accepted, that is tried again after a pause.
 
 use std::convert::Infallible;
 use std::io;

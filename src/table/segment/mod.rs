@@ -5,8 +5,9 @@
 //!                                           └──────── (untouched groups, as bytes) ────────┘
 //! ```
 //!
-//! In: live files, rows in file order. Out: new files, with their entries for the log. Ordering: row groups in file order; the last
-//! cell of each is in the footer, because statistics of columns cannot place a tuple. State: a few row groups, and a few
+//! A segment is the cells of one granularity, period and bucket of customers. In: live files, rows in file order; who merges has the
+//! updates. Out: new files, with their entries for the log. Ordering: row groups in file order; the last cell of each is in the
+//! footer, because the least and greatest value of each column do not say where a group ends in the order of all four. State: a few row groups, and a few
 //! megabytes of the file that is being written, whatever a file's size. Failure: what cannot be encoded is a bug; what cannot be
 //! read is a damaged table; reads wait while the store is away, and uploads are started again by their caller.
 
