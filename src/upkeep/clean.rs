@@ -16,9 +16,12 @@ use serde::Serialize;
 use super::rests::{self, Rest};
 use crate::model::Epoch;
 use crate::process::panics::of_task;
-use crate::process::{Exit, HasExit};
+use crate::process::{Clock, Exit, HasExit};
 use crate::table::log::WRITER_GENERATION;
 use crate::table::{Log, State, TableError, Tombstones, counts, raw};
+
+/// A file that is stored half is under way for no longer than this, in ms.
+const UNDER_WAY_MS: i64 = 3_600_000;
 
 /// What may be deleted.
 #[derive(Clone, Copy, Debug)]
@@ -89,10 +92,12 @@ pub async fn clean(log: &Log, rule: Rule) -> Result<Cleaned, TableError> {
     Ok(cleaned)
 }
 
-/// What a killed process left half stored, if the table is in a folder of this machine.
+/// What a killed process left half stored, if the table is in a folder of this machine. Whatever the rule says, what was written to
+/// lately may still be under way.
 async fn rests_of(log: &Log, rule: Rule) -> Result<Vec<Rest>, TableError> {
     let Some(folder) = log.folder() else { return Ok(Vec::new()) };
-    let found = tokio::task::spawn_blocking(move || rests::find(&folder, rule.before_ms)).await;
+    let before_ms = rule.before_ms.min(Clock::System.now_ms() - UNDER_WAY_MS);
+    let found = tokio::task::spawn_blocking(move || rests::find(&folder, before_ms)).await;
     found.map_err(|error| TableError::Bug(of_task("looking for half-stored files", error)))
 }
 
