@@ -546,7 +546,7 @@ impl Committer {
         [&publishing.order.lanes, &idle].into_iter().for_each(|lanes| self.progress.published_at(lanes, now_ms));
         let lanes = publishing.order.lanes.iter().map(|lane| lane.name()).collect::<Vec<_>>().join("-");
         for (granularity, seals) in Granularity::ALL.into_iter().flat_map(|it| [(it, false), (it, true)]) {
-            let is_it = |piece: &&Piece| piece.segment.granularity == granularity && (piece.remove.len() > 1) == seals;
+            let is_it = |piece: &&Piece| piece.segment.granularity == granularity && piece.seals() == seals;
             let pieces = || publishing.pieces.iter().filter(is_it);
             let effort = |of: fn(&Effort) -> u64| pieces().map(|piece| of(&piece.effort)).sum::<u64>();
             let (updates, rows, us) = (effort(|it| it.updates), effort(|it| it.rows), effort(|it| it.us));

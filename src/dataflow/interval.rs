@@ -9,12 +9,12 @@
 
 use std::time::Duration;
 
-use crate::job::Settings;
+use crate::job::{INTERVAL_SECONDS_MAX, Settings};
 use crate::model::{Lane, TimeUs};
 
 const LANES: usize = Lane::ALL.len();
 const SECOND: f64 = 1e6;
-const HOUR_US: f64 = 3600.0 * SECOND;
+const LONGEST_US: f64 = INTERVAL_SECONDS_MAX as f64 * SECOND;
 
 /// How much of the budget intervals may plan for. The rest is for bursts, and for what comes while a publish is under way.
 const BUDGET_SHARE: f64 = 0.5;
@@ -130,7 +130,7 @@ impl Intervals {
             if busy_as_set[lane] > each {
                 now[lane] = (known.rewrite_us / each, SetBy::Cost);
             }
-            let longest = (HOUR_US - known.took_us).max(0.0);
+            let longest = (LONGEST_US - known.took_us).max(0.0);
             if now[lane].0 > longest {
                 now[lane] = (longest, SetBy::Hour);
             }

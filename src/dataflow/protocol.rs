@@ -173,6 +173,11 @@ pub struct Piece {
 }
 
 impl Piece {
+    /// Whether it merges several live files into one.
+    pub fn seals(&self) -> bool {
+        self.remove.len() > 1
+    }
+
     /// Whether the files that it replaces are live, and the files that it adds overlap no other live file.
     pub fn stands(&self, layout: &Layout) -> bool {
         let live: Vec<&str> = layout.overlapping(&self.segment).map(|(_, file)| file.path.as_str()).collect();
@@ -207,7 +212,7 @@ impl Effort {
 /// to a file, however often lanes are published.
 pub fn rewrite_us_by_lane(lanes: &[Lane], pieces: &[Piece]) -> [u64; Lane::ALL.len()] {
     let mut by_lane = [0; Lane::ALL.len()];
-    for piece in pieces.iter().filter(|piece| piece.remove.len() <= 1) {
+    for piece in pieces.iter().filter(|piece| !piece.seals()) {
         let own = piece.segment.granularity.lane();
         let lane = if lanes.contains(&own) { own } else { Lane::Late };
         by_lane[lane as usize] += piece.effort.rewrite_us();

@@ -47,7 +47,7 @@ pub use logic::{
     UnixUnit,
 };
 pub use pattern::Pattern;
-pub use settings::Settings;
+pub use settings::{INTERVAL_SECONDS_MAX, Settings};
 pub use source::{Source, Start};
 pub use tables::Tables;
 

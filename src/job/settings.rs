@@ -9,7 +9,7 @@ use crate::model::Lane;
 const MIB: u64 = 1 << 20;
 
 /// The longest interval: nothing is published later than an hour after it was read.
-const INTERVAL_SECONDS_MAX: u64 = 3600;
+pub const INTERVAL_SECONDS_MAX: u64 = 3600;
 
 /// Pace and limits of a running job.
 #[derive(Clone, Debug, PartialEq)]

@@ -25,11 +25,14 @@ use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMeta
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::error::TableError;
-use super::state::time_type;
-use super::store::{Backoff, may_pass};
+use super::state::{File, time_type};
+use super::store::{Backoff, look_at_file, may_pass};
 
 /// A larger file goes to disk.
 const MEMORY_BYTES_MAX: u64 = 1 << 20;
+
+/// The same for [`look_at`].
+pub const LOOK_BYTES_MAX: u64 = 8 << 20;
 
 /// About this many bytes of rows are read at once.
 const BATCH_BYTES: u64 = 8 << 20;
@@ -129,11 +132,21 @@ async fn fetch_once(store: &dyn ObjectStore, path: &Path) -> Result<Fetched, Fet
     to_disk(found).await
 }
 
-/// Writes a store's answer to a temporary file.
+/// Fetches a live file for those who only look, and report an outage. Several such files are in memory at a time, so larger ones
+/// than with [`fetch`] may be.
 ///
 /// # Errors
-/// [`FetchError`].
-pub async fn to_disk(found: GetResult) -> Result<Fetched, FetchError> {
+/// [`FetchError`]; [`StoreError::NotFound`] when it is gone.
+pub async fn look_at(store: &dyn ObjectStore, file: &File) -> Result<Fetched, FetchError> {
+    let path = Path::from(file.path.as_str());
+    if file.size <= LOOK_BYTES_MAX {
+        return Ok(Fetched::of_memory(look_at_file(store, &path).await?));
+    }
+    to_disk(store.get(&path).await?).await
+}
+
+/// Writes a store's answer to a temporary file.
+async fn to_disk(found: GetResult) -> Result<Fetched, FetchError> {
     let mut disk = tempfile::tempfile()?;
     let mut chunks = found.into_stream();
     while let Some(chunk) = chunks.try_next().await? {

@@ -22,15 +22,13 @@ use super::plan::{Group, plan};
 use super::sort::{BATCH_ROWS_MAX, Sorter};
 use crate::process::Clock;
 use crate::table::counts::lane_epochs;
-use crate::table::fetch::{FetchError, Fetched, to_disk};
+use crate::table::fetch::{FetchError, Fetched, look_at};
 use crate::table::log::OPTIMIZE;
 use crate::table::raw::{FileWriter, Kind, file_schema};
-use crate::table::store::look_at_file;
 use crate::table::{Commit, File, Log, Root, State, TableError};
 
-/// Files that are fetched before they are needed, and the size up to which they wait in memory.
+/// Files that are fetched before they are needed.
 const AHEAD: usize = 2;
-const MEMORY_BYTES_MAX: u64 = 8 << 20;
 
 /// Part of an upload.
 const PART_BYTES: usize = 8 << 20;
@@ -174,17 +172,10 @@ async fn merged(log: &Log, group: &Group, name: String) -> Result<(File, std::fs
 
 /// Fetches a file of `raw`; returns its path with it.
 async fn fetch(log: &Log, file: File) -> Result<(String, Fetched), CompactError> {
-    let path = Path::from(file.path.as_str());
-    let failed = |error| TableError::reading("raw", &path, error);
-    let fetched = if file.size <= MEMORY_BYTES_MAX {
-        Fetched::of_memory(look_at_file(log.store().as_ref(), &path).await.map_err(failed)?)
-    } else {
-        let found = log.store().get(&path).await.map_err(failed)?;
-        to_disk(found).await.map_err(|error| match error {
-            FetchError::Store(error) => failed(error).into(),
-            FetchError::Scratch(error) => CompactError::Scratch(error),
-        })?
-    };
+    let fetched = look_at(log.store().as_ref(), &file).await.map_err(|error| match error {
+        FetchError::Store(error) => TableError::reading("raw", &file.path, error).into(),
+        FetchError::Scratch(error) => CompactError::Scratch(error),
+    })?;
     Ok((file.path, fetched))
 }
 

@@ -1,25 +1,19 @@
 //! Fetches the files of a table, a few ahead of their reader.
 //!
 //! In: the log's entries of files. Out: their rows, file by file, in order. State: small files in memory, larger ones in a temporary file
-//! without a name; so memory is at most [`AHEAD`] × [`MEMORY_BYTES_MAX`], whatever the size of a file. Failure: a file that can not be
+//! without a name; so memory is at most [`AHEAD`] × [`LOOK_BYTES_MAX`](crate::table::fetch::LOOK_BYTES_MAX), whatever the size of a file. Failure: a file that can not be
 //! fetched or read ends the stream.
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use futures::{Stream, StreamExt};
-use object_store::ObjectStoreExt;
-use object_store::path::Path;
 
 use super::error::VerifyError;
-use crate::table::fetch::{FetchError, Fetched, to_disk};
-use crate::table::store::look_at_file;
+use crate::table::fetch::{FetchError, Fetched, look_at};
 use crate::table::{File, Log, TableError};
 
 /// How many files are fetched before they are needed.
 const AHEAD: usize = 8;
-
-/// The size above which a file goes to disk.
-const MEMORY_BYTES_MAX: u64 = 8 << 20;
 
 /// Rows of a batch.
 const BATCH_ROWS: usize = 4096;
@@ -45,17 +39,10 @@ pub(super) fn fetched(log: &Log, files: Vec<File>) -> impl Stream<Item = Result<
 
 async fn fetch(log: &Log, file: File) -> Result<Spooled, VerifyError> {
     let table = log.name().to_owned();
-    let failed = |error| VerifyError::from(TableError::reading(&table, &file.path, error));
-    let path = Path::from(file.path.as_str());
-    let content = if file.size <= MEMORY_BYTES_MAX {
-        Fetched::of_memory(look_at_file(log.store().as_ref(), &path).await.map_err(failed)?)
-    } else {
-        let found = log.store().get(&path).await.map_err(failed)?;
-        to_disk(found).await.map_err(|error| match error {
-            FetchError::Store(error) => failed(error),
-            FetchError::Scratch(error) => VerifyError::Spill(error),
-        })?
-    };
+    let content = look_at(log.store().as_ref(), &file).await.map_err(|error| match error {
+        FetchError::Store(error) => VerifyError::from(TableError::reading(&table, &file.path, error)),
+        FetchError::Scratch(error) => VerifyError::Spill(error),
+    })?;
     Ok(Spooled { table, file, content })
 }
 
